@@ -1,0 +1,1 @@
+"""Frozen vision transformers: pictures in, token grids out."""

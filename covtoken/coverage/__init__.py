@@ -1,0 +1,1 @@
+"""Coverage functionals and the pruners that obey them."""

@@ -1,0 +1,115 @@
+"""Cases and cohorts: pictures in physical units, the unit each belongs to, and where its mask lies (unopened)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from covtoken.errors import CovtokenError
+
+
+@dataclass(frozen=True)
+class MaskRef:
+    """Where a mask lies and how to read it. It cannot open anything: only ``covtoken.data.masks`` can.
+
+    Attributes:
+        kind: ``"png"`` (one or more files, OR-ed), ``"votes"`` (pixel ≥ ``at_least``), ``"phantom"`` (drawn from
+            ``key``), ``"empty"`` (the case is known to hold no lesion).
+        files: the files that hold it, read only through the mask door.
+        key: what a generator needs instead of files.
+        at_least: smallest pixel value that counts as inside.
+    """
+
+    kind: str
+    files: tuple[Path, ...] = ()
+    key: str = ""
+    at_least: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture. ``load`` gives [H, W] float32 in physical units (HU for CT; 0–255 for 8-bit pictures).
+
+    Attributes:
+        name: unique within the cohort, also the name in splits and reports.
+        unit: the patient, or the near-duplicate group where patients are unknown.
+        modality: ``"ultrasound"``, ``"ct"`` (HU) or ``"ct8"`` (CT already windowed to 8 bit).
+        load: picklable, takes nothing.
+        source: the file or generator key, for error messages.
+        spacing_mm: (row, column) pixel spacing in mm, or None where unknown.
+        slice_index: position in a volume, or None.
+        organ: names the HU window (``covtoken.data.intensity``).
+    """
+
+    name: str
+    unit: str
+    modality: str
+    load: Callable[[], np.ndarray] = field(repr=False, compare=False)
+    source: str = ""
+    spacing_mm: tuple[float, float] | None = None
+    slice_index: int | None = None
+    organ: str = ""
+
+    def pixels(self) -> np.ndarray:
+        """The picture, [H, W] float32, physical units.
+
+        Raises:
+            CovtokenError: the file is missing, unreadable, not two-dimensional or holds NaN.
+        """
+        pixels = np.asarray(self.load(), dtype=np.float32)
+        if pixels.ndim != 2 or 0 in pixels.shape:
+            raise CovtokenError(f"{self.source or self.name}: expected a picture [H, W], got shape {pixels.shape}")
+        if not np.isfinite(pixels).all():
+            raise CovtokenError(f"{self.source or self.name}: the picture holds NaN or infinite values; repair it first")
+        return pixels
+
+
+def picture_digest(pixels: np.ndarray) -> str:
+    """sha256 of a picture's shape and float32 values: names a picture in caches and keyed hashes."""
+    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Cases of one data set, with mask and organ references by case name, kept apart from the pictures.
+
+    Attributes:
+        name: as in ``configs/splits/<name>.json`` and ``gate_reports/<name>/``.
+        modality: decides the recipe cohort of small cohorts.
+        cases: in a fixed order (sorted by name).
+        masks: lesion masks by case name. organs: organ masks by case name (part of the cases, or empty).
+        curated: what upstream curation a table must mention, or "".
+        left_out: (file, reason) of what the reader skipped.
+    """
+
+    name: str
+    modality: str
+    cases: tuple[Case, ...]
+    masks: dict[str, MaskRef] = field(repr=False)
+    organs: dict[str, MaskRef] = field(default_factory=dict, repr=False)
+    curated: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise CovtokenError(f"cohort {self.name!r} holds no case: check the folder and its layout (data_cards/)")
+        names = [case.name for case in self.cases]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise CovtokenError(f"cohort {self.name!r}: case names occur twice: {', '.join(twice[:5])}")
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Distinct units, sorted."""
+        return tuple(sorted({case.unit for case in self.cases}))
+
+    def subset(self, units: Sequence[str]) -> tuple[Case, ...]:
+        """The cases of some units, in the cohort's order."""
+        wanted = set(units)
+        return tuple(case for case in self.cases if case.unit in wanted)

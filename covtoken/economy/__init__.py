@@ -1,0 +1,1 @@
+"""Budgets, certificates and routes."""

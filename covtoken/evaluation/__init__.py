@@ -1,0 +1,1 @@
+"""Where masks enter, after scores exist."""

@@ -1,0 +1,1 @@
+"""Questions with a number, a threshold and a decision."""

@@ -1,0 +1,1 @@
+"""Label-free subspaces, scores and baselines. Nothing here can read a mask."""
