@@ -1,0 +1,136 @@
+"""Locks: what was decided before a test split was looked at, and the headline numbers that must come out again.
+
+``configs/thresholds.lock.json`` binds a gate's threshold and recipes to the data, the weights and the method's
+parameters. ``configs/headline.lock.json`` binds the headline numbers to a tolerance. Both carry a digest, so that an
+edited file is refused; a change needs a reason, which the changelog keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from covtoken.errors import CovtokenError
+from covtoken.paths import project_root, write_then_rename
+
+THRESHOLDS = "thresholds.lock.json"
+HEADLINE = "headline.lock.json"
+BINDING = ("data_fingerprint", "weights_sha256", "method")
+
+
+def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
+    """The lock file's content; an empty one where none was written yet.
+
+    Raises:
+        CovtokenError: the file was edited by hand (its digest does not fit).
+    """
+    path = (root or project_root()) / "configs" / name
+    if not path.exists():
+        return {"entries": {}, "changelog": []}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it with `git checkout {path}`") from error
+    claimed = content.pop("digest", None)
+    if claimed != _digest(content):
+        raise CovtokenError(
+            f"{path}: edited by hand (digest {str(claimed)[:12]}, content gives {_digest(content)[:12]}). "
+            "Restore it from git, or change it with `covtoken lock --reason '…'`"
+        )
+    return content
+
+
+def entry(name: str, cohort: str, gate: int | str, root: Path | None = None) -> dict[str, Any] | None:
+    """One cohort's and gate's locked entry, or None."""
+    return read_lock(name, root)["entries"].get(cohort, {}).get(f"gate{gate}")
+
+
+def write_entry(
+    name: str, cohort: str, gate: int | str, new: dict[str, Any], *, reason: str = "", root: Path | None = None
+) -> list[str]:
+    """Lock an entry. Returns the lines old → new of what changed (all of it, for a first lock).
+
+    Raises:
+        CovtokenError: an entry exists, differs, and no reason was given.
+    """
+    content = read_lock(name, root)
+    old = content["entries"].get(cohort, {}).get(f"gate{gate}")
+    changes = [
+        f"{key}: {_short(old[key]) if old and key in old else '(none)'} → {_short(new.get(key, '(removed)'))}"
+        for key in sorted({*(old or {}), *new})
+        if (old or {}).get(key) != new.get(key)
+    ]
+    if not changes:
+        return []
+    if old is not None and not reason.strip():
+        raise CovtokenError(
+            f"{cohort} gate {gate} is locked already and would change:\n  " + "\n  ".join(changes) + "\nSay why with --reason"
+        )
+    content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
+    content["changelog"].append(
+        {
+            "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "cohort": cohort,
+            "gate": str(gate),
+            "reason": reason.strip() or "first lock",
+            "changes": changes if old is not None else [],
+        }
+    )
+    content["digest"] = _digest(content)
+    with write_then_rename((root or project_root()) / "configs" / name) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return changes
+
+
+def check_binding(locked: dict[str, Any], found: dict[str, Any], what: str) -> None:
+    """Refuse to run under a lock that was made for other data, weights or method parameters."""
+    for key in BINDING:
+        if locked.get(key) != found.get(key):
+            raise CovtokenError(
+                f"{what}: the lock binds {key} {_short(locked.get(key))}, this run has {_short(found.get(key))}. "
+                "Use the locked data, weights and parameters, or lock anew with `covtoken lock --reason '…'`"
+            )
+
+
+def lock_digest(name: str, root: Path | None = None) -> str:
+    """The digest that a log line quotes."""
+    return _digest(read_lock(name, root))
+
+
+def log_look(line: dict[str, Any], *, recorded: bool, root: Path | None = None) -> None:
+    """Append one look at a test split: to the committed log when recorded, else to the ignored one."""
+    folder = (root or project_root()) / "gate_reports"
+    path = folder / "test_log.jsonl" if recorded else folder / "_run" / "test_log.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log:
+        log.write(json.dumps({"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}, sort_keys=True) + "\n")
+
+
+def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]], root: Path | None = None) -> str:
+    """Text of a notebook's locked cell: each headline number, its tolerance, and whether this run reproduces it.
+
+    The measured value is printed only where it does *not* fit, so that the text is the same on every machine.
+    """
+    locked = entry(HEADLINE, cohort, gate, root)
+    if locked is None:
+        return f"{cohort} gate {gate}: no headline is locked"
+    lines = [f"{cohort}, gate {gate}"]
+    for name, wanted in sorted(locked["headline"].items()):
+        found = (metrics.get(name) or {}).get("value")
+        fits = found is not None and abs(found - wanted["value"]) <= wanted["tolerance"]
+        verdict = "reproduced" if fits else f"NOT REPRODUCED: this run gives {found}"
+        lines.append(f"  {name:<42} {wanted['value']:+.4f} ± {wanted['tolerance']:.4f}  {verdict}")
+    return "\n".join(lines)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    body = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True) if not isinstance(value, str) else value
+    return text if len(text) <= 160 else f"{text[:120]}… ({len(text)} characters)"

@@ -1,0 +1,125 @@
+"""The gate report: one JSON schema for every gate, with its decision and where its numbers came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import covtoken
+from covtoken.errors import CovtokenError
+from covtoken.paths import PACKAGE, project_root, write_then_rename
+
+SCHEMA = "covtoken-gate-report/1"
+DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What one gate found on one split of one cohort.
+
+    Attributes:
+        metrics: name → ``{value, ci95: [lo, hi] | None, n_units, n_images, n_tokens}``; see ``metric``.
+        checks: name → anything a reader should see tested (bool or a short word such as ``"wins"``).
+        decision: GO, NO-GO or NO-VERDICT.
+        human_signoff: null until ``covtoken signoff`` writes who, when and a remark.
+        chart_data: rows for the figures, small enough to commit.
+        provenance: package version, source digest, data fingerprint, weights sha256, seed, wall seconds, threads.
+    """
+
+    gate: int | str
+    title: str
+    question: str
+    cohort: str
+    split: str
+    backbone: str
+    parameters: dict[str, Any]
+    thresholds: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    checks: dict[str, Any]
+    decision: str
+    chart_data: dict[str, Any]
+    provenance: dict[str, Any]
+    human_signoff: dict[str, str] | None = None
+    schema: str = field(default=SCHEMA)
+
+    def __post_init__(self) -> None:
+        if self.decision not in DECISIONS:
+            raise CovtokenError(f"decision {self.decision!r}: expected one of {', '.join(DECISIONS)}")
+
+    def signed(self, name: str, when: str, remark: str = "") -> GateReport:
+        """The same report with a person's sign-off."""
+        return replace(self, human_signoff={"name": name, "when": when, "remark": remark})
+
+
+def metric(value: float, ci95: tuple[float, float] | None, n_units: int, n_images: int, n_tokens: int) -> dict:
+    """One entry of ``metrics``; NaN becomes null, so that the file stays standard JSON."""
+    finite = None if value is None or not math.isfinite(value) else float(value)
+    bounds = None if ci95 is None or not all(map(math.isfinite, ci95)) else [float(ci95[0]), float(ci95[1])]
+    return {"value": finite, "ci95": bounds, "n_units": n_units, "n_images": n_images, "n_tokens": n_tokens}
+
+
+def report_path(cohort: str, gate: int | str, *, recorded: bool, root: Path | None = None) -> Path:
+    """``gate_reports/<cohort>/gateN.json``, or the ignored ``gate_reports/_run/<cohort>/gateN.json``."""
+    base = (root or project_root()) / "gate_reports"
+    stem = f"gate{gate}" if isinstance(gate, int) or str(gate).isdigit() else str(gate)
+    return (base if recorded else base / "_run") / cohort / f"{stem}.json"
+
+
+def write_report(report: GateReport, path: Path) -> Path:
+    """Write the report as JSON, whole or not at all."""
+    with write_then_rename(path) as temporary:
+        temporary.write_text(json.dumps(asdict(report), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def read_report(path: Path) -> GateReport:
+    """Read a report back.
+
+    Raises:
+        CovtokenError: the file is missing, no JSON, of another schema, or lacks or adds a key.
+    """
+    if not path.exists():
+        raise CovtokenError(f"no report at {path}: write it with `covtoken gate N --cohort NAME`")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CovtokenError(f"{path}: not readable as JSON ({error}); run the gate again") from error
+    if content.get("schema") != SCHEMA:
+        raise CovtokenError(f"{path}: schema {content.get('schema')!r}, expected {SCHEMA!r}; run the gate again")
+    try:
+        return GateReport(**content)
+    except TypeError as error:
+        raise CovtokenError(f"{path}: keys do not fit the schema ({error}); run the gate again") from error
+
+
+def committed_reports(root: Path | None = None) -> list[GateReport]:
+    """Every committed report, sorted by gate, then by cohort with the phantom first."""
+    folder = (root or project_root()) / "gate_reports"
+    paths = [p for p in folder.glob("*/*.json") if not p.parent.name.startswith("_")]
+    reports = [read_report(path) for path in paths]
+    return sorted(reports, key=lambda r: (str(r.gate), r.cohort != "phantom", r.cohort))
+
+
+def source_digest() -> str:
+    """sha256 over the package's own source files: recorded in every report, binding in none."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def provenance(*, data_fingerprint: str, weights_sha256: str, seed: int, wall_seconds: float, threads: int) -> dict:
+    """The provenance block of a report."""
+    return {
+        "package_version": covtoken.__version__,
+        "source_digest": source_digest(),
+        "data_fingerprint": data_fingerprint,
+        "weights_sha256": weights_sha256,
+        "seed": seed,
+        "wall_seconds": round(wall_seconds, 1),
+        "threads": threads,
+    }
