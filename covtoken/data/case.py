@@ -23,12 +23,18 @@ class MaskRef:
         files: the files that hold it, read only through the mask door.
         key: what a generator needs instead of files.
         at_least: smallest pixel value that counts as inside.
+        window: (row, column, height, width) in pixels to cut from the mask, as was cut from the picture; None: all.
+        size: (H, W) of the whole picture where the reader knows it; a mask of another size is refused.
+        picture: the picture's file, for that refusal.
     """
 
     kind: str
     files: tuple[Path, ...] = ()
     key: str = ""
     at_least: int = 1
+    window: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = None
+    picture: str = ""
 
 
 @dataclass(frozen=True)
