@@ -1,0 +1,433 @@
+"""Gate 1, where lesions live: membership against masks, block by block, beside every baseline.
+
+Two steps that never mix. ``plan`` looks at the selection split alone and fixes block, pooling, smoothing, signs and the
+threshold. ``run`` evaluates a fixed plan on a split: what it prints can no longer be tuned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from covtoken.backbone.cache import FeatureSet, features
+from covtoken.backbone.vit import FrozenViT
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.case import Cohort
+from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
+from covtoken.data.splits import folds, load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.choice import choose
+from covtoken.evaluation.labels import SplitLabels, label, small_cut
+from covtoken.evaluation.measure import Measured, measure
+from covtoken.evaluation.recorded import RecordedScores, hashed_units, to_float16
+from covtoken.gates import locks
+from covtoken.gates.report import GateReport, provenance
+from covtoken.subspace.scorers import METHOD_PARAMETERS, SCORERS, Recipe, raw_maps, score_maps
+
+TITLE = "Where lesions live"
+QUESTION = "At which block does label-free membership point at lesions, and does it beat what a person would try first?"
+BASELINES = (
+    "centre_prior",
+    "attention_best",
+    "attention_last",
+    "token_norm",
+    "intensity",
+    "variance",
+    "patchcore",
+    "random",
+    "saliency_head",
+)
+SEARCHING = ("density", "patchcore")  # these search a bank, so they set no threshold
+PIXELS_ONLY = ("variance", "random")  # reported, but not among the ten recorded scorers
+SMALL_COHORT, FEW_UNITS, N_FOLDS = 100, 20, 5
+SEED = 0
+DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before a test split is looked at.
+
+    Attributes:
+        recipes: scorer → recipe, ``density`` and every baseline.
+        middle: the middle block (1…L): best plain density on the selection split.
+        threshold: AUROC that the lower bound of ``auroc.density`` must beat; reason: where it comes from.
+        small_cut: lesions up to this area (mm² or share of the picture) are small.
+        table: every variant looked at on the selection split.
+    """
+
+    recipes: dict[str, Recipe]
+    middle: int
+    threshold: float
+    reason: str
+    small_cut: float
+    table: tuple[dict, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "recipes": {name: recipe.to_json() for name, recipe in self.recipes.items()},
+            "middle": self.middle,
+            "threshold": self.threshold,
+            "threshold_reason": self.reason,
+            "small_cut": self.small_cut,
+        }
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> Plan:
+        recipes = {name: Recipe.from_json(recipe) for name, recipe in content["recipes"].items()}
+        return Plan(
+            recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cut"]
+        )
+
+
+@dataclass(frozen=True)
+class Gate1Run:
+    """A report, the scores it was computed from, and the parts that a notebook draws."""
+
+    report: GateReport
+    recorded: RecordedScores
+    plan: Plan
+    cases: tuple
+    cohort: Cohort
+
+
+def run_gate1(
+    cohort: str = "phantom",
+    split: str = "selection",
+    backbone: str = "embedded",
+    *,
+    data: str | None = None,
+    precision: str = "fp32",
+    cache: bool = True,
+    progress: bool = True,
+    defect: str | None = None,
+) -> Gate1Run:
+    """Gate 1 of one cohort from pixels.
+
+    Args:
+        cohort: a committed cohort, or a folder with ``index.csv``.
+        split: ``selection`` (choose and report), ``test`` (the plan comes from the lock; for a cohort without a lock,
+            from its own selection split in the same run) or ``crossfit`` (small cohorts: recipe of a large cohort).
+        data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
+        defect: plant one of ``DEFECTS``, for the test that the verdict turns.
+
+    Raises:
+        CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
+    """
+    started = time.perf_counter()
+    opened = open_cohort(cohort, data=data) if data else open_cohort(cohort)
+    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    split = resolve_split(opened, split)
+    extracting = _Extractor(vit, precision, cache, progress)
+    found = binding(opened, vit)
+    plan, locked = _plan_for(opened, split, extracting, found, precision)
+    maps, labels, cases = _score(opened, split, plan, extracting)
+    if defect:
+        labels, plan = plant(defect, labels, plan, vit, extracting.grid)
+    header = {
+        "cohort": opened.name,
+        "split": split,
+        "backbone": vit.name,
+        "rows": extracting.grid[0],
+        "cols": extracting.grid[1],
+        "n_blocks": vit.n_blocks,
+        "plan": plan.to_json(),
+        "units": hashed_units(_unit_names(cases)),
+        **found,
+    }
+    kept = {name: values for name, values in maps.items() if name in recorded_names(plan, vit.n_blocks)}
+    recorded = RecordedScores(kept, labels, header)
+    measured = headline(recorded)
+    rest = {name: values for name, values in maps.items() if name not in kept}
+    others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
+    report = _report(recorded, measured, others, plan, opened, locked, started)
+    return Gate1Run(report, recorded, plan, cases, opened)
+
+
+def headline(recorded: RecordedScores) -> Measured:
+    """The headline metrics from recorded scores: the same function for a fresh run and for a committed file."""
+    rows, cols = recorded.grid
+    plan = Plan.from_json(recorded.header["plan"])
+    n_blocks = recorded.header["n_blocks"]
+    maps = dict(recorded.scores)
+    maps["centre_prior"] = centre_maps(plan, rows, cols, len(recorded.labels.unit))
+    measured = measure(maps, recorded.labels, rows, cols)
+    finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]
+    better = max((name for name in finals if name in measured.values), key=measured.values.get)
+    measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
+    for baseline in (name for name in BASELINES if name in maps):
+        measured.difference(f"auroc_gain.density_minus_{baseline}", "auroc.density", f"auroc.{baseline}")
+        measured.difference(
+            f"image_auroc_gain.density_minus_{baseline}", "image_auroc.density", f"image_auroc.{baseline}"
+        )
+    return measured
+
+
+def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict[str, Any]]:
+    """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is."""
+    gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
+    low = measured.interval("auroc.density")[0]
+    checks: dict[str, Any] = {
+        "middle_beats_final": bool(gain_low > 0),
+        "lower_bound_beats_threshold": bool(low > threshold),
+    }
+    for name in measured.values:
+        kind, _, baseline = name.partition("_gain.density_minus_")
+        if baseline:
+            below, above = measured.interval(name)
+            checks[f"{kind}.density_against_{baseline}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
+    if n_units < FEW_UNITS:
+        return "NO-VERDICT", checks
+    return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks
+
+
+def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
+    """Choose every recipe, the middle block and the threshold on the selection split.
+
+    Raises:
+        CovtokenError: the cohort is too small to choose anything on.
+    """
+    splits = load_splits(cohort)
+    vit = extracting.vit
+    bank = extracting(_in_split(cohort, splits, "bank"))
+    selection_cases = _in_split(cohort, splits, "selection")
+    selection = extracting(selection_cases)
+    labels = label(selection_cases, cohort, selection.rows, selection.cols)
+    chosen = {}
+    for name in ("density", *SCORERS):
+        if name in chosen or ("saliency" in SCORERS[name].needs and not vit.has_saliency_head):
+            continue
+        final = (vit.n_blocks, "norm") if name == "density" else ()
+        chosen[name] = choose(name, bank, selection, labels, vit.n_blocks, blocks=final, seed=SEED)
+    plain = [row for row in chosen["density"].table if not row["pooled"] and row["sigma"] == 0]
+    middle_blocks = {row["block"] for row in plain} - {vit.n_blocks, "norm"}
+    middle = max((row for row in plain if row["block"] in middle_blocks), key=lambda row: row["auroc"])["block"]
+    norms = max(("token_norm", "token_norm_centred"), key=lambda name: chosen[name].auroc)
+    chosen["token_norm"] = chosen[norms]
+    chosen.pop("token_norm_centred")
+    chosen["attention_best"] = chosen.pop("attention")
+    simple = {name: choice.auroc for name, choice in chosen.items() if name not in SEARCHING}
+    best = max(simple, key=simple.get)
+    return Plan(
+        recipes={name: choice.recipe for name, choice in chosen.items()},
+        middle=middle,
+        threshold=round(simple[best], 4),
+        reason=f"best tuned baseline without a rarity search on the selection split: {best}",
+        small_cut=small_cut(labels.lesions),
+        table=tuple(row for choice in chosen.values() for row in choice.table),
+    )
+
+
+def plant(defect: str, labels: SplitLabels, plan: Plan, vit: FrozenViT, grid: tuple[int, int]):
+    """Labels or plan with one planted defect: the verdict must turn.
+
+    ``shuffled_masks`` gives each picture the labels of another; ``transposed_grid`` swaps rows and columns;
+    ``final_as_middle`` calls the final block the middle one.
+    """
+    if defect not in DEFECTS:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    if defect == "final_as_middle":
+        return labels, replace(plan, middle=vit.n_blocks)
+    n = len(labels.unit)
+    if defect == "shuffled_masks":
+        order, token = np.random.default_rng(SEED).permutation(n), np.arange(labels.lesion.shape[1])
+    else:
+        order, token = np.arange(n), np.arange(grid[0] * grid[1]).reshape(grid).T.ravel()
+    new_place, new_token = np.argsort(order), np.argsort(token)
+    lesions = tuple(
+        replace(lesion, picture=int(new_place[lesion.picture]), tokens=np.sort(new_token[lesion.tokens]))
+        for lesion in labels.lesions
+    )
+    moved = {name: getattr(labels, name)[order][:, token] for name in ("lesion", "ignore")}
+    return replace(labels, **moved, lesions=lesions), plan
+
+
+def binding(cohort: Cohort, vit: FrozenViT) -> dict[str, Any]:
+    """What a lock binds: the data, the weights and the method's parameters."""
+    return {
+        "data_fingerprint": data_fingerprint(cohort),
+        "weights_sha256": vit.weights_sha256,
+        "method": {"picture_size": vit.picture_size, "seed": SEED, **METHOD_PARAMETERS},
+    }
+
+
+def resolve_split(cohort: Cohort, split: str) -> str:
+    """Small cohorts have the one split ``crossfit``; large ones have selection and test."""
+    if split not in ("selection", "test", "crossfit"):
+        raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
+    return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)
+
+
+def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
+    """The at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
+    plain = [f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"]
+    return ["density", *dict.fromkeys(plain), *(n for n in BASELINES if n not in PIXELS_ONLY and n != "centre_prior")]
+
+
+def centre_maps(plan: Plan, rows: int, cols: int, n: int) -> np.ndarray:
+    """The centre prior's maps [n, T]: they depend on the grid alone."""
+    blank = FeatureSet.from_arrays({}, rows, cols, units=["-"] * n)
+    return score_maps(plan.recipes["centre_prior"], blank, blank)
+
+
+class _Extractor:
+    """Cases → FeatureSet of everything gate 1 reads, extracted once."""
+
+    def __init__(self, vit: FrozenViT, precision: str, cache: bool, progress: bool) -> None:
+        self.vit, self.precision, self.cache, self.progress = vit, precision, cache, progress
+        side = vit.picture_size // vit.patch
+        self.grid = (side, side)
+
+    def __call__(self, cases) -> FeatureSet:
+        blocks = range(1, self.vit.n_blocks + 1)
+        return features(
+            cases,
+            self.vit,
+            blocks=(*blocks, "norm"),
+            attention=tuple(blocks),
+            saliency=self.vit.has_saliency_head,
+            precision=self.precision,
+            cache=self.cache,
+            progress=self.progress,
+        )
+
+
+def _plan_for(cohort: Cohort, split: str, extracting: _Extractor, found: dict, precision: str) -> tuple[Plan, bool]:
+    """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here."""
+    if split == "crossfit":
+        return _recipe_plan(cohort, extracting.vit), True
+    if split == "test":
+        entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
+        if entry is not None and entry["backbone"] == extracting.vit.name:
+            locks.check_binding(entry, found, f"{cohort.name} gate 1")
+            return Plan.from_json(entry), True
+    return make_plan(cohort, extracting), False
+
+
+def _recipe_plan(cohort: Cohort, vit: FrozenViT) -> Plan:
+    """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later."""
+    recipe_cohort = RECIPE_COHORTS[cohort.modality]
+    for name in (recipe_cohort, "busi"):
+        entry = locks.entry(locks.THRESHOLDS, name, 1)
+        if entry is not None and entry["backbone"] == vit.name:
+            plan = Plan.from_json(entry)
+            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}")
+    raise CovtokenError(
+        f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "
+        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Lock one with `covtoken lock gate1`"
+    )
+
+
+def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
+    """Score maps [N, T] in float16 by name, labels, and the evaluated cases; labels enter after the scores exist."""
+    parts, evaluated = [], []
+    if split == "crossfit":
+        fold_of = folds(cohort.units, N_FOLDS)
+        pairs = [
+            (
+                cohort.subset([u for u in cohort.units if fold_of[u] != fold]),
+                cohort.subset([u for u in cohort.units if fold_of[u] == fold]),
+            )
+            for fold in sorted(set(fold_of.values()))
+        ]
+    else:
+        splits = load_splits(cohort)
+        pairs = [(_in_split(cohort, splits, "bank"), _in_split(cohort, splits, split))]
+    for bank_cases, cases in pairs:
+        bank, pictures = extracting(bank_cases), extracting(cases)
+        extracting.grid = (pictures.rows, pictures.cols)
+        parts.append(_all_maps(plan, bank, pictures, extracting.vit))
+        evaluated.extend(cases)
+    maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated)
+
+
+def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
+    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in plan.recipes.items()}
+    for block in range(1, vit.n_blocks + 1):
+        maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
+        maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
+    maps["density.norm"] = raw_maps("density", "norm", False, bank, pictures, seed=SEED)
+    return maps
+
+
+def _in_split(cohort: Cohort, splits: dict[str, str], split: str):
+    cases = tuple(case for case in cohort.cases if splits.get(case.unit) == split)
+    if not cases:
+        raise CovtokenError(f"{cohort.name}: no case in the {split} split; the cohort has {len(cohort.units)} units")
+    return cases
+
+
+def _unit_names(cases) -> list[str]:
+    return sorted({case.unit for case in cases})
+
+
+def _report(recorded, measured, others, plan, cohort, locked, started) -> GateReport:
+    header, labels = recorded.header, recorded.labels
+    decision, checks = decide(measured, plan.threshold, measured.n[0])
+    checks["plan_locked_before"] = locked
+    metrics = others.entries() | measured.entries()
+    return GateReport(
+        gate=1,
+        title=TITLE,
+        question=QUESTION,
+        cohort=cohort.name,
+        split=header["split"],
+        backbone=header["backbone"],
+        parameters={
+            **header["method"],
+            **plan.to_json(),
+            "curated": cohort.curated,
+            "n_lesions": len(labels.lesions),
+            "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
+            "n_variants_looked_at": len(plan.table),
+        },
+        thresholds={"auroc.density": plan.threshold, "reason": plan.reason, "locked": locked},
+        metrics=metrics,
+        checks=checks,
+        decision=decision,
+        chart_data={
+            "blocks": block_rows(metrics, header["n_blocks"]),
+            "densities": density_rows(recorded),
+            "selection": list(plan.table),
+        },
+        provenance=provenance(
+            data_fingerprint=header["data_fingerprint"],
+            weights_sha256=header["weights_sha256"],
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def block_rows(metrics: dict[str, dict], n_blocks: int) -> list[dict]:
+    """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
+    rows = []
+    for name, entry in metrics.items():
+        if not name.startswith("auroc.") or entry["value"] is None:
+            continue
+        scorer, _, block = name.removeprefix("auroc.").partition(".")
+        place = int(block[5:]) if block.startswith("block") else n_blocks + 1 if block == "norm" else None
+        low, high = entry["ci95"] or (None, None)
+        rows.append({"scorer": scorer, "block": place, "value": entry["value"], "lo": low, "hi": high})
+    return sorted(rows, key=lambda row: (row["scorer"], row["block"] or 0))
+
+
+def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
+    """Histogram rows of the scores of lesion tokens and of all others: {scorer, kind, x, density}."""
+    keep, rows = ~recorded.labels.ignore, []
+    for name in ("density", "attention_best", "saliency_head"):
+        if name not in recorded.scores:
+            continue
+        values = recorded.scores[name].astype(np.float64)
+        edges = np.linspace(*np.quantile(values[keep], (0.001, 0.999)), n_bins + 1)
+        for kind, mask in (("lesion", recorded.labels.lesion & keep), ("other", ~recorded.labels.lesion & keep)):
+            heights, _ = np.histogram(values[mask], bins=edges, density=True)
+            for x, height in zip((edges[:-1] + edges[1:]) / 2, heights):
+                rows.append({"scorer": name, "kind": kind, "x": round(float(x), 4), "density": round(float(height), 4)})
+    return rows
