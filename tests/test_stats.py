@@ -1,0 +1,198 @@
+"""Statistics against definitions and independent libraries."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
+
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.froc import _neighbours, false_positives
+from covtoken.evaluation.stats import (
+    UnitWins,
+    aupr,
+    aupr_draws,
+    auroc,
+    clopper_pearson,
+    delong,
+    froc,
+    image_auroc,
+    interval,
+    mean_draws,
+    unit_draws,
+)
+
+
+@pytest.fixture
+def tokens():
+    """12 pictures of 7 units with ties; unit 3 holds no lesion, nor does picture 5; some tokens are masked."""
+    rng = np.random.default_rng(1)
+    unit = np.array([0, 0, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6])
+    positive = rng.random((12, 40)) < 0.15
+    positive[unit == 3] = False
+    positive[5] = False
+    scores = np.round(rng.normal(size=(12, 40)) + positive, 1).astype(np.float32)
+    return scores, positive, unit, rng.random((12, 40)) < 0.9
+
+
+def naive(function, scores, positive, unit, mask, row):
+    """What a draw means: the drawn units' tokens, concatenated as often as drawn."""
+    pictures = np.concatenate([np.tile(np.flatnonzero(unit == u), int(times)) for u, times in enumerate(row)])
+    pictures = pictures.astype(int)
+    return function(positive[pictures][mask[pictures]], scores[pictures][mask[pictures]])
+
+
+def test_auroc_and_aupr_agree_with_scikit_learn(tokens):
+    scores, positive, _, mask = tokens
+    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive.ravel(), scores.ravel()), abs=1e-12)
+    assert auroc(scores, positive, mask) == pytest.approx(roc_auc_score(positive[mask], scores[mask]), abs=1e-12)
+    assert aupr(scores, positive, mask) == pytest.approx(
+        average_precision_score(positive[mask], scores[mask]), abs=1e-12
+    )
+    assert np.isnan(auroc(scores[5], positive[5]))
+    assert auroc(np.zeros(4), np.array([0, 1, 0, 1], bool)) == 0.5
+
+
+def test_unit_wins_equal_concatenated_draws(tokens):
+    scores, positive, unit, mask = tokens
+    weights = unit_draws(7, 50, seed=3)
+    wins = UnitWins(scores, positive, unit, mask)
+    expected = [naive(roc_auc_score, scores, positive, unit, mask, row) for row in weights]
+    np.testing.assert_allclose(wins.auroc(weights), expected, atol=1e-12)
+    assert wins.auroc() == pytest.approx(auroc(scores, positive, mask), abs=1e-12)
+    i, j = 0, 3
+    a = scores[unit == i][positive[unit == i] & mask[unit == i]]
+    b = scores[unit == j][~positive[unit == j] & mask[unit == j]]
+    assert wins.M[i, j] == ((a[:, None] > b).sum() + (a[:, None] == b).sum() / 2)
+    assert (wins.M[3] == 0).all() and wins.p[3] == 0
+
+
+def test_flat_and_gridded_tokens_give_one_matrix(tokens):
+    scores, positive, unit, _ = tokens
+    flat = UnitWins(scores.ravel(), positive.ravel(), np.repeat(unit, 40), n_units=9)
+    np.testing.assert_array_equal(flat.M[:7, :7], UnitWins(scores, positive, unit).M)
+    assert flat.M.shape == (9, 9)
+
+
+def test_a_draw_without_positives_is_nan(tokens):
+    scores, positive, unit, _ = tokens
+    weights = np.zeros((1, 7))
+    weights[0, 3] = 7
+    assert np.isnan(UnitWins(scores, positive, unit).auroc(weights)).all()
+    assert np.isnan(aupr_draws(scores, positive, unit, weights)).all()
+    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_aupr_draws_equal_concatenated_draws(tokens):
+    scores, positive, unit, mask = tokens
+    weights = unit_draws(7, 40, seed=5)
+    expected = [naive(average_precision_score, scores, positive, unit, mask, row) for row in weights]
+    np.testing.assert_allclose(aupr_draws(scores, positive, unit, weights, mask), expected, atol=1e-12)
+
+
+def test_aupr_draws_do_not_depend_on_chunks():
+    rng = np.random.default_rng(0)
+    positive = rng.random(6000) < 0.5
+    scores = rng.normal(size=6000) + positive
+    weights = np.ones((2000, 4))  # 2,000 draws: about 1,000 distinct scores a chunk
+    values = aupr_draws(scores, positive, np.arange(6000) % 4, weights)
+    np.testing.assert_allclose(values, average_precision_score(positive, scores), atol=1e-12)
+
+
+def test_image_auroc_and_its_draws(tokens):
+    scores, positive, unit, mask = tokens
+    values = image_auroc(scores, positive, mask)
+    assert np.isnan(values[[5, 6, 7]]).all() and np.isfinite(np.delete(values, [5, 6, 7])).all()
+    assert values[0] == pytest.approx(roc_auc_score(positive[0][mask[0]], scores[0][mask[0]]))
+    weights = unit_draws(7, 30, seed=2)
+    for row, value in zip(weights, mean_draws(values, unit, weights)):
+        drawn = np.concatenate([np.tile(values[unit == u], int(times)) for u, times in enumerate(row)])
+        assert value == pytest.approx(np.nanmean(drawn), abs=1e-12)
+
+
+def test_unit_draws_are_seeded_counts():
+    weights = unit_draws(30, 500, seed=1)
+    assert weights.shape == (500, 30) and (weights.sum(1) == 30).all()
+    np.testing.assert_array_equal(weights, unit_draws(30, 500, seed=1))
+    assert weights.var() == pytest.approx(1 - 1 / 30, rel=0.1)
+
+
+def test_bad_input_is_refused_by_name(tokens):
+    scores, positive, unit, _ = tokens
+    with pytest.raises(CovtokenError, match="NaN"):
+        auroc(np.full(3, np.nan), np.ones(3, bool))
+    with pytest.raises(CovtokenError, match="one shape"):
+        auroc(np.zeros(3), np.ones(4, bool))
+    with pytest.raises(CovtokenError, match="integers"):
+        UnitWins(scores, positive, unit.astype(str))
+    with pytest.raises(CovtokenError, match=r"\[draws, 7\]"):
+        UnitWins(scores, positive, unit).auroc(np.ones((3, 6)))
+
+
+def delong_by_definition(scores, positive):
+    """The m × n kernel itself."""
+    kernels = [(s[positive][:, None] > s[~positive]) + 0.5 * (s[positive][:, None] == s[~positive]) for s in scores]
+    areas = np.array([k.mean() for k in kernels])
+    m, n = kernels[0].shape
+    s10 = np.cov(np.stack([k.mean(1) for k in kernels]))
+    s01 = np.cov(np.stack([k.mean(0) for k in kernels]))
+    return areas, s10 / m + s01 / n
+
+
+def test_delong_equals_its_definition(tokens):
+    scores, positive, _, _ = tokens
+    a, labels = scores.ravel(), positive.ravel()
+    b = np.round(a + np.random.default_rng(0).normal(size=len(a)), 1)
+    areas, covariance = delong_by_definition([a, b], labels)
+    both = delong(a, labels, b)
+    assert both.auroc == pytest.approx(areas[0], abs=1e-12) and both.auroc_b == pytest.approx(areas[1], abs=1e-12)
+    assert both.se == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-9)
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    assert both.se_difference == pytest.approx(np.sqrt(variance), rel=1e-9)
+    assert delong(a, labels, a).se_difference == 0
+    lo, hi = delong(a, labels).interval()
+    assert (lo + hi) / 2 == pytest.approx(areas[0]) and hi - lo == pytest.approx(2 * 1.959964 * both.se, rel=1e-6)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 17), (98, 100)])
+def test_clopper_pearson_agrees_with_statsmodels(k, n):
+    assert clopper_pearson(k, n) == pytest.approx(proportion_confint(k, n, method="beta"), abs=1e-12)
+
+
+def test_false_positives_agree_with_scipy_components():
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        scores = np.round(ndimage.gaussian_filter(rng.normal(size=(8, 9)), 0.7), 1)
+        lesion, ignore = rng.random((8, 9)) < 0.05, rng.random((8, 9)) < 0.3
+        thresholds, counts = false_positives(scores.ravel(), lesion.ravel(), ignore.ravel(), _neighbours(8, 9))
+        np.testing.assert_array_equal(thresholds, np.unique(scores)[::-1])
+        for t, count in zip(thresholds, counts):
+            components, n = ndimage.label(scores >= t, np.ones((3, 3)))
+            inside = [components == i + 1 for i in range(n)]
+            assert count == sum(not lesion[c].any() and not ignore[c].all() for c in inside)
+
+
+def test_froc_finds_the_last_threshold_before_the_first_crossing():
+    maps = np.zeros((2, 25))
+    maps[0, [0, 12, 24]] = 5, 4, 3  # a false positive, the lesion, a false positive
+    maps[1, [0, 4, 20]] = 4.5, 2, 1  # three false positives in a picture without lesion
+    lesion = np.zeros((2, 25), bool)
+    lesion[0, 12] = True
+    ignore = np.zeros((2, 25), bool)
+    lesions = [SimpleNamespace(picture=0, tokens=np.array([12, 13]))]
+    labels = SimpleNamespace(lesion=lesion, ignore=ignore, lesions=lesions)
+    tight, one, many = froc(maps.reshape(2, 5, 5), labels, (0.5, 1, 4)).values()
+    assert (tight.threshold, tight.fp_per_image, tight.sensitivity) == (5.0, 0.5, 0.0)
+    assert (one.threshold, one.fp_per_image, one.sensitivity) == (4.0, 1.0, 1.0)
+    assert many.threshold == 0.0  # everything merges: two components, one of which touches the lesion
+    ignore[0, 0] = True
+    assert (
+        froc(maps.reshape(2, 5, 5), labels, (0.5,))[0.5].threshold == 4.0
+    )  # an ignored token alone is no false positive
+    assert froc(maps.reshape(2, 5, 5), labels, (0.2,))[0.2].threshold == 5.0
+    with pytest.raises(CovtokenError, match="rows, cols"):
+        froc(maps, labels)
