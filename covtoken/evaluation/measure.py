@@ -8,9 +8,11 @@ import numpy as np
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation import stats
+from covtoken.evaluation.froc import froc
 from covtoken.evaluation.labels import SplitLabels
 
 N_DRAWS = 2000
+FP_RATES = (1, 4)
 
 
 @dataclass
@@ -76,37 +78,30 @@ def measure(
         raise CovtokenError("the evaluated pictures hold no lesion token (or no other): AUROC is not defined")
     names, unit = np.unique(labels.unit, return_inverse=True)
     weights = stats.unit_draws(len(names), n_draws, seed)
-    token_unit = np.repeat(unit, labels.lesion.shape[1]).reshape(labels.lesion.shape)
+    lesion_unit = unit[[lesion.picture for lesion in labels.lesions]]
     out = Measured((len(names), len(unit), int(keep.sum())))
     for name, values in maps.items():
         values = np.asarray(values, dtype=np.float64)
-        _add_auroc(out, f"auroc.{name}", values, labels.lesion, keep, token_unit, weights)
+        _add_auroc(out, f"auroc.{name}", values, labels.lesion, keep, unit, weights)
         if full is not None and name not in full:
             continue
-        value, draws = stats.aupr_draws(values[keep], labels.lesion[keep], token_unit[keep], weights)
-        out.add(f"aupr.{name}", value, draws)
-        per_image = stats.image_auroc(values, labels.lesion, labels.ignore)
-        out.add(f"image_auroc.{name}", *_mean_over_units(per_image, unit, weights))
-        for rate, hits in stats.froc(values.reshape(-1, rows, cols), labels, (1, 4)).items():
-            lesion_unit = unit[[lesion.picture for lesion in labels.lesions]]
-            out.add(f"froc.fp{rate}.{name}", *_mean_over_units(hits.astype(float), lesion_unit, weights))
+        average = stats.aupr(values, labels.lesion, keep)
+        out.add(f"aupr.{name}", average, stats.aupr_draws(values, labels.lesion, unit, weights, keep))
+        _add_mean(out, f"image_auroc.{name}", stats.image_auroc(values, labels.lesion, keep), unit, weights)
+        for rate, point in froc(values.reshape(-1, rows, cols), labels, FP_RATES).items():
+            _add_mean(out, f"froc.fp{rate:g}.{name}", point.hits, lesion_unit, weights)
         if labels.organ is not None:
             inside = keep & labels.organ
             if (labels.lesion & inside).any() and (~labels.lesion & inside).any():
-                _add_auroc(out, f"organ_auroc.{name}", values, labels.lesion, inside, token_unit, weights)
+                _add_auroc(out, f"organ_auroc.{name}", values, labels.lesion, inside, unit, weights)
     return out
 
 
-def _add_auroc(out: Measured, name: str, values, lesion, keep, token_unit, weights) -> None:
-    wins = stats.UnitWins.from_scores(values[keep], lesion[keep], token_unit[keep], weights.shape[1])
-    out.add(name, wins.auroc(np.ones((1, weights.shape[1])))[0], wins.auroc(weights))
+def _add_auroc(out: Measured, name: str, values, lesion, keep, unit, weights) -> None:
+    wins = stats.UnitWins(values, lesion, unit, keep, weights.shape[1])
+    out.add(name, wins.auroc(), wins.auroc(weights))
 
 
-def _mean_over_units(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean of per-item values (NaN: left out), and the same over unit draws [draws, U]."""
-    known = np.isfinite(values)
-    total = np.bincount(unit[known], values[known], weights.shape[1])
-    count = np.bincount(unit[known], minlength=weights.shape[1]).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = (weights @ total) / (weights @ count)
-    return (float(values[known].mean()) if known.any() else float("nan")), draws
+def _add_mean(out: Measured, name: str, values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> None:
+    values = np.asarray(values, dtype=np.float64)
+    out.add(name, np.nanmean(values), stats.mean_draws(values, unit, weights))

@@ -105,6 +105,7 @@ def run_gate1(
     cache: bool = True,
     progress: bool = True,
     defect: str | None = None,
+    fixed_plan: Plan | None = None,
 ) -> Gate1Run:
     """Gate 1 of one cohort from pixels.
 
@@ -114,6 +115,7 @@ def run_gate1(
             from its own selection split in the same run) or ``crossfit`` (small cohorts: recipe of a large cohort).
         data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
         defect: plant one of ``DEFECTS``, for the test that the verdict turns.
+        fixed_plan: evaluate this plan, whatever the lock holds (spread measurements).
 
     Raises:
         CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
@@ -124,8 +126,10 @@ def run_gate1(
     split = resolve_split(opened, split)
     extracting = _Extractor(vit, precision, cache, progress)
     found = binding(opened, vit)
-    plan, locked = _plan_for(opened, split, extracting, found, precision)
+    plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found)
     maps, labels, cases = _score(opened, split, plan, extracting)
+    if split == "crossfit":
+        plan = replace(plan, small_cut=small_cut(labels.lesions))
     if defect:
         labels, plan = plant(defect, labels, plan, vit, extracting.grid)
     header = {
@@ -296,7 +300,7 @@ class _Extractor:
         )
 
 
-def _plan_for(cohort: Cohort, split: str, extracting: _Extractor, found: dict, precision: str) -> tuple[Plan, bool]:
+def _plan_for(cohort: Cohort, split: str, extracting: _Extractor, found: dict) -> tuple[Plan, bool]:
     """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here."""
     if split == "crossfit":
         return _recipe_plan(cohort, extracting.vit), True

@@ -1,0 +1,110 @@
+"""The ``covtoken`` command: run a gate, lock what was decided, write the tables, sign a report off."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from covtoken.errors import CovtokenError
+
+app = typer.Typer(
+    help="Label-free lesion subspaces in frozen vision transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+CohortOption = Annotated[str, typer.Option(help="phantom, busi, … or a folder that holds index.csv.")]
+ReasonOption = Annotated[str, typer.Option(help="Why a lock changes; kept in its changelog.")]
+
+
+@app.command()
+def gate(
+    number: Annotated[int, typer.Argument(help="Which gate; 1: where lesions live.")],
+    cohort: CohortOption = "phantom",
+    split: Annotated[str, typer.Option(help="selection (choose), test (needs the lock) or crossfit.")] = "selection",
+    backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
+    data: Annotated[str | None, typer.Option(help="The cohort's folder, where not under COVTOKEN_DATA.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32 (reported numbers) or bf16.")] = "fp32",
+) -> None:
+    """Run a gate on a cohort, from pixels."""
+    from covtoken.gates import runs
+
+    run, path = runs.run_and_write(
+        number, cohort=cohort, split=split, backbone=backbone, data=data, record=record, precision=precision
+    )
+    _print_report(run.report)
+    console.print(f"report: {path}")
+
+
+@app.command()
+def lock(
+    what: Annotated[str, typer.Argument(help="thresholds (after a selection run) or headline (after a recorded run).")],
+    cohort: CohortOption = "phantom",
+    reason: ReasonOption = "",
+) -> None:
+    """Lock a gate's threshold and recipes, or its headline numbers with their measured tolerance."""
+    from covtoken.gates import lock_gate1
+
+    if what == "thresholds":
+        changes = lock_gate1.lock_thresholds(cohort, reason)
+    elif what == "headline":
+        changes = lock_gate1.lock_headline(cohort, lock_gate1.measure_spread(cohort), reason)
+    else:
+        raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
+    for line in changes or ["nothing changed"]:
+        console.print(line, markup=False)
+
+
+@app.command()
+def report() -> None:
+    """Write the tables that show committed reports: the README's, and the data cards' sizes."""
+    from covtoken.gates import tables
+
+    for path in tables.write_all():
+        console.print(f"wrote {path}")
+
+
+@app.command()
+def signoff(
+    number: Annotated[int, typer.Argument(help="Which gate.")],
+    cohort: CohortOption,
+    name: Annotated[str, typer.Option(help="Who signs.")],
+    remark: Annotated[str, typer.Option(help="What the person wants kept with the report.")] = "",
+) -> None:
+    """Sign a committed report off: a person has read it."""
+    from covtoken.gates.report import read_report, report_path, write_report
+
+    path = report_path(cohort, number, recorded=True)
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    write_report(read_report(path).signed(name, when, remark), path)
+    console.print(f"{path}: signed by {name}")
+
+
+def main() -> None:
+    """Entry point: a ``CovtokenError`` is one line on standard error and exit code 2."""
+    try:
+        app()
+    except CovtokenError as error:
+        print(f"covtoken: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _print_report(report) -> None:
+    table = Table(title=f"gate {report.gate}, {report.cohort}, {report.split}: {report.decision}")
+    for column in ("metric", "value", "95 % interval", "units", "images"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, entry in sorted(report.metrics.items()):
+        if entry["value"] is None:
+            continue
+        interval = "" if entry["ci95"] is None else f"{entry['ci95'][0]:+.3f} … {entry['ci95'][1]:+.3f}"
+        table.add_row(name, f"{entry['value']:+.3f}", interval, str(entry["n_units"]), str(entry["n_images"]))
+    console.print(table)
+    for name, outcome in sorted(report.checks.items()):
+        console.print(f"  {name}: {outcome}")

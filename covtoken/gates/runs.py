@@ -1,0 +1,40 @@
+"""Running a gate and putting its report where it belongs: ignored, or committed with a line in the test log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.recorded import save_scores
+from covtoken.gates import gate1, locks
+from covtoken.gates.report import report_path, source_digest, write_report
+from covtoken.paths import project_root
+
+
+def run_and_write(number: int, *, cohort: str, split: str, record: bool = False, **options) -> tuple[gate1.Gate1Run, Path]:
+    """Run gate ``number`` and write its report; returns the run and the report's path.
+
+    Only ``record`` writes committed files. It needs a test (or crossfit) split under a lock, and counts as a look.
+
+    Raises:
+        CovtokenError: an unknown gate, or a recording that the honesty rules do not allow.
+    """
+    if number != 1:
+        raise CovtokenError(f"gate {number} is not built yet: gate 1 is")
+    if record and split == "selection":
+        raise CovtokenError("--record needs --split test: selection runs are never committed")
+    run = gate1.run_gate1(cohort, split, **options)
+    report = run.report
+    if record and not report.checks["plan_locked_before"]:
+        raise CovtokenError(
+            f"{report.cohort}: no lock, so nothing is recorded. Run the selection split, then `covtoken lock thresholds`"
+        )
+    if record and report.provenance["weights_sha256"] and options.get("precision", "fp32") != "fp32":
+        raise CovtokenError("recorded numbers are fp32: run without --precision bf16")
+    path = write_report(report, report_path(report.cohort, number, recorded=record))
+    if report.split != "selection":
+        look = {"cohort": report.cohort, "gate": number, "split": report.split, "source_digest": source_digest()[:16]}
+        locks.log_look(look | {"lock": locks.lock_digest(locks.THRESHOLDS)[:16]}, recorded=record)
+    if record:
+        save_scores(run.recorded, run.recorded.path(project_root()))
+    return run, path
