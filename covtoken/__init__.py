@@ -1,3 +1,51 @@
-"""covtoken: label-free lesion subspaces in frozen vision transformers."""
+"""covtoken: label-free lesion subspaces in frozen vision transformers.
+
+The public names, one by one: the table of contents. They load on first use, so that importing one module of the
+package never opens another's door (subspaces must not pull in a mask reader) and ``covtoken --help`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "CovtokenError": "covtoken.errors",
+    "Case": "covtoken.data.case",
+    "Cohort": "covtoken.data.case",
+    "MaskRef": "covtoken.data.case",
+    "open_cohort": "covtoken.data.cohorts",
+    "load_splits": "covtoken.data.splits",
+    "load_backbone": "covtoken.backbone.weights",
+    "FrozenViT": "covtoken.backbone.vit",
+    "TokenGrid": "covtoken.backbone.vit",
+    "features": "covtoken.backbone.cache",
+    "FeatureSet": "covtoken.backbone.cache",
+    "TokenBank": "covtoken.subspace.bank",
+    "build_bank": "covtoken.subspace.bank",
+    "DensitySubspace": "covtoken.subspace.density",
+    "Recipe": "covtoken.subspace.scorers",
+    "SCORERS": "covtoken.subspace.scorers",
+    "raw_maps": "covtoken.subspace.scorers",
+    "score_maps": "covtoken.subspace.scorers",
+    "label": "covtoken.evaluation.labels",
+    "measure": "covtoken.evaluation.measure",
+    "load_scores": "covtoken.evaluation.recorded",
+    "run_gate1": "covtoken.gates.gate1",
+    "GateReport": "covtoken.gates.report",
+    "construction": "covtoken.leak_guard",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'covtoken' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -30,7 +30,9 @@ def gate(
     split: Annotated[str, typer.Option(help="selection (choose), test (needs the lock) or crossfit.")] = "selection",
     backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
     data: Annotated[str | None, typer.Option(help="The cohort's folder, where not under COVTOKEN_DATA.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="fp32 (reported numbers) or bf16.")] = "fp32",
 ) -> None:
     """Run a gate on a cohort, from pixels."""

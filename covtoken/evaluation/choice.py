@@ -37,7 +37,9 @@ def choose(scorer: str, bank, selection, labels: SplitLabels, n_blocks: int, blo
     grid = choices(scorer, n_blocks)
     eligible = {(r.block, r.pooled) for r in grid}
     extra = [
-        Recipe(scorer, block, False, 0.0) for block in (blocks or ()) if block is not None and (block, False) not in eligible
+        Recipe(scorer, block, False, 0.0)
+        for block in (blocks or ())
+        if block is not None and (block, False) not in eligible
     ]
     keep = ~labels.ignore
     rows, winner, best = [], None, -np.inf

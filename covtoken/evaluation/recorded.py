@@ -67,7 +67,9 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
         CovtokenError: more than ten scorers, or more than 2 MB.
     """
     if len(recorded.scores) > MAX_SCORERS:
-        raise CovtokenError(f"{len(recorded.scores)} scorers to record, at most {MAX_SCORERS}: {sorted(recorded.scores)}")
+        raise CovtokenError(
+            f"{len(recorded.scores)} scorers to record, at most {MAX_SCORERS}: {sorted(recorded.scores)}"
+        )
     labels = recorded.labels
     flat = [lesion.tokens for lesion in labels.lesions]
     tensors = {f"scores/{name}": maps.astype(np.float16) for name, maps in recorded.scores.items()}

@@ -79,9 +79,7 @@ class Plan:
     @staticmethod
     def from_json(content: dict[str, Any]) -> Plan:
         recipes = {name: Recipe.from_json(recipe) for name, recipe in content["recipes"].items()}
-        return Plan(
-            recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cut"]
-        )
+        return Plan(recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cut"])
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,9 @@ def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dic
         kind, _, baseline = name.partition("_gain.density_minus_")
         if baseline:
             below, above = measured.interval(name)
-            checks[f"{kind}.density_against_{baseline}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
+            checks[f"{kind}.density_against_{baseline}"] = (
+                "wins" if below > 0 else "loses" if above < 0 else "undecided"
+            )
     if n_units < FEW_UNITS:
         return "NO-VERDICT", checks
     return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks

@@ -67,7 +67,9 @@ def write_entry(
         return []
     if old is not None and not reason.strip():
         raise CovtokenError(
-            f"{cohort} gate {gate} is locked already and would change:\n  " + "\n  ".join(changes) + "\nSay why with --reason"
+            f"{cohort} gate {gate} is locked already and would change:\n  "
+            + "\n  ".join(changes)
+            + "\nSay why with --reason"
         )
     content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
     content["changelog"].append(

@@ -11,7 +11,9 @@ from covtoken.gates.report import report_path, source_digest, write_report
 from covtoken.paths import project_root
 
 
-def run_and_write(number: int, *, cohort: str, split: str, record: bool = False, **options) -> tuple[gate1.Gate1Run, Path]:
+def run_and_write(
+    number: int, *, cohort: str, split: str, record: bool = False, **options
+) -> tuple[gate1.Gate1Run, Path]:
     """Run gate ``number`` and write its report; returns the run and the report's path.
 
     Only ``record`` writes committed files. It needs a test (or crossfit) split under a lock, and counts as a look.
