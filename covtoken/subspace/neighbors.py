@@ -1,0 +1,125 @@
+"""Exact nearest neighbours: faiss on the CPU, torch on a GPU, in chunks of queries and of bank.
+
+Both engines expand ‖q − b‖² = ‖q‖² − 2 q·b + ‖b‖² in float32, which loses small distances between long vectors. So
+vectors are centred first, a few more candidates than asked for are kept, and the distances of the candidates are
+computed again from the differences themselves: duplicates come out at exactly 0.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import torch
+
+from covtoken.errors import CovtokenError
+
+QUERY_CHUNK = 8192
+BANK_CHUNK = 16384
+SPARE = 8  # candidates beyond k, so that rounding in the search cannot push out a true neighbour
+
+
+def nearest(queries, bank, k: int, query_units=None, bank_units=None):
+    """The k nearest bank tokens of every query, those of its own unit left out.
+
+    Args:
+        queries: [Q, D], bank: [B, D]; numpy or torch, searched where ``queries`` lies (a GPU tensor: on that GPU).
+        query_units, bank_units: int [Q] and [B]; give both or neither. Equal numbers mean the same unit.
+
+    Returns:
+        distances [Q, k] float32, Euclidean, ascending, and indices [Q, k] int64 into ``bank``; torch if ``queries`` is.
+        Which of several equally distant tokens is named at the edge of k is left open.
+
+    Raises:
+        CovtokenError: NaN or infinity, unequal widths, or a query with fewer than k tokens of other units.
+    """
+    as_torch = isinstance(queries, torch.Tensor)
+    device = queries.device if as_torch else torch.device("cpu")
+    q = torch.as_tensor(queries).to(torch.float32)
+    b = torch.as_tensor(bank).to(device=device, dtype=torch.float32)
+    _check(q, b)
+    own, bank_units = _units(len(q), len(b), query_units, bank_units)
+    order = np.argsort(bank_units, kind="stable")
+    sorted_units = bank_units[order]
+    if (order[1:] < order[:-1]).any():
+        b = b[torch.as_tensor(order, device=device)]  # tokens of a unit side by side: leaving one out leaves two slices
+    lo, hi = np.searchsorted(sorted_units, own, "left"), np.searchsorted(sorted_units, own, "right")
+    short = len(b) - (hi - lo)
+    if k < 1 or (len(q) and k > short.min()):
+        raise CovtokenError(
+            f"asked for {k} neighbours, but a query has only {short.min() if len(q) else len(b)} bank tokens of other "
+            f"units among {len(b)}: lower k or give a bank of more units"
+        )
+    distances = torch.empty((len(q), k), dtype=torch.float32, device=device)
+    indices = torch.empty((len(q), k), dtype=torch.int64, device=device)
+    # Queries that skip the same slice go together; all that skip nothing are one group.
+    key = np.where(hi > lo, lo, -1)
+    by_key = np.argsort(key, kind="stable")
+    for group in np.split(by_key, np.flatnonzero(np.diff(key[by_key])) + 1) if len(q) else []:
+        skip = (int(lo[group[0]]), int(hi[group[0]]))
+        for start in range(0, len(group), QUERY_CHUNK):
+            rows = torch.as_tensor(group[start : start + QUERY_CHUNK], device=device)
+            distances[rows], indices[rows] = _search(q[rows], b, k, skip)
+    indices = torch.as_tensor(order, device=device)[indices]
+    return (distances, indices) if as_torch else (distances.numpy(), indices.numpy())
+
+
+def mean_distance(queries, bank, k: int, query_units=None, bank_units=None):
+    """Sparsity: the mean Euclidean distance to the k nearest tokens of other units, [Q] (METHOD §3)."""
+    return nearest(queries, bank, k, query_units, bank_units)[0].mean(1)
+
+
+def _search(q: torch.Tensor, b: torch.Tensor, k: int, skip: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest of b without the rows ``skip`` for queries that all skip the same."""
+    wanted = k + SPARE
+    centre = b[:: max(1, len(b) // 1024)].mean(0)
+    centred = q - centre
+    values = torch.full((len(q), 0), torch.inf, device=q.device)
+    found = torch.zeros((len(q), 0), dtype=torch.int64, device=q.device)
+    for first, last in ((0, skip[0]), (skip[1], len(b))):
+        for start in range(first, last, BANK_CHUNK):
+            part = b[start : min(start + BANK_CHUNK, last)] - centre
+            near, which = (_torch_part if q.is_cuda else _faiss_part)(centred, part, min(wanted, len(part)))
+            values, found = torch.cat([values, near], 1), torch.cat([found, which + start], 1)
+            if values.shape[1] > wanted:
+                values, best = torch.topk(values, wanted, largest=False)
+                found = found.gather(1, best)
+    found = found.sort(1).values  # equal distances then stand in the order of the bank
+    exact = torch.cat([_exact(q[i : i + 256], b, found[i : i + 256]) for i in range(0, len(q), 256)])
+    exact, best = exact.sort(1, stable=True)
+    return exact[:, :k], found.gather(1, best[:, :k])
+
+
+def _exact(q: torch.Tensor, b: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    difference = b[found.reshape(-1)].view(*found.shape, -1) - q[:, None]
+    return torch.linalg.vector_norm(difference, dim=2)
+
+
+def _faiss_part(q: torch.Tensor, part: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    values, found = faiss.knn(q.numpy(), part.numpy(), k)
+    return torch.from_numpy(values), torch.from_numpy(found)
+
+
+def _torch_part(q: torch.Tensor, part: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # ‖q‖² is the same for all of a row and is left out: it changes no order.
+    squared = torch.addmm((part * part).sum(1)[None], q, part.T, alpha=-2)
+    return torch.topk(squared, k, largest=False)
+
+
+def _check(q: torch.Tensor, b: torch.Tensor) -> None:
+    if q.ndim != 2 or b.ndim != 2 or q.shape[1] != b.shape[1]:
+        raise CovtokenError(f"queries [Q, D] and bank [B, D] must share D, got {tuple(q.shape)} and {tuple(b.shape)}")
+    for name, x in (("queries", q), ("bank", b)):
+        # The sum is not finite if an entry is not; only then is it worth looking entry by entry.
+        if len(x) and not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+            raise CovtokenError(f"the {name} hold NaN or infinite values: a distance to them means nothing")
+
+
+def _units(n_queries: int, n_bank: int, query_units, bank_units) -> tuple[np.ndarray, np.ndarray]:
+    if (query_units is None) != (bank_units is None):
+        raise CovtokenError("give units of both queries and bank, or of neither")
+    if query_units is None:
+        return np.full(n_queries, -1), np.zeros(n_bank, dtype=np.int64)
+    own, other = (np.asarray(torch.as_tensor(u).cpu()) for u in (query_units, bank_units))
+    if own.shape != (n_queries,) or other.shape != (n_bank,):
+        raise CovtokenError(f"units must be [{n_queries}] and [{n_bank}], got {own.shape} and {other.shape}")
+    return own, other

@@ -1,0 +1,48 @@
+"""Local averages on the token grid: of tokens before they are scored, and of score maps after."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from covtoken.errors import CovtokenError
+
+
+def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Tensor | np.ndarray:
+    """½ z + ½ the mean of z's 3 × 3 neighbourhood (METHOD §3), edges replicated.
+
+    Args:
+        tokens: [N, T, D] with T = rows · cols, row-major. Score maps go in as [N, T, 1].
+
+    Returns:
+        float, the type and shape of ``tokens``.
+    """
+    z = torch.as_tensor(tokens)
+    n, t, d = _on_grid(z.shape, 3, rows, cols)
+    grid = z.reshape(n, rows, cols, d).permute(0, 3, 1, 2)
+    padded = torch.nn.functional.pad(grid, (1, 1, 1, 1), mode="replicate")
+    mean = torch.nn.functional.avg_pool2d(padded, 3, stride=1)
+    pooled = (0.5 * grid + 0.5 * mean).permute(0, 2, 3, 1).reshape(n, t, d)
+    return pooled.numpy() if isinstance(tokens, np.ndarray) else pooled
+
+
+def smooth(maps: np.ndarray, rows: int, cols: int, sigma: float) -> np.ndarray:
+    """Score maps [N, T] under a Gaussian of ``sigma`` tokens, edges replicated; σ = 0 changes nothing. float32."""
+    values = np.asarray(maps, dtype=np.float32)
+    n, t = _on_grid(values.shape, 2, rows, cols)
+    if sigma < 0:
+        raise CovtokenError(f"sigma must be 0 or more tokens, got {sigma}")
+    if sigma == 0:
+        return values
+    grid = values.reshape(n, rows, cols)
+    for axis in (1, 2):
+        grid = gaussian_filter1d(grid, sigma, axis=axis, mode="nearest")
+    return grid.reshape(n, t)
+
+
+def _on_grid(shape, n_axes: int, rows: int, cols: int) -> tuple[int, ...]:
+    if len(shape) != n_axes or shape[1] != rows * cols:
+        form = "[N, T]" if n_axes == 2 else "[N, T, D]"
+        raise CovtokenError(f"expected {form} with T = {rows} × {cols}, got {tuple(shape)}")
+    return tuple(shape)
