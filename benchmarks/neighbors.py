@@ -1,4 +1,4 @@
-"""Exact search of one 518-pixel picture in a large bank: covtoken against bare faiss. Run: python benchmarks/neighbors.py
+"""Exact search of one 518-pixel picture in a large bank, covtoken against bare faiss: python benchmarks/neighbors.py
 
 1369 queries × 100,000 tokens × 768, k = 10, best of three. Nothing here is asserted: clocks do not belong in tests.
 """

@@ -85,7 +85,7 @@ def _search(q: torch.Tensor, b: torch.Tensor, k: int, skip: tuple[int, int]) -> 
                 found = found.gather(1, best)
     found = found.sort(1).values  # equal distances then stand in the order of the bank
     exact = torch.cat([_exact(q[i : i + 256], b, found[i : i + 256]) for i in range(0, len(q), 256)])
-    exact, best = exact.sort(1, stable=True)
+    exact, best = exact.sort(dim=1, stable=True)
     return exact[:, :k], found.gather(1, best[:, :k])
 
 
