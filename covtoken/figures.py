@@ -1,0 +1,264 @@
+"""The paper's charts. Plain rows in, an Altair chart out; colours and labels hold for every page.
+
+Colours are Okabe and Ito's, told apart with any colour vision; the proposed scores are drawn strong, baselines grey.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from textwrap import wrap
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from covtoken.errors import CovtokenError
+from covtoken.offline_renderer import install_renderer, write_bundle
+
+__all__ = ["CHARTS", "auroc_by_block", "gain_forest", "install_renderer", "lesion_maps", "score_densities"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#6b6b6b"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", threshold: float | None = None):
+    """AUROC of every score at every block, with 95 % bands; scores without a block are horizontal rules.
+
+    Args:
+        rows: mappings with ``scorer`` (its label), ``block`` (1…L, ``"norm"`` for the final block through the final
+            norm, None for a score that reads no block), ``value``, and ``lo``, ``hi`` (or None).
+        threshold: a locked threshold, drawn as a dotted rule.
+    """
+    table = _table(rows, "scorer", "block", "value")
+    for bound in ("lo", "hi"):
+        table[bound] = table[bound].fillna(table["value"]) if bound in table else table["value"]
+    numbers = pd.to_numeric(table["block"], errors="coerce")
+    last = int(numbers.max()) if numbers.notna().any() else 1
+    table["position"] = numbers.where(table["block"] != "norm", last + 2)
+    lines, rules = table[table["position"].notna()], table[table["position"].isna()]
+    names = list(dict.fromkeys(lines["scorer"]))
+    colour = alt.Color("scorer:N", scale=alt.Scale(domain=names, range=_cycle(len(names))), legend=None)
+    floor, ceiling = min(0.5, float(table["lo"].min())), max(1.0, float(table["hi"].max()))
+    floor = np.floor(floor * 20) / 20
+    y_scale = alt.Scale(domain=[floor, ceiling], nice=False)
+    ticks = list(range(1, last + 1)) + ([last + 2] if (table["block"] == "norm").any() else [])
+    x = alt.X(
+        "position:Q",
+        title="Block",
+        scale=alt.Scale(domain=[1, max(ticks)], nice=False),
+        axis=alt.Axis(
+            values=ticks,
+            grid=False,
+            labelOverlap="greedy",
+            labelSeparation=4,
+            labelExpr=f"datum.value == {last + 2} ? 'norm' : format(datum.value, 'd')",
+        ),
+    )
+    y = alt.Y("value:Q", title="Token AUROC", scale=y_scale)
+    tips = ["scorer:N", "block:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
+    base = alt.Chart(lines)
+    layers = [
+        base.mark_area(opacity=0.16).encode(x=x, y=alt.Y("lo:Q", scale=y_scale), y2="hi:Q", color=colour),
+        base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour),
+        base.mark_point(filled=True, size=34, opacity=1).encode(x=x, y=y, color=colour, tooltip=tips),
+    ]
+    if len(rules):
+        rule = alt.Chart(rules).mark_rule(color=GREY, strokeDash=[5, 3], strokeWidth=1.3)
+        layers.insert(0, rule.encode(y=alt.Y("value:Q", scale=y_scale), tooltip=tips))
+    ends = lines.sort_values("position").groupby("scorer", sort=False).tail(1)
+    marks = [(r.scorer, float(r.value), COLOURS[names.index(r.scorer) % len(COLOURS)]) for r in ends.itertuples()]
+    marks += [(r.scorer, float(r.value), GREY) for r in rules.itertuples()]
+    if threshold is not None:
+        line = alt.Chart(pd.DataFrame({"value": [threshold]}))
+        layers.append(line.mark_rule(color="#000", strokeDash=[1, 3]).encode(y=alt.Y("value:Q", scale=y_scale)))
+        marks.append(("threshold", float(threshold), "#000000"))
+    height = max(300, 17 * len(marks) + 40)
+    layers.append(_end_labels(marks, floor, ceiling, height, y_scale))
+    return _styled(
+        alt.layer(*layers), title, height, "Bands: 95 % intervals over units. Dashed: scores without a block."
+    )
+
+
+def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion tokens and of the others"):
+    """Densities of a score for lesion tokens and other tokens.
+
+    Args:
+        rows: mappings with ``group`` (two or three names), ``score`` and ``density``; optionally ``panel``.
+    """
+    table = _table(rows, "group", "score", "density")
+    names = list(dict.fromkeys(table["group"]))
+    colour = alt.Color(
+        "group:N",
+        scale=alt.Scale(domain=names, range=_cycle(len(names))),
+        legend=alt.Legend(title=None, orient="top", labelFontSize=13),
+    )
+    chart = alt.Chart(table).mark_area(opacity=0.35, line={"strokeWidth": 2}, interpolate="monotone")
+    chart = chart.encode(
+        x=alt.X("score:Q", title="Score"),
+        y=alt.Y("density:Q", title="Density", stack=None, axis=alt.Axis(grid=False)),
+        color=colour,
+    )
+    return _styled(chart, title, 240)
+
+
+def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
+    """Differences with their 95 % intervals beside a zero line: right of it favours the proposed score.
+
+    Args:
+        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``.
+    """
+    table = _table(rows, "label", "value", "lo", "hi")
+    table["row"] = table["label"] if "cohort" not in table else table["cohort"] + ": " + table["label"]
+    excludes = (table["lo"] > 0) | (table["hi"] < 0)
+    table["reading"] = np.where(excludes, "excludes 0", "includes 0")
+    order = list(dict.fromkeys(table["row"]))
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=False, labelFontSize=12))
+    readings = ["excludes 0", "includes 0"]
+    colour = alt.Color(
+        "reading:N",
+        scale=alt.Scale(domain=readings, range=[COLOURS[0], GREY]),
+        legend=alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12),
+    )
+    tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
+    x_title = f"Difference in {unit}"
+    base = alt.Chart(table)
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(x="zero:Q")
+    chart = alt.layer(
+        zero,
+        base.mark_rule(strokeWidth=2.5).encode(x=alt.X("lo:Q", title=x_title), x2="hi:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            x="value:Q", y=y, color=colour, shape=alt.Shape("reading:N", legend=None), tooltip=tips
+        ),
+    )
+    return _styled(chart, title, max(120, 30 * len(order)), "95 % intervals over units, paired.")
+
+
+def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: int = 2, size: int = 230):
+    """Pictures with the score laid over them and the lesion's outline.
+
+    Args:
+        cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None.
+        columns: pictures beside each other; two stay readable on a phone.
+        size: width of a picture in px.
+    """
+    panels = []
+    for case in cases:
+        url = "data:image/jpeg;base64," + base64.b64encode(_overlay(case, size)).decode()
+        pixels = alt.Chart(pd.DataFrame({"url": [url], "name": [str(case["name"])]}))
+        image = pixels.mark_image(width=size, height=size).encode(
+            x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip="name:N"
+        )
+        head = alt.TitleParams(str(case["name"]), fontSize=13, fontWeight="normal", anchor="start", offset=4)
+        panels.append(image.properties(width=size, height=size, title=head))
+    if not panels:
+        raise CovtokenError("lesion_maps: no case to draw; pass at least one")
+    subtitle = "Yellow: high score within the picture. White line: the lesion's outline."
+    text = alt.TitleParams(title, subtitle=wrap(subtitle, 60), anchor="start", fontSize=16, subtitleFontSize=12)
+    chart = alt.concat(*panels, columns=columns, spacing=14, title=text).properties(description=title)
+    return chart.configure(font=FONT).configure_view(strokeWidth=0)
+
+
+CHARTS = {"auroc_by_block": auroc_by_block, "score_densities": score_densities, "gain_forest": gain_forest}
+
+
+def _table(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
+    table = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    missing = [name for name in needed if name not in table]
+    if missing or table.empty:
+        raise CovtokenError(f"chart rows: expected columns {', '.join(needed)}, got {', '.join(table) or 'no rows'}")
+    return table.reset_index(drop=True)
+
+
+def _cycle(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def _end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
+    """Names at the right edge, moved apart where values lie too close to read."""
+    gap = 15 * (ceiling - floor) / height
+    marks = sorted(marks, key=lambda mark: mark[1])
+    stacks: list[list[float]] = []  # values whose names touch: spread evenly around their mean
+    for _, value, _ in marks:
+        stacks.append([value])
+        while (
+            len(stacks) > 1 and _edges(stacks[-2], gap, floor, ceiling)[1] > _edges(stacks[-1], gap, floor, ceiling)[0]
+        ):
+            stacks[-2:] = [stacks[-2] + stacks[-1]]
+    places = [_edges(s, gap, floor, ceiling)[0] + gap * (i + 0.5) for s in stacks for i in range(len(s))]
+    table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
+    return (
+        alt.Chart(table)
+        .mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
+        .encode(
+            x=alt.value("width"),
+            y=alt.Y("place:Q", scale=y_scale),
+            text="text:N",
+            color=alt.Color("colour:N", scale=None),
+        )
+    )
+
+
+def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:
+    """Lower and upper edge of a stack of names centred on its values, held inside the plot."""
+    extent = gap * len(values)
+    low = min(max(sum(values) / len(values) - extent / 2, floor), ceiling - extent + gap / 2)
+    return low, low + extent
+
+
+def _styled(chart, title: str, height: int, subtitle: str = ""):
+    """As wide as its page, with a left-aligned title broken into lines that fit a phone."""
+    head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
+    text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
+    chart = chart.properties(width="container", height=height, title=text, description=title)
+    chart = chart.properties(
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        padding={"left": 4, "top": 4, "bottom": 4, "right": 8},
+    )
+    chart = chart.configure(font=FONT).configure_view(strokeWidth=0)
+    return chart.configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e6e6e6")
+
+
+# Eight stops of the cividis-to-yellow ramp that survive grey printing: dark blue is low, yellow is high.
+_RAMP = np.array(
+    [(0, 32, 76), (24, 61, 107), (87, 93, 109), (124, 123, 120), (167, 155, 116), (214, 190, 96), (255, 234, 70)]
+)
+
+
+def _overlay(case: Mapping, size: int) -> bytes:
+    """The picture in grey, the score as colour over it, the mask's outline in white; JPEG bytes, square."""
+    picture = np.clip(np.asarray(case["picture"], dtype=np.float32), 0, 1)
+    score = np.asarray(case["score"], dtype=np.float32)
+    grey = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
+    low, high = np.percentile(score, [2, 98])
+    scaled = np.clip((score - low) / max(float(high - low), 1e-9), 0, 1)
+    # Nearest: a reader should see the tokens that the score belongs to, not an invented finer map.
+    heat = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize((size, size), Image.Resampling.NEAREST))
+    position = heat * (len(_RAMP) - 1)
+    below = np.minimum(position.astype(int), len(_RAMP) - 2)
+    part = (position - below)[..., None]
+    colour = _RAMP[below] * (1 - part) + _RAMP[below + 1] * part
+    alpha = (0.15 + 0.45 * heat)[..., None]
+    pixels = grey[..., None] * 255 * (1 - alpha) + colour * alpha
+    if case.get("mask") is not None:
+        mask = Image.fromarray(np.asarray(case["mask"]).astype(np.uint8) * 255).resize((size, size))
+        inside = np.pad(np.asarray(mask) >= 128, 1, mode="edge")
+        core = inside[1:-1, 1:-1].copy()
+        for rows, cols in ((0, 1), (2, 1), (1, 0), (1, 2)):
+            core &= inside[rows : rows + size, cols : cols + size]
+        pixels[inside[1:-1, 1:-1] & ~core] = 255
+    stream = io.BytesIO()
+    # JPEG: speckle makes a PNG three times larger, and notebooks are kept in git.
+    Image.fromarray(pixels.round().astype(np.uint8)).save(stream, "JPEG", quality=80, subsampling=0, optimize=True)
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m covtoken.figures TARGET.js")
+    print(write_bundle(Path(sys.argv[1])))

@@ -1,0 +1,104 @@
+"""Draw Altair charts where there is no network: in a notebook, on a page opened from disk, in a pull request.
+
+Altair's own renderer loads scripts from a network and gives every chart a random id. This one writes the chart three
+times: as HTML that holds a finished SVG and, once the page's own copy of Vega is there, turns into the live chart;
+as a plain SVG; and as one line of text. Equal charts give equal output, so that notebooks compare cleanly.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from covtoken.paths import write_then_rename
+
+SVG_WIDTH = 680  # px: what "as wide as the page" means where there is no page
+
+# An SVG wider than the page is scaled down, so that a phone shows a whole chart.
+_HTML = """\
+<style>.covtoken-chart {{overflow-x: auto}} .covtoken-chart svg {{max-width: 100%; height: auto}}</style>
+<div id="{id}" class="covtoken-chart" role="img" aria-label="{label}" style="width:100%">{svg}</div>
+<script>
+(function () {{
+  var spec = {spec};
+  function draw() {{
+    var host = document.getElementById("{id}");
+    if (host && window.vegaEmbed) {{ window.vegaEmbed(host, spec, {{renderer: "svg", actions: false}}); }}
+  }}
+  if (document.readyState === "loading") {{ document.addEventListener("DOMContentLoaded", draw); }} else {{ draw(); }}
+}})();
+</script>"""
+
+
+def install_renderer() -> None:
+    """Make every Altair chart of this process draw without a network. Call it in a notebook's first cell."""
+    import altair as alt
+
+    alt.data_transformers.disable_max_rows()
+    alt.renderers.register("covtoken", lambda spec, **_: mime_bundle(spec))
+    alt.renderers.enable("covtoken")
+
+
+def mime_bundle(spec: dict[str, Any]) -> dict[str, str]:
+    """``text/html``, ``image/svg+xml`` and ``text/plain`` of a Vega-Lite specification; the same for equal ones."""
+    title = title_of(spec)
+    svg = to_svg(spec)
+    return {
+        "text/html": to_html(spec, svg),
+        "image/svg+xml": svg,
+        "text/plain": f"<chart: {title}>",
+    }
+
+
+def to_html(spec: dict[str, Any], svg: str | None = None) -> str:
+    """A ``div`` named by the hash of the specification, with the SVG in it and the script that makes it live."""
+    # "</" would end the script element early, wherever it stands in the data.
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
+    name = "chart-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+    label = title_of(spec).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return _HTML.format(id=name, label=label, spec=text, svg=to_svg(spec) if svg is None else svg)
+
+
+def to_svg(spec: dict[str, Any]) -> str:
+    """The chart as SVG, drawn in this process by vl-convert."""
+    import vl_convert
+
+    fixed = copy.deepcopy(spec)
+    for part in _parts(fixed):
+        if part.get("width") == "container":
+            part["width"] = SVG_WIDTH
+    # Pictures stand in the SVG twice, once under the old name of the attribute; browsers read the new one.
+    return re.sub(r' xlink:href="data:[^"]*"', "", vl_convert.vegalite_to_svg(fixed))
+
+
+def title_of(spec: dict[str, Any]) -> str:
+    """The chart's description or title, in one line."""
+    title = spec.get("description") or spec.get("title") or "chart"
+    if isinstance(title, dict):
+        title = title.get("text", "chart")
+    return " ".join(title) if isinstance(title, list) else str(title)
+
+
+def write_bundle(target: Path) -> Path:
+    """Write Vega, Vega-Lite and vega-embed as one script (0.9 MB) that defines only ``window.vegaEmbed``."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # The bundle is a module's body: without a function around it, its names would collide with the theme's scripts.
+    wrapped = "(function () {\n" + bundle + "\n})();\n"
+    if not target.exists() or target.read_text(encoding="utf-8") != wrapped:
+        with write_then_rename(target) as temporary:
+            temporary.write_text(wrapped, encoding="utf-8")
+    return target
+
+
+def _parts(spec: Any):
+    if isinstance(spec, dict):
+        yield spec
+        for key in ("layer", "concat", "hconcat", "vconcat"):
+            for child in spec.get(key, []):
+                yield from _parts(child)
