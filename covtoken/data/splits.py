@@ -2,7 +2,7 @@
 
 Bank 30 %, selection 20 %, calibration 25 %, test 25 % (METHOD.md, section 2). A unit's split depends on its name alone,
 so a patient in two splits, or a split that depends on the order of files, cannot happen. The committed file of a cohort
-adds what a hash cannot know: which files made up a near-duplicate group when it was first seen.
+adds what a hash cannot know: which files had joined which near-duplicate group when they were first seen.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def extend_splits(cohort: Cohort, folder: Path | None = None, write: bool = Fals
         return splits
     record = _committed(cohort.name, folder)
     units = {**splits, **record["units"]}
-    files = dict(record.get("files", {}))
-    if record.get("files") or any(case.unit == case.name for case in cohort.cases):
-        files = {**{case.name: case.unit for case in cohort.cases}, **files}
+    names = {case.name for case in cohort.cases}
+    joined = {case.name: case.unit for case in cohort.cases if case.unit in names and case.unit != case.name}
+    joined = {**joined, **record.get("joined", {})}
     extended = {"cohort": cohort.name, "key": KEY, "units": dict(sorted(units.items()))}
-    if files and set(files) != {unit for unit in units if files.get(unit) == unit}:
-        extended["files"] = dict(sorted(files.items()))
+    if joined:
+        extended["joined"] = dict(sorted(joined.items()))
     if extended != record:
         with write_then_rename(path) as temporary:
-            temporary.write_text(json.dumps(extended, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(extended, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return splits
 
 
@@ -83,7 +83,7 @@ def settle_groups(
     Returns:
         unit by file, and (file, reason) of what is left out.
     """
-    listed = _committed(name, folder).get("files", {})
+    listed = listed_files(name, folder)
     members: dict[str, list[str]] = {}
     for file, group in sorted(groups.items()):
         members.setdefault(group, []).append(file)
@@ -101,8 +101,9 @@ def settle_groups(
 
 
 def listed_files(name: str, folder: Path | None = None) -> dict[str, str]:
-    """Unit of every file in the cohort's committed near-duplicate groups; empty where none are committed."""
-    return dict(_committed(name, folder).get("files", {}))
+    """Unit of every file that the cohort's committed splits know; a near-duplicate group bears its first file's name."""
+    record = _committed(name, folder)
+    return {**{unit: unit for unit in record["units"]}, **record.get("joined", {})}
 
 
 def shared_units(cohort: Cohort, other: Cohort) -> frozenset[str]:

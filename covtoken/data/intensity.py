@@ -1,0 +1,41 @@
+"""Physical units to the unit range that a backbone is given: fixed per modality and organ, never per image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from covtoken.data.case import Case
+from covtoken.errors import CovtokenError, unknown
+
+# (lowest, highest) HU. Usual reading windows, level/width: lung -600/1500, abdomen and mediastinum 40/400, liver 50/300,
+# kidney 80/400, pancreas 60/320. Fixed, so that one grey level means one tissue in every picture of a cohort.
+WINDOWS_HU: dict[str, tuple[float, float]] = {
+    "lung": (-1350.0, 150.0),
+    "abdomen": (-160.0, 240.0),
+    "liver": (-100.0, 200.0),
+    "kidney": (-120.0, 280.0),
+    "pancreas": (-100.0, 220.0),
+    "mediastinum": (-160.0, 240.0),
+}
+
+
+def to_unit_range(pixels: np.ndarray, case: Case) -> np.ndarray:
+    """Pixels [H, W] in physical units to float32 [H, W] in [0, 1].
+
+    8-bit pictures are divided by 255; HU pass through the window of ``case.organ`` and are clipped.
+
+    Raises:
+        CovtokenError: HU without a known organ, or an "8-bit" picture with values outside 0…255.
+    """
+    pixels = np.asarray(pixels, dtype=np.float32)
+    if case.modality == "ct":
+        if case.organ not in WINDOWS_HU:
+            raise unknown(f"organ of CT case {case.name!r} (it names the HU window)", case.organ, list(WINDOWS_HU))
+        low, high = WINDOWS_HU[case.organ]
+        return np.clip((pixels - low) / (high - low), 0.0, 1.0)
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise CovtokenError(
+            f"{case.source or case.name}: {case.modality} pictures are 0…255, got {pixels.min():g}…{pixels.max():g}; "
+            "for CT in HU set modality 'ct' and an organ"
+        )
+    return pixels / np.float32(255.0)
