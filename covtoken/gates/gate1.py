@@ -129,7 +129,7 @@ def run_gate1(
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if defect:
-        labels, plan = plant(defect, labels, plan, vit, extracting.grid)
+        labels, plan = plant(defect, labels, plan, vit.n_blocks, extracting.grid)
     header = {
         "cohort": opened.name,
         "split": split,
@@ -226,7 +226,7 @@ def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
     )
 
 
-def plant(defect: str, labels: SplitLabels, plan: Plan, vit: FrozenViT, grid: tuple[int, int]):
+def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tuple[int, int]):
     """Labels or plan with one planted defect: the verdict must turn.
 
     ``shuffled_masks`` gives each picture the labels of another; ``transposed_grid`` swaps rows and columns;
@@ -235,7 +235,7 @@ def plant(defect: str, labels: SplitLabels, plan: Plan, vit: FrozenViT, grid: tu
     if defect not in DEFECTS:
         raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
     if defect == "final_as_middle":
-        return labels, replace(plan, middle=vit.n_blocks)
+        return labels, replace(plan, middle=n_blocks)
     n = len(labels.unit)
     if defect == "shuffled_masks":
         order, token = np.random.default_rng(SEED).permutation(n), np.arange(labels.lesion.shape[1])
@@ -395,8 +395,10 @@ def _report(recorded, measured, others, plan, cohort, locked, started) -> GateRe
         checks=checks,
         decision=decision,
         chart_data={
-            "blocks": block_rows(metrics, header["n_blocks"]),
+            "blocks": block_rows(metrics),
             "densities": density_rows(recorded),
+            "gains": gain_rows(metrics),
+            "image_gains": gain_rows(metrics, "image_auroc_gain"),
             "selection": list(plan.table),
         },
         provenance=provenance(
@@ -409,21 +411,47 @@ def _report(recorded, measured, others, plan, cohort, locked, started) -> GateRe
     )
 
 
-def block_rows(metrics: dict[str, dict], n_blocks: int) -> list[dict]:
+LABELS = {
+    "density": "membership A",
+    "attention": "CLS attention",
+    "attention_best": "attention, tuned",
+    "attention_last": "attention, last block",
+    "centre_prior": "centre prior",
+    "token_norm": "token norm",
+    "intensity": "brightness",
+    "variance": "patch variance",
+    "patchcore": "PatchCore-style",
+    "random": "random",
+    "saliency_head": "saliency head",
+}
+
+
+def block_rows(metrics: dict[str, dict]) -> list[dict]:
     """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
     rows = []
     for name, entry in metrics.items():
-        if not name.startswith("auroc.") or entry["value"] is None:
-            continue
         scorer, _, block = name.removeprefix("auroc.").partition(".")
-        place = int(block[5:]) if block.startswith("block") else n_blocks + 1 if block == "norm" else None
+        tuned_curve = scorer in ("density", "attention_best", "attention_last") and not block
+        if not name.startswith("auroc.") or entry["value"] is None or tuned_curve:
+            continue
+        place = int(block[5:]) if block.startswith("block") else block or None
         low, high = entry["ci95"] or (None, None)
-        rows.append({"scorer": scorer, "block": place, "value": entry["value"], "lo": low, "hi": high})
-    return sorted(rows, key=lambda row: (row["scorer"], row["block"] or 0))
+        rows.append({"scorer": LABELS[scorer], "block": place, "value": entry["value"], "lo": low, "hi": high})
+    return sorted(rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0))
+
+
+def gain_rows(metrics: dict[str, dict], kind: str = "auroc_gain") -> list[dict]:
+    """Rows for the forest of differences: A minus each baseline, {label, value, lo, hi}."""
+    start = f"{kind}.density_minus_"
+    return [
+        {"label": LABELS[name.removeprefix(start)], "value": e["value"], "lo": e["ci95"][0], "hi": e["ci95"][1]}
+        for name, e in sorted(metrics.items(), key=lambda item: item[1]["value"] or 0)
+        if name.startswith(start) and e["ci95"]
+    ]
 
 
 def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
-    """Histogram rows of the scores of lesion tokens and of all others: {scorer, kind, x, density}."""
+    """Histogram rows of the scores of lesion tokens and of all others: {panel, group, score, density}."""
     keep, rows = ~recorded.labels.ignore, []
     for name in ("density", "attention_best", "saliency_head"):
         if name not in recorded.scores:
@@ -433,5 +461,6 @@ def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
         for kind, mask in (("lesion", recorded.labels.lesion & keep), ("other", ~recorded.labels.lesion & keep)):
             heights, _ = np.histogram(values[mask], bins=edges, density=True)
             for x, height in zip((edges[:-1] + edges[1:]) / 2, heights):
-                rows.append({"scorer": name, "kind": kind, "x": round(float(x), 4), "density": round(float(height), 4)})
+                place = {"panel": LABELS[name], "group": f"{kind} tokens"}
+                rows.append(place | {"score": round(float(x), 4), "density": round(float(height), 4)})
     return rows

@@ -1,0 +1,91 @@
+"""What a gate notebook shows of a run: tables, cases to look at, and the text of its locked cell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from covtoken.data.intensity import to_unit_range
+from covtoken.data.masks import read_mask
+from covtoken.evaluation.recorded import load_scores
+from covtoken.gates import locks
+from covtoken.gates.gate1 import BASELINES, Gate1Run, headline
+from covtoken.gates.report import committed_reports
+from covtoken.paths import project_root
+
+
+def metric_table(metrics: dict[str, dict], names: list[str] | None = None) -> pd.DataFrame:
+    """Metrics as a table: value, interval, n."""
+    rows = []
+    for name in names or sorted(metrics):
+        entry = metrics.get(name)
+        if entry is None or entry["value"] is None:
+            continue
+        low, high = entry["ci95"] or (np.nan, np.nan)
+        interval = f"[{low:.3f}, {high:.3f}]" if entry["ci95"] else ""
+        rows.append(
+            {"metric": name, "value": round(entry["value"], 3), "95 % interval": interval}
+            | {key: entry[f"n_{key}"] for key in ("units", "images", "tokens")}
+        )
+    return pd.DataFrame(rows).set_index("metric")
+
+
+def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
+    """One row a scorer, tuned alike: pooled and image AUROC with intervals, AUPR, sensitivity at 1 and 4 false positives."""
+    rows = []
+    for scorer in ("density", *BASELINES):
+        if f"auroc.{scorer}" not in metrics:
+            continue
+        row = {"scorer": scorer}
+        for kind, title in (
+            ("auroc", "AUROC"),
+            ("image_auroc", "image AUROC"),
+            ("organ_auroc", "in-organ AUROC"),
+            ("aupr", "AUPR"),
+            ("froc.fp1", "sensitivity, 1 FP"),
+            ("froc.fp4", "sensitivity, 4 FP"),
+        ):
+            entry = metrics.get(f"{kind}.{scorer}")
+            if entry is not None and entry["value"] is not None:
+                low, high = entry["ci95"] or (np.nan, np.nan)
+                row[title] = f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("scorer").fillna("")
+
+
+def lesion_cases(run: Gate1Run, n: int = 6, scorer: str = "density") -> list[dict]:
+    """Cases for ``figures.lesion_maps``: lesion pictures evenly spread over lesion size, not chosen by score."""
+    rows, cols = run.recorded.grid
+    labels = run.recorded.labels
+    area = np.zeros(len(labels.unit))
+    for lesion in labels.lesions:
+        area[lesion.picture] += lesion.share
+    with_lesion = np.flatnonzero(labels.lesion.any(axis=1))
+    ordered = with_lesion[np.argsort(area[with_lesion], kind="stable")]
+    picked = ordered[np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))]
+    return [
+        {
+            "name": run.cases[i].name,
+            "picture": to_unit_range(run.cases[i].pixels(), run.cases[i]),
+            "score": run.recorded.scores[scorer][i].astype(np.float64).reshape(rows, cols),
+            "mask": read_mask(run.cohort.masks[run.cases[i].name]),
+        }
+        for i in picked
+    ]
+
+
+def recorded_metrics(but: str = "") -> dict[str, dict[str, dict]]:
+    """Headline metrics of every committed cohort except ``but``, recomputed from its recorded scores."""
+    found = {}
+    for report in committed_reports():
+        path = project_root() / "gate_reports" / report.cohort / "scores.safetensors"
+        if report.gate == 1 and report.cohort != but and path.exists():
+            found[report.cohort] = headline(load_scores(path)).entries()
+    return found
+
+
+def locked_text(run: Gate1Run, recorded: dict[str, dict[str, dict]]) -> str:
+    """The locked cell's text: this run's cohort from pixels, every other from recorded scores."""
+    parts = [locks.reproduction(run.report.cohort, 1, run.report.metrics)]
+    parts += [locks.reproduction(cohort, 1, metrics) for cohort, metrics in recorded.items()]
+    return "\n".join(parts)

@@ -1,0 +1,28 @@
+"""The README tells the truth: its table is the reports', its Python runs, its links lead somewhere."""
+
+import re
+
+from covtoken.gates.report import committed_reports
+from covtoken.gates.tables import BEGIN, END, readme_table
+from covtoken.paths import project_root
+
+TEXT = (project_root() / "README.md").read_text()
+
+
+def test_table_is_what_the_reports_say():
+    shown = TEXT.split(BEGIN)[1].split(END)[0].strip()
+    assert shown == readme_table(committed_reports()), "run `covtoken report`"
+    assert "busi" in shown and "phantom" in shown
+
+
+def test_the_first_python_block_runs():
+    block = re.search(r"```python\n(.*?)```", TEXT, re.S).group(1)
+    assert len(block.strip().splitlines()) == 5
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert tuple(names["membership"].shape) == (4, 256)
+
+
+def test_links_lead_to_files():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
+        assert (project_root() / target).exists(), f"README links to {target}"
