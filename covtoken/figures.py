@@ -55,9 +55,9 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         axis=alt.Axis(
             values=ticks,
             grid=False,
-            labelOverlap="greedy",
-            labelSeparation=4,
-            labelExpr=f"datum.value == {last + 2} ? 'norm' : format(datum.value, 'd')",
+            labelOverlap=False,
+            labelFlush=False,
+            labelExpr=f"datum.value == {last + 2} ? 'norm' : datum.value % 3 && datum.value > 1 ? '' : datum.label",
         ),
     )
     y = alt.Y("value:Q", title="Token AUROC", scale=y_scale)

@@ -15,8 +15,6 @@ import os
 import sys
 from pathlib import Path
 
-from papermill.engines import NBClientEngine
-
 # Options of papermill 2.7 that take values, with how many: an argument that belongs to one is no path.
 _VALUES = {
     **dict.fromkeys(("-p", "--parameters", "-r", "--parameters_raw"), 2),
@@ -28,8 +26,17 @@ _VALUES = {
 _NO_RUN = {"-h", "--help", "--version", "--help-notebook"}
 
 
-class CovtokenEngine(NBClientEngine):
-    """papermill's own engine, unchanged; it exists so that papermill loads this module early."""
+def __getattr__(name: str) -> type:
+    """``CovtokenEngine``: papermill's own engine, unchanged; it exists so that papermill loads this module early.
+
+    Made on demand: papermill loads this module while its own is half imported, and importing papermill at the top
+    would close that circle.
+    """
+    if name != "CovtokenEngine":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from papermill.engines import NBClientEngine
+
+    return type(name, (NBClientEngine,), {"__module__": __name__})
 
 
 def with_output_path(argv: list[str], root: Path) -> list[str]:
