@@ -71,7 +71,9 @@ class Case:
         if pixels.ndim != 2 or 0 in pixels.shape:
             raise CovtokenError(f"{self.source or self.name}: expected a picture [H, W], got shape {pixels.shape}")
         if not np.isfinite(pixels).all():
-            raise CovtokenError(f"{self.source or self.name}: the picture holds NaN or infinite values; repair it first")
+            raise CovtokenError(
+                f"{self.source or self.name}: the picture holds NaN or infinite values; repair it first"
+            )
         return pixels
 
 

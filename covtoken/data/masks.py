@@ -29,7 +29,9 @@ def read_mask(ref: MaskRef) -> np.ndarray:
     elif ref.kind in ("png", "votes"):
         mask = _any_of(ref)
     else:
-        raise CovtokenError(f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: png, votes, phantom")
+        raise CovtokenError(
+            f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: png, votes, phantom"
+        )
     if ref.window is None:
         return mask
     row, column, height, width = ref.window
@@ -71,7 +73,9 @@ def _pixels(file: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise CovtokenError(f"mask file {file} is missing: restore it, or leave its case out") from error
     except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise CovtokenError(f"mask file {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+        raise CovtokenError(
+            f"mask file {file} cannot be read ({error}): it may be truncated; fetch it again"
+        ) from error
     if values.ndim != 2:
         raise CovtokenError(f"mask file {file}: expected [H, W], got shape {values.shape}")
     return values

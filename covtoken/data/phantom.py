@@ -19,7 +19,7 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
 VERSION = 1
-OFF_CENTRE = 1.0
+OFF_CENTRE = 0.6  # how strongly lesions avoid the middle, see _places
 
 
 def read(n: int = 240, seed: int = 0) -> Cohort:
@@ -157,8 +157,8 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
 
     lesion = np.zeros(shape, bool)
     distractors = [float(np.exp(rng.uniform(np.log(6), np.log(22)))) for _ in range(int(rng.integers(1, 5)))]
-    radii = _radii(rng, 7, 42)
-    allowed = (depth > 0.1) & (across > 0.02) & (across < 0.98)
+    radii = _radii(rng, 8, 50)
+    allowed = (depth > 0.1) & (depth < 0.92) & (across > 0.02) & (across < 0.98)
     places = _places(rng, allowed, radii + distractors)
     shade = np.zeros(shape)  # what lies below is darker (shadow) or brighter (behind a cyst)
     grain = np.ones(shape)  # local strength of speckle
@@ -265,7 +265,7 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         level = _blob(rng, shape, r, c, 5.5 * s, 2.2)
         hu[level < 1] = (np.where(level > 0.6, 600, 250) + 30 * _noise(rng, shape, 2))[level < 1]
 
-    radii = _radii(rng, 7, 38)
+    radii = _radii(rng, 7, 44)
     vessels = [float(rng.uniform(3, 8)) for _ in range(int(rng.integers(4, 9)))]
     cysts = [float(rng.uniform(6, 18)) for _ in range(int(rng.integers(0, 4)))]
     solid = gaussian_filter(organ.astype(float), 2) > 0.8
@@ -286,7 +286,7 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         blob = _blob(rng, shape, *place, radius, rng.uniform(1, 1.5), rng.uniform(0.05, 0.2))
         weight = _inside(blob, rng.uniform(0.05, 0.12)) * organ
         # Heterogeneous: darker or a little brighter than the organ, a necrotic core when large, an enhancing rim.
-        shift = rng.choice([-1, 1], p=[0.65, 0.35]) * rng.uniform(22, 48)
+        shift = rng.choice([-1, 1], p=[0.65, 0.35]) * rng.uniform(28, 52)
         inner = parenchyma + shift + 20 * _noise(rng, shape, rng.uniform(2, 4))
         inner = inner - (60 * _inside(blob / 0.5, 0.2) if radius > 20 else 0)
         hu = hu * (1 - weight) + inner * weight

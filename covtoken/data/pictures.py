@@ -1,0 +1,65 @@
+"""Picture files to arrays: 8-bit formats by PIL, NumPy and 2-D NIfTI for Hounsfield units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from covtoken.errors import CovtokenError
+
+Window = tuple[int, int, int, int]
+
+
+def read_picture(file: Path, channel: str = "", window: Window | None = None) -> np.ndarray:
+    """A picture file as [H, W] float32, in the file's own units.
+
+    Args:
+        channel: ``"R"``, ``"G"`` or ``"B"`` of a colour picture; ``""`` takes luminance.
+        window: (row, column, height, width) to cut, in pixels.
+    """
+    try:
+        if file.suffix == ".npy":
+            pixels = np.load(file, allow_pickle=False)
+        elif file.name.endswith((".nii", ".nii.gz")):
+            import nibabel
+
+            pixels = np.asarray(nibabel.load(file).dataobj, dtype=np.float32).squeeze()
+        else:
+            with Image.open(file) as image:
+                pixels = np.asarray(_grey(image, channel, file))
+    except FileNotFoundError as error:
+        raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+    if pixels.ndim != 2:
+        raise CovtokenError(f"picture {file}: expected one slice [H, W], got shape {pixels.shape}; cut volumes first")
+    if window is not None:
+        row, column, height, width = window
+        pixels = pixels[row : row + height, column : column + width]
+    return pixels.astype(np.float32)
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """(H, W) of a picture file, from its header."""
+    if file.suffix == ".npy" or file.name.endswith((".nii", ".nii.gz")):
+        return read_picture(file).shape
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
+    except (OSError, UnidentifiedImageError) as error:
+        raise CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+
+
+def _grey(image: Image.Image, channel: str, file: Path) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return image  # 16- or 32-bit grey: PIL's conversion to 8 bit would clip it
+    if channel:
+        bands = image.convert("RGB").split()
+        if channel not in ("R", "G", "B"):
+            raise CovtokenError(f"channel {channel!r} of {file}: choose R, G or B")
+        return bands["RGB".index(channel)]
+    return image.convert("L")
