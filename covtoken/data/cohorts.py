@@ -1,0 +1,104 @@
+"""Every cohort by name or folder: the one list of what the project commits reports for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from covtoken.data import busi, folder, phantom
+from covtoken.data.case import Cohort, picture_digest
+from covtoken.errors import CovtokenError, unknown
+from covtoken.paths import data_root
+
+COMMITTED = ("phantom", "busi", "lits", "kits19", "lidc-crops")
+# The large cohort of each modality, whose recipe small cohorts take unchanged.
+RECIPE_COHORTS = {"ultrasound": "busi", "ct": "lidc-crops", "ct8": "lidc-crops"}
+
+
+def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
+    """The cohort of a committed name, or of a folder with ``index.csv``.
+
+    Args:
+        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder); a
+            committed name takes ``folder`` where its data lie outside ``COVTOKEN_DATA``.
+
+    Raises:
+        CovtokenError: no such name or folder, or the data are not there.
+    """
+    name = str(name_or_folder)
+    try:
+        if name in _READERS:
+            return _READERS[name](**options)
+        path = Path(name).expanduser()
+        if path.is_dir() or path.name == "index.csv":
+            return folder.read(path if path.is_dir() else path.parent, **options)
+    except TypeError as error:  # an option that the reader does not have
+        if "argument" not in str(error):
+            raise
+        raise CovtokenError(f"cohort {name!r}: {error}; see the reader's docstring") from error
+    if "/" in name:
+        raise CovtokenError(f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join(COMMITTED)}")
+    raise unknown("cohort", name, list(COMMITTED))
+
+
+def picture_size(name: str) -> int:
+    """Side in pixels to which a cohort's pictures are squashed: 224 for every committed cohort (518 is an ablation)."""
+    return 224
+
+
+def data_fingerprint(cohort: Cohort) -> str:
+    """sha256 over the sorted case names and picture digests: names the data of a lock or a report, label-free."""
+    total = hashlib.sha256()
+    for case in sorted(cohort.cases, key=lambda case: case.name):
+        total.update(f"{case.name}\0{picture_digest(case.pixels())}\n".encode())
+    return total.hexdigest()
+
+
+def _listed(name: str, place: str, *, folder: str | Path | None = None, **fixed) -> Cohort:
+    root = data_root()
+    where = Path(folder) if folder is not None else (root / place if root is not None else None)
+    if where is None or not where.is_dir():
+        came = "COVTOKEN_DATA is not set" if where is None else f"{where} is not a folder"
+        raise CovtokenError(
+            f"cohort {name!r} not found: {came}. Set COVTOKEN_DATA to the folder that holds {place}/index.csv; "
+            "data_cards/ says where to get it"
+        )
+    return _read_folder(where, name=name, **fixed)
+
+
+_read_folder = folder.read
+
+_READERS: dict[str, Callable[..., Cohort]] = {
+    "phantom": phantom.read,
+    "busi": busi.read,
+    "lits": partial(
+        _listed,
+        "lits",
+        "lits",
+        modality="ct8",
+        channel="G",
+        organ="liver",
+        curated="slices chosen by lesion upstream: up to six a volume with tumour ≥ 64 px, and slices without",
+    ),
+    "kits19": partial(
+        _listed,
+        "kits19",
+        "kits19_slices",
+        modality="ct8",
+        organ="kidney",
+        curated="slices chosen by lesion upstream: nearly every slice holds a kidney tumour",
+    ),
+    "lidc-crops": partial(
+        _listed,
+        "lidc-crops",
+        "lidc_crops",
+        modality="ct8",
+        organ="lung",
+        votes_at_least=2,
+        window_sides=(64, 80),
+        curated="crops centred on a nodule upstream (≥ 3 of 4 readers, ≥ 20 px), re-cut to one random window placed "
+        "blind to the mask",
+    ),
+}

@@ -1,0 +1,172 @@
+"""Masks to token labels: which tokens are lesion, which are left out, and which tokens each lesion owns.
+
+Definitions: METHOD.md, section 2. A token is lesion if lesion area covers at least ``threshold`` of its patch, or if it
+holds the largest share of a connected lesion, so that every lesion owns at least one token. Tokens touched below that
+are left out of AUROC. Masks are area-averaged per patch from their own resolution, exactly, whatever the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.ndimage import find_objects, label as connected
+
+from covtoken.data.case import Case, Cohort
+from covtoken.data.masks import read_mask
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_labels
+
+TOUCHED = 1e-9  # share of a patch below which rounding, not lesion, is at work
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion of one picture.
+
+    Attributes:
+        tokens: row-major indices of the tokens it owns, ascending; at least one.
+        area: mm² where the spacing is known, else share of the picture.
+        share: share of the picture.
+        picture: index of its picture in the labelled list.
+    """
+
+    tokens: np.ndarray
+    area: float
+    share: float
+    picture: int = 0
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Labels of one picture: ``lesion`` and ``ignore`` [T] bool (disjoint), and its lesions, largest first."""
+
+    lesion: np.ndarray
+    ignore: np.ndarray
+    lesions: tuple[Lesion, ...]
+
+
+@dataclass(frozen=True)
+class SplitLabels:
+    """Labels of a list of cases.
+
+    Attributes:
+        lesion, ignore: [N, T] bool.
+        organ: [N, T] bool, tokens at least half inside the organ mask (none where a picture has no organ mask), or None
+            if the cohort has no organ masks.
+        unit: [N] int, indices into ``unit_names``.
+        lesions: all lesions; ``lesion.picture`` indexes the cases.
+        names: case names.
+    """
+
+    lesion: np.ndarray
+    ignore: np.ndarray
+    organ: np.ndarray | None
+    unit: np.ndarray
+    lesions: tuple[Lesion, ...]
+    unit_names: tuple[str, ...]
+    names: tuple[str, ...]
+    rows: int
+    cols: int
+
+
+def token_labels(
+    mask: np.ndarray,
+    rows: int,
+    cols: int,
+    threshold: float = 0.25,
+    spacing_mm: tuple[float, float] | None = None,
+    picture: int = 0,
+) -> TokenLabels:
+    """Token labels of a mask [H, W] bool on a (rows, cols) grid.
+
+    A lesion owns the tokens that it alone covers by ``threshold``, its own largest token, and those lesion tokens shared
+    with other lesions of which it holds the largest part.
+    """
+    refuse_labels("token labels")
+    if not 0 < threshold <= 1:
+        raise CovtokenError(f"label threshold {threshold}: a share of the patch in (0, 1]")
+    mask = np.asarray(mask, dtype=bool)
+    total = patch_shares(mask, rows, cols).ravel()
+    parts, count = connected(mask, structure=np.ones((3, 3)))
+    if count == 0:
+        return TokenLabels(np.zeros(rows * cols, bool), np.zeros(rows * cols, bool), ())
+
+    pixel = 1.0 / mask.size if spacing_mm is None else spacing_mm[0] * spacing_mm[1]
+    shares = np.stack([_shares_of(parts, index + 1, box, rows, cols) for index, box in enumerate(find_objects(parts))])
+    largest_part = shares.argmax(axis=0)
+    full = total >= threshold - TOUCHED
+    lesion = full.copy()
+    owned = []
+    for index in range(count):
+        own = shares[index] >= threshold - TOUCHED
+        own |= full & (largest_part == index) & (shares[index] > TOUCHED)
+        own[shares[index].argmax()] = True
+        lesion |= own
+        pixels = int((parts == index + 1).sum())
+        owned.append(Lesion(np.flatnonzero(own), pixels * pixel, pixels / mask.size, picture))
+    owned.sort(key=lambda lesion: (-lesion.share, int(lesion.tokens[0])))
+    return TokenLabels(lesion, (total > TOUCHED) & ~lesion, tuple(owned))
+
+
+def label(
+    cases: Sequence[Case],
+    cohort: Cohort,
+    rows: int,
+    cols: int,
+    threshold: float = 0.25,
+) -> SplitLabels:
+    """Labels of the cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time."""
+    refuse_labels(f"the labels of cohort {cohort.name!r}")
+    if not cases:
+        raise CovtokenError(f"cohort {cohort.name!r}: no case to label")
+    tokens = rows * cols
+    lesion, ignore = np.zeros((2, len(cases), tokens), dtype=bool)
+    organ = np.zeros((len(cases), tokens), dtype=bool) if cohort.organs else None
+    lesions: list[Lesion] = []
+    for index, case in enumerate(cases):
+        if case.name not in cohort.masks:
+            raise CovtokenError(f"cohort {cohort.name!r}: case {case.name!r} has no mask entry; it cannot be evaluated")
+        mask = read_mask(cohort.masks[case.name])
+        one = token_labels(mask, rows, cols, threshold, case.spacing_mm, picture=index)
+        lesion[index], ignore[index] = one.lesion, one.ignore
+        lesions.extend(one.lesions)
+        if organ is not None and case.name in cohort.organs:
+            inside = read_mask(cohort.organs[case.name])
+            organ[index] = patch_shares(inside, rows, cols).ravel() >= 0.5
+    unit_names, unit = np.unique([case.unit for case in cases], return_inverse=True)
+    names = tuple(case.name for case in cases)
+    return SplitLabels(lesion, ignore, organ, unit, tuple(lesions), tuple(unit_names.tolist()), names, rows, cols)
+
+
+def small_cut(lesions: Iterable[Lesion]) -> float:
+    """Area at or below which a lesion is small: the lowest tercile. Taken on the selection split, then locked."""
+    areas = [lesion.area for lesion in lesions]
+    if not areas:
+        raise CovtokenError("no lesion to take the small-lesion cut from: the split holds none")
+    return float(np.quantile(areas, 1 / 3))
+
+
+def patch_shares(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Share of each patch that the mask [H, W] covers, [rows, cols] float64, by exact area, whatever the sizes."""
+    height, width = mask.shape
+    return _overlap(height, rows) @ mask.astype(np.float64) @ _overlap(width, cols).T
+
+
+def _shares_of(parts: np.ndarray, index: int, box: tuple[slice, slice], rows: int, cols: int) -> np.ndarray:
+    """``patch_shares`` of one component, worked out in its bounding box; [T]."""
+    height, width = parts.shape
+    inside = (parts[box] == index).astype(np.float64)
+    return (_overlap(height, rows)[:, box[0]] @ inside @ _overlap(width, cols)[:, box[1]].T).ravel()
+
+
+@lru_cache(maxsize=64)
+def _overlap(pixels: int, patches: int) -> np.ndarray:
+    """[patches, pixels]: share of each patch's side that each pixel covers; rows sum to one."""
+    edges = np.arange(patches + 1) * (pixels / patches)
+    starts = np.arange(pixels)
+    low = np.maximum(edges[:-1, None], starts[None, :])
+    high = np.minimum(edges[1:, None], starts[None, :] + 1)
+    return np.clip(high - low, 0, None) / (pixels / patches)
