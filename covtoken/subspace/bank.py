@@ -1,0 +1,234 @@
+"""The bank: reference tokens of unlabelled pictures, with a header that says what they are and a digest of it all.
+
+A token enters by the keyed hash of its picture's digest and its index (METHOD §3): the ``size`` smallest win. The choice
+needs no features, does not depend on the order of pictures or on sharding, and never looks at a label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction, refuse_label_arrays
+from covtoken.paths import write_then_rename
+from covtoken.subspace.pooling import pool3x3
+
+KEY = "covtoken-v1"  # never changed: another key is another bank
+CHUNK = 64  # pictures held at a time
+SAVE_EVERY = 512  # pictures between two saves of an interrupted build
+_FIELD = "covtoken_bank"
+
+
+@dataclass(frozen=True)
+class TokenBank:
+    """Reference tokens.
+
+    Attributes:
+        tokens: [n, D] float32, in the order of their hashes.
+        units: [n] int64, positions in ``header["units"]``.
+        header: backbone, weights_sha256, block, pooled, preprocessing, cohort_fingerprint, units (hashed, sorted),
+            size, key, package_version, content_sha256.
+    """
+
+    tokens: torch.Tensor
+    units: np.ndarray
+    header: dict = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def unit_ids(self, units: Sequence[str]) -> np.ndarray:
+        """Unit names as this bank's numbers, −1 for units that fed it nothing: what ``nearest`` leaves out by."""
+        known = {name: i for i, name in enumerate(self.header["units"])}
+        return np.array([known.get(hash_unit(unit), -1) for unit in units], dtype=np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, or nothing."""
+        _write(Path(path), {"tokens": self.tokens, "units": torch.as_tensor(self.units)}, self.header)
+
+
+def build_bank(
+    features, block, size: int = 12_000, pooled: bool = False, key: str = KEY, target=None, progress: bool = False
+) -> TokenBank:
+    """The reference tokens of one block, streamed: memory holds the bank and one chunk of pictures.
+
+    Args:
+        features: a FeatureSet of the bank split (names nothing but pictures, units and tokens).
+        block: 1 … L or ``"norm"``. size: tokens wanted; fewer pictures give all they have.
+        pooled: take tokens after ``pool3x3``. key: of the hash.
+        target: also save there. An interrupted build then goes on from ``<target>.partial``.
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: no pictures, NaN tokens, size below 1.
+    """
+    refuse_label_arrays("a bank", features)
+    if len(features) == 0 or size < 1:
+        raise CovtokenError(f"a bank needs pictures and a size of at least 1, got {len(features)} and {size}")
+    with construction("a token bank"):
+        names = sorted({hash_unit(unit) for unit in features.units})
+        number = {name: i for i, name in enumerate(names)}
+        header = {
+            "backbone": str(features.backbone),
+            "weights_sha256": str(features.weights_sha256),
+            "block": block,
+            "pooled": bool(pooled),
+            "preprocessing": str(features.preprocessing),
+            "cohort_fingerprint": fingerprint(features.digests),
+            "units": names,
+            "size": int(size),
+            "key": key,
+            "package_version": _version(),
+        }
+        picture, token = choose_tokens(features.digests, features.units, features.rows * features.cols, size, key)
+        units = np.array([number[hash_unit(features.units[p])] for p in picture], dtype=np.int64)
+        target = None if target is None else Path(target)
+        partial = None if target is None else target.with_name(target.name + ".partial")
+        tokens, start = _resume(partial, header)
+        starts = range(start, len(features), SAVE_EVERY)
+        for first in track(starts, description=f"bank, block {block}", disable=not progress):
+            last = min(first + SAVE_EVERY, len(features))
+            for part, chunk in features.subset(range(first, last)).chunks(block, size=CHUNK):
+                offset = first + part.start
+                rows = np.flatnonzero((picture >= offset) & (picture < offset + len(chunk)))
+                z = pool3x3(chunk, features.rows, features.cols) if pooled else chunk
+                if tokens is None:
+                    tokens = torch.zeros((len(picture), z.shape[-1]))
+                tokens[rows] = z[picture[rows] - offset, token[rows]].to(torch.float32)
+            if partial is not None and last < len(features):
+                _write(partial, {"tokens": tokens, "next": torch.tensor([last])}, header)
+        if not torch.isfinite(tokens).all():
+            raise CovtokenError(f"block {block} gave NaN or infinite tokens: check the weights and the pictures")
+        bank = TokenBank(tokens, units, header | {"content_sha256": _content(tokens, units, header)})
+    if target is not None:
+        bank.save(target)
+        partial.unlink(missing_ok=True)
+    return bank
+
+
+def load_bank(path: Path) -> TokenBank:
+    """Read a bank; a file that is missing, truncated, edited or no bank is refused by name."""
+    path = Path(path)
+    tensors, header = _read(path)
+    if not {"tokens", "units"} <= tensors.keys() or "content_sha256" not in header:
+        raise CovtokenError(f"{path}: not a finished token bank; build it again")
+    tokens, units = tensors["tokens"], tensors["units"].numpy()
+    expected = header["content_sha256"]
+    found = _content(tokens, units, {k: v for k, v in header.items() if k != "content_sha256"})
+    if found != expected:
+        raise CovtokenError(
+            f"{path}: edited or damaged: content is {found[:12]}, its header says {expected[:12]}; build it again"
+        )
+    return TokenBank(tokens, units, header)
+
+
+def check_fits(bank: TokenBank, source, block=None, pooled: bool | None = None) -> None:
+    """Refuse, by name, a bank of another backbone, weights, preprocessing, block or pooling than ``source``.
+
+    Args:
+        source: a FeatureSet or a FrozenViT. block, pooled: what is about to be scored (None: not compared).
+    """
+    name = source.backbone if hasattr(source, "backbone") else source.name
+    wanted = {"backbone": name, "weights_sha256": source.weights_sha256, "preprocessing": source.preprocessing}
+    wanted |= {k: v for k, v in (("block", block), ("pooled", pooled)) if v is not None}
+    wrong = [f"{k}: expected {v!r}, the bank has {bank.header[k]!r}" for k, v in wanted.items() if bank.header[k] != v]
+    if wrong:
+        raise CovtokenError(f"this bank does not fit ({'; '.join(wrong)}): build a bank for these features")
+
+
+def choose_tokens(
+    digests: Sequence[str], units: Sequence[str], n_tokens: int, size: int, key: str = KEY
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and token indices of the ``size`` smallest keyed hashes, in hash order: two int64 arrays.
+
+    A keyed running minimum: the choice from two shards is the choice from the union of their choices.
+    """
+    ranks = np.array([f"{d}\0{u}" for d, u in zip(digests, units, strict=True)])
+    by_name = np.argsort(np.argsort(ranks, kind="stable"), kind="stable")  # ties between equal pictures, order-free
+    best = np.zeros((3, 0), dtype=np.uint64)  # hash, picture's rank, token
+    position = np.argsort(ranks, kind="stable")
+    for i, digest in enumerate(digests):
+        hashes = _token_hashes(digest, n_tokens, key)
+        rows = np.stack([hashes, np.full(n_tokens, by_name[i], np.uint64), np.arange(n_tokens, dtype=np.uint64)])
+        best = np.concatenate([best, rows], axis=1)
+        if best.shape[1] > 4 * size + n_tokens or i == len(digests) - 1:
+            best = best[:, np.lexsort(best[::-1])[:size]]
+    return position[best[1].astype(np.int64)], best[2].astype(np.int64)
+
+
+def hash_unit(unit: str) -> str:
+    """Twelve hex digits: enough to tell units apart, not enough to name a patient."""
+    return hashlib.sha256(b"covtoken-v1\0" + unit.encode()).hexdigest()[:12]
+
+
+def fingerprint(digests: Sequence[str]) -> str:
+    """sha256 over the sorted picture digests: names a set of pictures, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def _token_hashes(digest: str, n_tokens: int, key: str) -> np.ndarray:
+    state = hashlib.blake2b(digest.encode() + b"\0", digest_size=8, key=key.encode())
+    values = bytearray()
+    for token in range(n_tokens):
+        one = state.copy()
+        one.update(token.to_bytes(4, "little"))
+        values += one.digest()
+    return np.frombuffer(bytes(values), dtype="<u8")
+
+
+def _content(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(tokens.contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(units, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
+    with write_then_rename(path) as temporary:
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={_FIELD: json.dumps(header)})
+        except SafetensorError as error:  # a full disk shows up as this
+            raise OSError(str(error)) from error
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    if not path.is_file():
+        raise CovtokenError(f"{path}: no such bank; build it first")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        header = json.loads(metadata[_FIELD])
+    except KeyError as error:
+        raise CovtokenError(f"{path}: a safetensors file, but not a token bank of covtoken") from error
+    except (SafetensorError, ValueError) as error:
+        raise CovtokenError(f"{path}: truncated or damaged ({error}); build it again") from error
+    return tensors, header
+
+
+def _resume(partial: Path | None, header: dict) -> tuple[torch.Tensor | None, int]:
+    """Tokens and next picture of an interrupted build of the very same bank; anything else starts anew."""
+    if partial is None or not partial.is_file():
+        return None, 0
+    try:
+        tensors, found = _read(partial)
+    except CovtokenError:
+        return None, 0
+    return (tensors["tokens"], int(tensors["next"][0])) if found == header else (None, 0)
+
+
+def _version() -> str:
+    try:
+        return version("covtoken")
+    except PackageNotFoundError:
+        return "unknown"
