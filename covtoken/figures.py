@@ -98,13 +98,9 @@ def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion toke
         scale=alt.Scale(domain=names, range=_cycle(len(names))),
         legend=alt.Legend(title=None, orient="top", labelFontSize=13),
     )
-    chart = alt.Chart(table).mark_area(opacity=0.35, line={"strokeWidth": 2}, interpolate="monotone")
-    chart = chart.encode(
-        x=alt.X("score:Q", title="Score"),
-        y=alt.Y("density:Q", title="Density", stack=None, axis=alt.Axis(grid=False)),
-        color=colour,
-    )
-    return _styled(chart, title, 240)
+    if "panel" in table:
+        return _panels(table, colour, title)
+    return _styled(_density(table, colour), title, 240)
 
 
 def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
@@ -165,6 +161,27 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
 
 
 CHARTS = {"auroc_by_block": auroc_by_block, "score_densities": score_densities, "gain_forest": gain_forest}
+
+
+def _density(table: pd.DataFrame, colour: alt.Color) -> alt.Chart:
+    chart = alt.Chart(table).mark_area(opacity=0.35, line={"strokeWidth": 2}, interpolate="monotone")
+    return chart.encode(
+        x=alt.X("score:Q", title="Score"),
+        y=alt.Y("density:Q", title="Density", stack=None, axis=alt.Axis(grid=False)),
+        color=colour,
+    )
+
+
+def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
+    """One density chart a panel, each on its own axes: scores of different methods have different units."""
+    parts = []
+    for name, rows in table.groupby("panel", sort=False):
+        head = alt.TitleParams(str(name), anchor="start", fontSize=14, fontWeight="normal")
+        parts.append(_density(rows, colour).properties(width=430, height=130, title=head))
+    text = alt.TitleParams(title, anchor="start", fontSize=17)
+    chart = alt.concat(*parts, columns=1, title=text).resolve_scale(x="independent", y="independent")
+    chart = chart.properties(description=title).configure(font=FONT).configure_view(strokeWidth=0)
+    return chart.configure_axis(labelFontSize=13, titleFontSize=14, titleFontWeight="normal", gridColor="#e6e6e6")
 
 
 def _table(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
