@@ -119,7 +119,7 @@ def _units(n_queries: int, n_bank: int, query_units, bank_units) -> tuple[np.nda
         raise CovtokenError("give units of both queries and bank, or of neither")
     if query_units is None:
         return np.full(n_queries, -1), np.zeros(n_bank, dtype=np.int64)
-    own, other = (np.asarray(torch.as_tensor(u).cpu()) for u in (query_units, bank_units))
+    own, other = (np.asarray(u.cpu() if isinstance(u, torch.Tensor) else u) for u in (query_units, bank_units))
     if own.shape != (n_queries,) or other.shape != (n_bank,):
         raise CovtokenError(f"units must be [{n_queries}] and [{n_bank}], got {own.shape} and {other.shape}")
     return own, other

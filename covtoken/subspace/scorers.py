@@ -1,0 +1,261 @@
+"""Every score and baseline behind one signature: features in, a map of T values a picture out. High means lesion.
+
+``raw_maps`` is what costs; Gaussian smoothing and signs are cheap and come after it, so a search loops outside:
+
+    for (block, pooled) in …: maps = raw_maps(scorer, block, pooled, bank, features)
+        for σ in …: smooth(maps, rows, cols, σ)
+
+A recipe (which score, block, pooling, σ, sign) is chosen on the selection split, on the same grid for all (METHOD §2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from covtoken.errors import CovtokenError, unknown
+from covtoken.subspace.bank import build_bank
+from covtoken.subspace.coreset import greedy_k_center
+from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.neighbors import nearest
+from covtoken.subspace.pooling import pool3x3, smooth
+
+SIGMAS = (0.0, 0.5, 1.0)
+CHUNK = 64  # pictures held at a time
+CORESET = 1_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One score as it is run: ``block`` is None where none is needed; ``extra`` is the score's own (JSON values)."""
+
+    scorer: str
+    block: int | str | None = None
+    pooled: bool = False
+    sigma: float = 0.0
+    sign: int = 1
+    extra: tuple = ()
+
+    def to_json(self) -> dict:
+        return asdict(self) | {"extra": list(self.extra)}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipe:
+        return cls(**(data | {"extra": tuple(data.get("extra", ()))}))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A score by name.
+
+    Attributes:
+        label: for tables. needs: what features must carry, of ``tokens``, ``attention``, ``saliency``, ``pictures``,
+            and ``bank`` where the score is fitted on the bank's pictures.
+        maps: (block, pooled, bank_features, features, seed, extra) -> [N, T]; see ``raw_maps``.
+        grid: n_blocks -> list of {block, pooled[, sign, extra]} that may be chosen; σ is added to each by ``choices``.
+    """
+
+    name: str
+    label: str
+    needs: frozenset[str]
+    maps: Callable[..., np.ndarray]
+    grid: Callable[[int], list[dict]]
+
+
+def raw_maps(scorer: str, block, pooled: bool, bank_features, features, seed: int = 0, extra: tuple = ()) -> np.ndarray:
+    """Unsmoothed score maps [N, T] float32 of ``features``, fitted on ``bank_features`` where the score needs a bank.
+
+    Args:
+        block: 1 … L or ``"norm"``; ignored by scores that need none. pooled: 3 × 3, on tokens where the score reads
+            tokens, else on the map. extra: see ``Recipe``.
+
+    Raises:
+        CovtokenError: unknown score, or a score that gives NaN.
+    """
+    maps = np.asarray(find(scorer).maps(block, pooled, bank_features, features, seed, extra), dtype=np.float32)
+    if maps.shape != (len(features), features.rows * features.cols) or not np.isfinite(maps).all():
+        raise CovtokenError(f"score {scorer!r} at block {block} gave {maps.shape} with NaN or a wrong shape")
+    return maps
+
+
+def score_maps(recipe: Recipe, bank_features, features, seed: int = 0) -> np.ndarray:
+    """The maps [N, T] float32 of a recipe: raw, smoothed, signed."""
+    maps = raw_maps(recipe.scorer, recipe.block, recipe.pooled, bank_features, features, seed, recipe.extra)
+    return recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma)
+
+
+def choices(scorer: str, n_blocks: int) -> list[Recipe]:
+    """Every recipe of a score that may be chosen on the selection split of a backbone with L = ``n_blocks``."""
+    return [Recipe(scorer, sigma=sigma, **place) for place in find(scorer).grid(n_blocks) for sigma in SIGMAS]
+
+
+def find(scorer: str) -> Scorer:
+    """The score of that name, or an error with the closest names."""
+    if scorer not in SCORERS:
+        raise unknown("score", scorer, sorted(SCORERS))
+    return SCORERS[scorer]
+
+
+def middle_blocks(n_blocks: int) -> range:
+    """⌈L/4⌉ … ⌊3L/4⌋ + 1 (3 … 10 of 12), METHOD §2; never beyond L."""
+    return range(math.ceil(n_blocks / 4), min(3 * n_blocks // 4 + 1, n_blocks) + 1)
+
+
+def token_maps(score, block, pooled: bool, features) -> np.ndarray:
+    """Apply ``score(tokens [n, T, D], slice) -> [n, T]`` picture chunk by picture chunk, after pooling."""
+    parts = []
+    for part, tokens in features.chunks(block, size=CHUNK):
+        tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
+        parts.append(np.asarray(score(tokens, part), dtype=np.float32))
+    return np.concatenate(parts)
+
+
+def _map_like(values) -> Callable[..., np.ndarray]:
+    """A scorer's ``maps`` from ``values(block, features, seed) -> [N, T]``: pooling acts on the map itself."""
+
+    def maps(block, pooled, bank_features, features, seed, extra):
+        found = np.asarray(values(block, features, seed), dtype=np.float32)
+        return pool3x3(found[..., None], features.rows, features.cols)[..., 0] if pooled else found
+
+    return maps
+
+
+def _density(block, pooled, bank_features, features, seed, extra):
+    bank = build_bank(bank_features, block, pooled=pooled)
+    fitted = DensitySubspace.fit(bank, rank=min(64, bank.tokens.shape[1]))
+    units = bank.unit_ids(features.units)
+    return token_maps(lambda z, part: fitted.score(z, units[part]), block, pooled, features)
+
+
+def _token_norm(block, pooled, bank_features, features, seed, extra):
+    return token_maps(lambda z, part: z.norm(dim=2), block, pooled, features)
+
+
+def _token_norm_centred(block, pooled, bank_features, features, seed, extra):
+    total, count = 0, 0
+    for _, tokens in bank_features.chunks(block, size=CHUNK):
+        tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
+        total, count = total + tokens.double().sum((0, 1)), count + tokens.shape[0] * tokens.shape[1]
+    mean = (total / count).float()
+    return token_maps(lambda z, part: (z - mean).norm(dim=2), block, pooled, features)
+
+
+def _patchcore(block, pooled, bank_features, features, seed, extra):
+    """1-NN to a coreset of the tokens of two blocks side by side, 3 × 3 pooled. ``extra`` holds the second block."""
+    second = extra[0] if extra else block
+    banks = [build_bank(bank_features, b, pooled=pooled) for b in (block, second)]  # the same tokens of both
+    reference = torch.cat([bank.tokens for bank in banks], dim=1)
+    core = greedy_k_center(reference, CORESET, seed=seed)
+    reference, core_units = reference[core], banks[0].units[core.numpy()]
+    units = banks[0].unit_ids(features.units)
+    parts = []
+    for (part, a), (_, b) in zip(features.chunks(block, size=CHUNK), features.chunks(second, size=CHUNK), strict=True):
+        z = torch.cat([pool3x3(x, features.rows, features.cols) if pooled else x for x in (a, b)], dim=2)
+        own = np.repeat(units[part], z.shape[1])
+        parts.append(nearest(z.reshape(-1, z.shape[2]), reference, 1, own, core_units)[0].reshape(z.shape[:2]))
+    return torch.cat(parts).numpy()
+
+
+def _centre_prior(block, features, seed):
+    """Minus the distance from the grid's centre over the half diagonal (between patch centres; METHOD §3)."""
+    r = np.arange(features.rows) - (features.rows - 1) / 2
+    c = np.arange(features.cols) - (features.cols - 1) / 2
+    distance = np.hypot(r[:, None], c[None]) / (math.hypot(features.rows, features.cols) / 2)
+    return np.broadcast_to(-distance.reshape(1, -1), (len(features), distance.size))
+
+
+def _random(block, features, seed):
+    """Uniform values that follow from the picture and the seed alone, whatever the order of pictures."""
+    rows = []
+    for digest in features.digests:
+        picture = hashlib.blake2b(f"{seed}\0{digest}".encode(), digest_size=8, key=b"covtoken-v1").digest()
+        rows.append(np.random.default_rng(int.from_bytes(picture, "little")).random(features.rows * features.cols))
+    return np.array(rows)
+
+
+def _places(blocks, **more) -> list[dict]:
+    return [{"block": block, "pooled": pooled} | more for block in blocks for pooled in (False, True)]
+
+
+def _middle(n_blocks: int) -> list[dict]:
+    return _places(middle_blocks(n_blocks))
+
+
+def _middle_and_last(n_blocks: int) -> list[dict]:
+    return _places([*middle_blocks(n_blocks), *({n_blocks} - set(middle_blocks(n_blocks)))])
+
+
+def _last(n_blocks: int) -> list[dict]:
+    return _places([n_blocks])
+
+
+def _blockless(n_blocks: int) -> list[dict]:
+    return _places([None])
+
+
+def _both_signs(n_blocks: int) -> list[dict]:
+    return [place for sign in (1, -1) for place in _places([None], sign=sign)]
+
+
+def _pairs(n_blocks: int) -> list[dict]:
+    """Two middle blocks two apart, always pooled: that is what PatchCore's locally aware patch features are."""
+    middle = middle_blocks(n_blocks)
+    return [{"block": b, "pooled": True, "extra": (min(b + 2, middle[-1]),)} for b in middle if b < middle[-1]] or [
+        {"block": middle[-1], "pooled": True, "extra": (middle[-1],)}
+    ]
+
+
+def _scorer(name: str, label: str, needs: str, maps, grid) -> tuple[str, Scorer]:
+    return name, Scorer(name, label, frozenset(needs.split()), maps, grid)
+
+
+SCORERS: dict[str, Scorer] = dict(
+    [
+        _scorer("density", "A, density", "tokens bank", _density, _middle),
+        _scorer("centre_prior", "centre prior", "", _map_like(_centre_prior), _blockless),
+        _scorer(
+            "attention",
+            "CLS attention, best block",
+            "attention",
+            _map_like(lambda block, features, seed: features.attention(block)),
+            _middle_and_last,
+        ),
+        _scorer(
+            "attention_last",
+            "CLS attention, last block",
+            "attention",
+            _map_like(lambda block, features, seed: features.attention(block)),
+            _last,
+        ),
+        _scorer("token_norm", "token norm", "tokens", _token_norm, _middle),
+        _scorer("token_norm_centred", "token norm, centred", "tokens bank", _token_norm_centred, _middle),
+        _scorer(
+            "intensity",
+            "patch intensity",
+            "pictures",
+            _map_like(lambda block, features, seed: features.intensity()),
+            _both_signs,
+        ),
+        _scorer(
+            "variance",
+            "patch variance",
+            "pictures",
+            _map_like(lambda block, features, seed: features.variance()),
+            _blockless,
+        ),
+        _scorer("patchcore", "PatchCore-style", "tokens bank", _patchcore, _pairs),
+        _scorer("random", "random", "", _map_like(_random), _blockless),
+        _scorer(
+            "saliency_head",
+            "the model's saliency head",
+            "saliency",
+            _map_like(lambda block, features, seed: features.saliency()),
+            _blockless,
+        ),
+    ]
+)

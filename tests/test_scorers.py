@@ -1,0 +1,127 @@
+"""Every scorer on small features, against its definition; the grid; and what the module may not import."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stub_features import StubFeatures
+
+import covtoken.subspace
+from covtoken.errors import CovtokenError
+from covtoken.subspace.bank import build_bank
+from covtoken.subspace.coreset import greedy_k_center
+from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.pooling import pool3x3, smooth
+from covtoken.subspace.scorers import SCORERS, Recipe, choices, middle_blocks, raw_maps, score_maps
+
+OURS = "density centre_prior attention attention_last token_norm token_norm_centred intensity variance patchcore random"
+
+
+@pytest.fixture
+def both():
+    return StubFeatures.of(6, 2), StubFeatures.of(3, 2, prefix="v")
+
+
+@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head"])
+def test_maps_have_one_form_and_do_not_depend_on_order(both, name):
+    bank, features = both
+    recipe = choices(name, 4)[-1]
+    maps = score_maps(recipe, bank, features)
+    assert maps.shape == (6, 20) and maps.dtype == np.float32
+    order = [4, 0, 5, 2, 1, 3]
+    again = score_maps(recipe, bank.subset(range(len(bank) - 1, -1, -1)), features.subset(order))
+    np.testing.assert_allclose(again, maps[order], atol=1e-5)
+
+
+def test_values_follow_the_definitions(both):
+    bank, features = both
+    z = features.tokens(2)
+    np.testing.assert_allclose(raw_maps("token_norm", 2, False, bank, features), z.norm(dim=2), atol=1e-5)
+    pooled, mean = pool3x3(z, 4, 5), pool3x3(bank.tokens(2), 4, 5).mean((0, 1))
+    np.testing.assert_allclose(
+        raw_maps("token_norm_centred", 2, True, bank, features), (pooled - mean).norm(dim=2), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        raw_maps("attention", 3, True, bank, features), pool3x3(features.attention(3)[..., None], 4, 5)[..., 0]
+    )
+    fitted = DensitySubspace.fit(build_bank(bank, 2), rank=8)
+    np.testing.assert_allclose(raw_maps("density", 2, False, bank, features), fitted.score(z), atol=1e-5)
+    centre = raw_maps("centre_prior", None, False, bank, features).reshape(-1, 4, 5)[0]
+    assert centre.argmax() in (7, 12) and centre[0, 0] == pytest.approx(-np.hypot(1.5, 2) / (np.hypot(4, 5) / 2))
+
+
+def test_smoothing_and_sign_come_after_the_raw_map(both):
+    recipe = Recipe("intensity", None, False, 1.0, -1)
+    np.testing.assert_allclose(score_maps(recipe, *both), -smooth(both[1].intensity().numpy(), 4, 5, 1.0), atol=1e-6)
+
+
+def test_a_pictures_own_unit_never_counts(both):
+    bank, _ = both
+    inside = raw_maps("density", 2, False, bank, bank.subset([0]))
+    others = bank.subset(range(2, len(bank)))  # without unit u0
+    np.testing.assert_allclose(inside, raw_maps("density", 2, False, others, bank.subset([0])), atol=1e-5)
+    assert raw_maps("patchcore", 1, True, bank, bank.subset([0]), extra=(3,)).min() > 0
+
+
+def test_patchcore_with_the_whole_bank_is_plain_nearest_neighbour(both):
+    bank, features = both
+    side = [torch.cat([pool3x3(f.tokens(b), 4, 5) for b in (1, 3)], 2).reshape(-1, 16) for f in (features, bank)]
+    expected = torch.cdist(*(x.double() for x in side)).min(1).values.reshape(6, 20)
+    np.testing.assert_allclose(raw_maps("patchcore", 1, True, bank, features, extra=(3,)), expected, atol=1e-5)
+
+
+def test_random_depends_on_seed(both):
+    a, b = (raw_maps("random", None, False, *both, seed=s) for s in (0, 1))
+    assert np.abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.3 and a.std() > 0.2
+
+
+def test_the_grid_is_the_same_for_all():
+    assert list(middle_blocks(12)) == [3, 4, 5, 6, 7, 8, 9, 10] and list(middle_blocks(24)) == list(range(6, 20))
+    assert len(choices("density", 12)) == len(choices("token_norm", 12)) == 8 * 2 * 3
+    assert {r.block for r in choices("attention", 12)} == {*range(3, 11), 12}
+    assert {r.block for r in choices("attention_last", 12)} == {12}
+    assert {(r.block, r.sign) for r in choices("intensity", 12)} == {(None, 1), (None, -1)}
+    assert {(r.block, r.extra) for r in choices("patchcore", 12)} >= {(3, (5,)), (8, (10,))}
+
+
+def test_recipes_survive_json():
+    for name in SCORERS:
+        for recipe in choices(name, 12):
+            assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_unknown_scores_and_nan_are_refused(both, monkeypatch):
+    with pytest.raises(CovtokenError, match="did you mean density"):
+        raw_maps("densty", 2, False, *both)
+    monkeypatch.setattr(StubFeatures, "variance", lambda self: torch.full((len(self), 20), torch.nan))
+    with pytest.raises(CovtokenError, match="variance"):
+        raw_maps("variance", None, False, *both)
+
+
+def test_greedy_k_center_takes_the_farthest_each_time():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
+    chosen = greedy_k_center(x, 12).tolist()
+    assert len(set(chosen)) == 12
+    for i in range(1, 12):
+        assert chosen[i] == torch.cdist(x, x[chosen[:i]]).min(1).values.argmax()
+    twice = torch.cat([x[:5], x[:5]])
+    assert sorted(greedy_k_center(twice, 20).tolist()) == list(range(10))
+    wide = torch.from_numpy(np.random.default_rng(1).normal(size=(500, 300)).astype(np.float32))
+    wide[3] += 30
+    assert 3 in greedy_k_center(wide, 2, dims=16)
+
+
+def test_nothing_here_imports_what_can_read_a_mask():
+    allowed = ("covtoken.errors", "covtoken.paths", "covtoken.leak_guard", "covtoken.subspace")
+    for file in Path(covtoken.subspace.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                ours = module.split(".")[0] == "covtoken"
+                assert not ours or module.startswith(allowed), f"{file.name} imports {module}"
