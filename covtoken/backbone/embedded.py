@@ -55,7 +55,7 @@ def find_wheel_file() -> Path:
 
 
 def convert(source: Path) -> dict[str, Tensor]:
-    """The ONNX file's initialisers under timm's names; anonymous MatMul weights are named by the node that uses them."""
+    """The ONNX file's initialisers under timm's names; anonymous MatMul weights are named by the node using them."""
     data = source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != EMBEDDED_SHA256:

@@ -164,7 +164,7 @@ class FrozenViT:
             CovtokenError: shape, block, precision or saliency cannot be served.
         """
         blocks, attention = list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
-        self._check_request(images, blocks, attention, saliency, precision)
+        self.check_request(images, blocks, attention, saliency, precision)
         final = "norm" in blocks or saliency
         depths = sorted({b for b in blocks if b != "norm"} | set(attention) | ({self.n_blocks} if final else set()))
         if not depths:
@@ -205,7 +205,7 @@ class FrozenViT:
             also = " or 'norm'" if allow_norm else ""
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
-    def _check_request(self, images, blocks, attention, saliency, precision) -> None:
+    def check_request(self, images, blocks, attention, saliency, precision) -> None:
         expected = (3, self.picture_size, self.picture_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {list(images.shape)}")

@@ -1,0 +1,205 @@
+"""Features of cases, extracted once: one safetensors file a picture, keyed by everything that decides its content.
+
+A file lies at ``<cache>/features/<key>/<aa>/<digest>.safetensors``. The key covers weights, size, preprocessing and
+precision; the digest is of the unit-range picture, so that one slice under two HU windows is two files. What is missing
+is extracted and merged by rename: an interrupted run resumes, a damaged file is made again.
+About 0.4 MB a picture and block for ViT-S/14 at 224 px.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from covtoken.backbone.feature_set import Disk, FeatureSet, Memory, check_allowed, tensor_name
+from covtoken.backbone.vit import Block, FrozenViT
+from covtoken.data.case import Case, picture_digest
+from covtoken.data.intensity import to_unit_range
+from covtoken.errors import CovtokenError
+from covtoken.paths import cache_root, write_then_rename
+
+__all__ = ["FeatureSet", "cache_key", "features"]
+
+CACHE_VERSION = "1"  # raise when the meaning of a stored tensor changes
+
+
+def features(
+    cases: Sequence[Case],
+    backbone: FrozenViT,
+    blocks: Sequence[Block],
+    attention: Sequence[int] = (),
+    saliency: bool = False,
+    precision: str = "fp32",
+    batch: int = 8,
+    progress: bool = True,
+    cache: bool = True,
+) -> FeatureSet:
+    """Features of ``cases``, from the cache where they are there, else extracted; patch intensity and variance always.
+
+    Args:
+        cases: read one after the other; only a batch of pictures is in memory.
+        blocks, attention, saliency, precision: as in ``FrozenViT.extract``.
+        batch: pictures a pass. It moves results by float32 rounding at most.
+        progress: show a bar on stderr where that is a terminal.
+        cache: False: write nothing, hold everything in memory.
+
+    Raises:
+        CovtokenError: no case, a picture that cannot be read, a request the backbone cannot serve, a full disk.
+    """
+    cases, blocks, attention = list(cases), list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
+    if not cases:
+        raise CovtokenError("no cases to extract features from: the cohort or split is empty")
+    if batch < 1:
+        raise CovtokenError(f"batch {batch}: expected at least 1 picture a pass")
+    wanted = {tensor_name("block", b): b for b in blocks} | {tensor_name("attention", b): b for b in attention}
+    wanted |= {name: None for name in (["saliency"] if saliency else []) + ["intensity", "variance"]}
+    extractor = _Extractor(backbone, list(wanted), precision)
+    extractor.check()
+    folder = cache_root() / "features" / cache_key(backbone, precision) if cache else None
+    digests, paths, held = [], [], []
+    pending: list[tuple[int, Tensor, set[str]]] = []  # (position, squashed picture, missing tensors)
+
+    def flush() -> None:
+        missing = set().union(*(names for _, _, names in pending))
+        results = extractor.run([picture for _, picture, _ in pending], missing)
+        for (i, _, _), tensors in zip(pending, results):
+            if folder is None:
+                held.append(tensors)
+            else:
+                _merge(paths[i], tensors, extractor)
+        pending.clear()
+
+    with _bar(len(cases), progress) as advance:
+        for i, case in enumerate(cases):
+            pixels = case.pixels()
+            unit_range = to_unit_range(pixels, case)
+            digests.append(picture_digest(pixels))
+            missing = set(wanted)
+            if folder is not None:
+                stem = picture_digest(unit_range)
+                paths.append(folder / stem[:2] / f"{stem}.safetensors")
+                missing -= extractor.readable(paths[i]).keys()
+            if missing:
+                pending.append((i, backbone.squash(unit_range), missing))
+            if len(pending) == batch:
+                flush()
+            advance()
+        if pending:
+            flush()
+    read = Disk(paths) if cache else Memory({name: torch.stack([tensors[name] for tensors in held]) for name in wanted})
+    return FeatureSet(
+        [case.name for case in cases],
+        [case.unit for case in cases],
+        digests,
+        backbone.rows,
+        backbone.cols,
+        backbone.weights_sha256,
+        backbone.name,
+        backbone.preprocessing,
+        precision,
+        available=frozenset(wanted),
+        read=read,
+    )
+
+
+def cache_key(backbone: FrozenViT, precision: str) -> str:
+    """sha256 over what decides a feature besides the picture: weights, size, preprocessing, precision, version."""
+    parts = [backbone.weights_sha256, backbone.picture_size, backbone.preprocessing, precision, CACHE_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class _Extractor:
+    """Turns squashed pictures into named tensors [T, D] or [T], and knows which stored ones can be trusted."""
+
+    def __init__(self, backbone: FrozenViT, wanted: list[str], precision: str):
+        self.backbone, self.wanted, self.precision = backbone, wanted, precision
+
+    def check(self) -> None:
+        """Refuse a request that the backbone cannot serve before the first picture is read."""
+        backbone, (blocks, attention, saliency) = self.backbone, self._asked(self.wanted)
+        empty = torch.zeros(1, 3, backbone.picture_size, backbone.picture_size)
+        backbone.check_request(empty, blocks, attention, saliency, self.precision)
+
+    def run(self, squashed: list[Tensor], names: set[str]) -> list[dict[str, Tensor]]:
+        """[S, S] pictures → the named tensors of each, on the CPU."""
+        pictures = torch.stack(squashed)
+        blocks, attention, saliency = self._asked(names)
+        stored: dict[str, Tensor] = {}
+        if blocks or attention or saliency:
+            images = self.backbone.normalise(pictures).to(self.backbone.device)
+            result = self.backbone.extract(images, blocks, attention, saliency, self.precision)
+            stored |= {tensor_name("block", block): value for block, value in result.tokens.items()}
+            stored |= {tensor_name("attention", block): value for block, value in result.attention.items()}
+            stored |= {"saliency": result.saliency} if saliency else {}
+        patch = self.backbone.patch
+        patches = pictures.unfold(1, patch, patch).unfold(2, patch, patch).flatten(3).flatten(1, 2)  # [N, T, p²]
+        stored |= {"intensity": patches.mean(dim=-1), "variance": patches.var(dim=-1, unbiased=False)}
+        stored = {name: value.float().cpu() for name, value in stored.items() if name in names}
+        return [{name: value[i].clone() for name, value in stored.items()} for i in range(len(pictures))]
+
+    def readable(self, path: Path) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the sound tensors in a file; nothing for a file that is absent, damaged or truncated.
+
+        Raises:
+            CovtokenError: the file holds a tensor that is no feature.
+        """
+        if not path.is_file():
+            return {}
+        try:
+            with safe_open(path, framework="pt") as handle:
+                slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+                shapes = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        except (SafetensorError, OSError):
+            return {}
+        for name in shapes:
+            check_allowed(name, path)
+        n_tokens, dim = self.backbone.rows * self.backbone.cols, self.backbone.dim
+        expected = {name: (n_tokens, dim) if name.startswith("block") else (n_tokens,) for name in shapes}
+        return {name: shape for name, (shape, dtype) in shapes.items() if shape == expected[name] and dtype == "F32"}
+
+    @staticmethod
+    def _asked(names: Sequence[str] | set[str]) -> tuple[list[Block], list[int], bool]:
+        blocks = [name.removeprefix("block") for name in sorted(names) if name.startswith("block")]
+        attention = [int(name.removeprefix("attention")) for name in sorted(names) if name.startswith("attention")]
+        return [block if block == "norm" else int(block) for block in blocks], attention, "saliency" in names
+
+
+def _merge(path: Path, tensors: dict[str, Tensor], extractor: _Extractor) -> None:
+    """Add tensors to a picture's file by rename. What is there stays, so that no result changes under a reader."""
+    kept: dict[str, Tensor] = {}
+    for name in extractor.readable(path):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                kept[name] = handle.get_tensor(name)
+        except (SafetensorError, OSError):
+            break
+    merged = {name: value.contiguous() for name, value in {**tensors, **kept}.items()}
+    for name in merged:
+        check_allowed(name, path)
+    with write_then_rename(path) as temporary:
+        try:
+            save_file(merged, temporary)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise CovtokenError(
+                f"could not write {path}: {error}; free some space and run again: it resumes"
+            ) from error
+
+
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator:
+    """A progress bar on stderr; silent where stderr is no terminal."""
+    columns = (TextColumn("features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not (show and sys.stderr.isatty())) as bar:
+        task = bar.add_task("features", total=total)
+        yield lambda: bar.advance(task)

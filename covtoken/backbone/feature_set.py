@@ -1,0 +1,207 @@
+"""FeatureSet: features of many pictures behind one face, streamed from disk or held in memory. It holds no label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from covtoken.backbone.vit import Block
+from covtoken.errors import CovtokenError
+
+ALLOWED = re.compile(r"block([1-9]\d*|norm)|attention[1-9]\d*|saliency|intensity|variance")
+"""The only tensors a feature file may hold: a label could otherwise ride along under any name."""
+
+
+def tensor_name(kind: str, block: Block | None = None) -> str:
+    """``block3``, ``blocknorm``, ``attention3``, ``saliency``, ``intensity`` or ``variance``."""
+    name = kind if block is None else f"{kind}{block}"
+    check_allowed(name, "a feature set")
+    return name
+
+
+def check_allowed(name: str, where: str | Path) -> None:
+    """Refuse a tensor whose name is no feature's."""
+    if not ALLOWED.fullmatch(name):
+        raise CovtokenError(
+            f"{where} holds a tensor {name!r}: only block<b>, attention<b>, saliency, intensity and variance are "
+            "features, and labels have no place beside them; remove it"
+        )
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of N pictures, T tokens each, row-major on (rows, cols); float32 throughout.
+
+    Attributes:
+        names, units, digests: per picture: case name, unit, ``picture_digest`` of its physical pixels.
+        weights_sha256, backbone, preprocessing, precision: what made the features; banks are checked against them.
+        available: names of the tensors it can give.
+    """
+
+    names: list[str]
+    units: list[str]
+    digests: list[str]
+    rows: int
+    cols: int
+    weights_sha256: str = ""
+    backbone: str = ""
+    preprocessing: str = ""
+    precision: str = "fp32"
+    available: frozenset[str] = frozenset()
+    read: Callable[[str, Sequence[int]], Tensor] = field(default=None, repr=False, compare=False)
+    """(tensor name, picture indices) → [n, …]; not for callers."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Blocks whose tokens are there, in order, ``"norm"`` last."""
+        found = [name.removeprefix("block") for name in self.available if name.startswith("block")]
+        return [*sorted(int(b) for b in found if b != "norm"), *(["norm"] if "norm" in found else [])]
+
+    def tokens(self, block: Block) -> Tensor:
+        """Patch tokens of one block, [N, T, D]. All pictures at once: see ``chunks`` for large cohorts."""
+        return self._get(tensor_name("block", block))
+
+    def chunks(self, block: Block, size: int = 64) -> Iterator[tuple[slice, Tensor]]:
+        """(slice of pictures, tokens [n, T, D]) piece by piece, so that memory does not grow with the cohort."""
+        if size < 1:
+            raise CovtokenError(f"chunk size {size}: expected at least 1 picture")
+        for start in range(0, len(self), size):
+            part = range(start, min(start + size, len(self)))
+            yield slice(part.start, part.stop), self._get(tensor_name("block", block), part)
+
+    def attention(self, block: int) -> Tensor:
+        """CLS attention of one block over the patches, [N, T]."""
+        return self._get(tensor_name("attention", block))
+
+    def saliency(self) -> Tensor:
+        """The embedded model's own saliency logit per token, [N, T]."""
+        return self._get("saliency")
+
+    def intensity(self) -> Tensor:
+        """Mean of the squashed unit-range picture in each patch, [N, T] in 0…1."""
+        return self._get("intensity")
+
+    def variance(self) -> Tensor:
+        """Variance of the squashed unit-range picture in each patch, [N, T]."""
+        return self._get("variance")
+
+    def subset(self, indices: Sequence[int]) -> FeatureSet:
+        """The pictures at ``indices`` (or where a boolean mask of N is true), in that order, over the same storage."""
+        chosen = torch.as_tensor(indices)
+        if chosen.dtype == torch.bool:
+            if chosen.shape != (len(self),):
+                raise CovtokenError(f"mask of pictures: expected [{len(self)}], got {list(chosen.shape)}")
+            chosen = chosen.nonzero().squeeze(1)
+        indices = [int(i) for i in chosen.reshape(-1)]
+        outside = [i for i in indices if not 0 <= i < len(self)]
+        if outside:
+            raise CovtokenError(f"picture index {outside[0]} is out of range: there are {len(self)} pictures")
+        pick = {key: [getattr(self, key)[i] for i in indices] for key in ("names", "units", "digests")}
+        return replace(self, **pick, read=_Picked(self.read, indices))
+
+    def _get(self, name: str, indices: Sequence[int] | None = None) -> Tensor:
+        if name not in self.available:
+            have = ", ".join(sorted(self.available)) or "nothing"
+            raise CovtokenError(f"features hold no {name!r}: they have {have}; ask for it when extracting")
+        indices = range(len(self)) if indices is None else indices
+        if not len(indices):
+            raise CovtokenError(f"no pictures to read {name!r} from: the feature set is empty")
+        return self.read(name, indices)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        tokens: Mapping[Block, Tensor],
+        rows: int,
+        cols: int,
+        units: Sequence[str],
+        names: Sequence[str] | None = None,
+        attention: Mapping[int, Tensor] | None = None,
+        saliency: Tensor | None = None,
+        intensity: Tensor | None = None,
+        variance: Tensor | None = None,
+        digests: Sequence[str] | None = None,
+        weights_sha256: str = "",
+        backbone: str = "arrays",
+        preprocessing: str = "",
+        precision: str = "fp32",
+    ) -> FeatureSet:
+        """Features that are already in memory. tokens: [N, T, D] by block; the rest [N, T].
+
+        Raises:
+            CovtokenError: shapes that do not agree with the number of units and the grid.
+        """
+        units = [str(unit) for unit in units]
+        arrays = {tensor_name("block", block): value for block, value in tokens.items()}
+        arrays |= {tensor_name("attention", block): value for block, value in (attention or {}).items()}
+        maps = {"saliency": saliency, "intensity": intensity, "variance": variance}
+        arrays |= {name: value for name, value in maps.items() if value is not None}
+        arrays = {name: torch.as_tensor(value).to(torch.float32) for name, value in arrays.items()}
+        for name, value in arrays.items():
+            n_axes = 3 if name.startswith("block") else 2
+            if value.ndim != n_axes or tuple(value.shape[:2]) != (len(units), rows * cols):
+                expected = f"[{len(units)}, {rows * cols}{', D' if n_axes == 3 else ''}]"
+                raise CovtokenError(f"{name}: expected {expected}, got {list(value.shape)}")
+        names = list(names) if names is not None else [f"picture{i:05d}" for i in range(len(units))]
+        digests = list(digests) if digests is not None else list(names)
+        if not len(names) == len(digests) == len(units):
+            raise CovtokenError(f"{len(units)} units, but {len(names)} names and {len(digests)} digests")
+        return cls(
+            *(names, units, digests, rows, cols, weights_sha256, backbone, preprocessing, precision),
+            available=frozenset(arrays),
+            read=Memory(arrays),
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Reads from tensors [N, …] held in memory."""
+
+    arrays: dict[str, Tensor] = field(repr=False)
+
+    def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
+        return self.arrays[name][list(indices)]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Reads from one safetensors file a picture."""
+
+    paths: list[Path] = field(repr=False)
+
+    def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
+        out: Tensor | None = None
+        for row, i in enumerate(indices):
+            try:
+                with safe_open(self.paths[i], framework="pt") as handle:
+                    tensor = handle.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise CovtokenError(
+                    f"{self.paths[i]}: {name} cannot be read ({error}); run the extraction again"
+                ) from error
+            if out is None:  # filled row by row: a stack of a list would need twice the memory
+                out = torch.empty((len(indices), *tensor.shape), dtype=torch.float32)
+            if tensor.shape != out.shape[1:]:
+                raise CovtokenError(f"{self.paths[i]}: {name} has shape {list(tensor.shape)}, expected {out.shape[1:]}")
+            out[row] = tensor
+        return out
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """Reads a choice of another reader's pictures."""
+
+    inner: Callable[[str, Sequence[int]], Tensor] = field(repr=False)
+    indices: list[int] = field(repr=False)
+
+    def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
+        return self.inner(name, [self.indices[i] for i in indices])
