@@ -33,7 +33,7 @@ def test_agrees_with_scikit_learn(data):
     np.testing.assert_array_equal(indices, which)
 
 
-@pytest.mark.parametrize(("queries", "bank"), [(8192, 16384), (5, 33)])
+@pytest.mark.parametrize(("queries", "bank"), [(8192, 8192), (5, 33)])
 def test_leaves_the_own_unit_out_in_any_chunks(data, monkeypatch, queries, bank):
     monkeypatch.setattr(neighbors, "QUERY_CHUNK", queries)
     monkeypatch.setattr(neighbors, "BANK_CHUNK", bank)

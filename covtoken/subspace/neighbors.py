@@ -14,7 +14,7 @@ import torch
 from covtoken.errors import CovtokenError
 
 QUERY_CHUNK = 8192
-BANK_CHUNK = 16384
+BANK_CHUNK = 8192  # small enough that the centred copy costs little beside the search
 SPARE = 8  # candidates beyond k, so that rounding in the search cannot push out a true neighbour
 
 
