@@ -112,6 +112,16 @@ def register_mask_files(paths: Iterable[str | os.PathLike]) -> None:
             _inodes[(status.st_dev, status.st_ino)] = resolved
 
 
+def _renew_lock() -> None:
+    """In a forked child the lock may be held by a thread that is not there."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _install_hook() -> None:
     global _hooked
     if not _hooked:

@@ -56,7 +56,9 @@ def read(folder: str | Path | None = None, splits_folder: Path | None = None) ->
     units, left_out = settle_groups("busi", grouped, splits_folder)
     names = [name for name in names if name in units]
     cases = tuple(
-        Case(name, units[name], "ultrasound", partial(read_picture, pictures[name]), str(pictures[name]), organ="breast")
+        Case(
+            name, units[name], "ultrasound", partial(read_picture, pictures[name]), str(pictures[name]), organ="breast"
+        )
         for name in names
     )
     refs = {

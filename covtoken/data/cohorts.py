@@ -33,13 +33,22 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
             return _READERS[name](**options)
         path = Path(name).expanduser()
         if path.is_dir() or path.name == "index.csv":
-            return folder.read(path if path.is_dir() else path.parent, **options)
+            path = path if path.is_dir() else path.parent
+            if not options.get("name") and path.resolve().name in COMMITTED:
+                taken = path.resolve().name  # its reports and locks must not mix with the committed cohort's
+                raise CovtokenError(
+                    f"the folder {path} bears the name of the committed cohort {taken!r}: open it as {taken!r} with "
+                    "`folder`, or give it a `name` of its own"
+                )
+            return folder.read(path, **options)
     except TypeError as error:  # an option that the reader does not have
         if "argument" not in str(error):
             raise
         raise CovtokenError(f"cohort {name!r}: {error}; see the reader's docstring") from error
     if "/" in name:
-        raise CovtokenError(f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join(COMMITTED)}")
+        raise CovtokenError(
+            f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join(COMMITTED)}"
+        )
     raise unknown("cohort", name, list(COMMITTED))
 
 

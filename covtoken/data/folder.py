@@ -1,8 +1,8 @@
 """A folder of one's own: ``index.csv`` with the columns image, mask and, optionally, organ, patient, slice, spacing, …
 
-Paths are relative to the folder of ``index.csv``. An empty mask means: this case holds no lesion. An empty patient means
-that the patient is unknown: such cases are grouped by near-duplicates. Columns that describe the lesion (``lesion_px``,
-``lesion_frac``, ``note``) are never read, so that no label can reach a case.
+Paths are relative to the folder of ``index.csv``. An empty mask means: this case holds no lesion. An empty patient
+means that the patient is unknown: such cases are grouped by near-duplicates. Columns that describe the lesion
+(``lesion_px``, ``lesion_frac``, ``note``) are never read, so that no label can reach a case.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.near_duplicates import groups, thumbnail
-from covtoken.data.pictures import Window, read_picture, size_of
+from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import register_mask_files
@@ -97,7 +97,9 @@ def _rows(root: Path) -> list[dict[str, str]]:
         reader = csv.DictReader(stream)
         lacking = [column for column in ("image", "mask") if column not in (reader.fieldnames or [])]
         if lacking:
-            raise CovtokenError(f"{index} lacks the column {lacking[0]!r}; it has: {', '.join(reader.fieldnames or [])}")
+            raise CovtokenError(
+                f"{index} lacks the column {lacking[0]!r}; it has: {', '.join(reader.fieldnames or [])}"
+            )
         rows = [{key: (row.get(key) or "").strip() for key in READ_COLUMNS if key in row} for row in reader]
     for number, row in enumerate(rows, start=2):
         if not row["image"]:
@@ -148,7 +150,7 @@ def _window(file: Path, sides: tuple[int, int] | None) -> Window | None:
 
 
 def _modality_of(file: Path) -> str:
-    return "ct" if file.suffix == ".npy" or file.name.endswith((".nii", ".nii.gz")) else "ultrasound"
+    return "ct" if is_array(file) else "ultrasound"
 
 
 def _spacing(text: str, root: Path) -> tuple[float, float] | None:
@@ -160,5 +162,7 @@ def _spacing(text: str, root: Path) -> tuple[float, float] | None:
         if len(values) not in (1, 2) or min(values) <= 0:
             raise ValueError(text)
     except ValueError as error:
-        raise CovtokenError(f"{root / 'index.csv'}: spacing {text!r} is not one or two positive numbers in mm") from error
+        raise CovtokenError(
+            f"{root / 'index.csv'}: spacing {text!r} is not one or two positive numbers in mm"
+        ) from error
     return values[0], values[-1]

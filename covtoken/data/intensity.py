@@ -7,7 +7,7 @@ import numpy as np
 from covtoken.data.case import Case
 from covtoken.errors import CovtokenError, unknown
 
-# (lowest, highest) HU. Usual reading windows, level/width: lung -600/1500, abdomen and mediastinum 40/400, liver 50/300,
+# (lowest, highest) HU. Usual windows, level/width: lung -600/1500, abdomen and mediastinum 40/400, liver 50/300,
 # kidney 80/400, pancreas 60/320. Fixed, so that one grey level means one tissue in every picture of a cohort.
 WINDOWS_HU: dict[str, tuple[float, float]] = {
     "lung": (-1350.0, 150.0),

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from covtoken.data.case import MaskRef
+from covtoken.data.pictures import is_array, read_array
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
@@ -58,12 +59,8 @@ def _any_of(ref: MaskRef) -> np.ndarray:
 def _pixels(file: Path) -> np.ndarray:
     """Pixel values [H, W] of a mask file: PNG or any PIL format (colour: brightest channel), NumPy or 2-D NIfTI."""
     try:
-        if file.suffix == ".npy":
-            values = np.load(file, allow_pickle=False)
-        elif file.name.endswith((".nii", ".nii.gz")):
-            import nibabel
-
-            values = np.asarray(nibabel.load(file).dataobj).squeeze()
+        if is_array(file):
+            values = read_array(file)
         else:
             with Image.open(file) as image:
                 if image.mode in ("LA", "RGBA", "CMYK", "YCbCr"):

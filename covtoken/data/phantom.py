@@ -9,7 +9,7 @@ means a new VERSION and voids every lock made on the old one. It was never tuned
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
@@ -56,11 +56,20 @@ def mask_of(key: str) -> np.ndarray:
 
 
 def _draw(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture [H, W] float32, lesion mask and organ mask [H, W] bool."""
+    pixels, *masks = _packed(key)
+    lesion, organ = (np.unpackbits(mask, count=pixels.size).reshape(pixels.shape).astype(bool) for mask in masks)
+    return pixels.astype(np.float32), lesion, organ
+
+
+@lru_cache(maxsize=256)  # a cohort's pictures and masks are asked for one after the other: about 40 MB, bounded
+def _packed(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     seed, _, index = key.partition(":")
     if not (seed.isdigit() and index.isdigit()):
         raise CovtokenError(f"phantom key {key!r}: expected 'seed:index'")
     rng = np.random.Generator(np.random.PCG64([VERSION, int(seed), int(index)]))
-    return _ultrasound(rng) if int(index) % 2 else _ct(rng)
+    pixels, lesion, organ = _ultrasound(rng) if int(index) % 2 else _ct(rng)
+    return pixels.astype(np.int16), np.packbits(lesion), np.packbits(organ)
 
 
 # ---- shapes shared by both kinds -------------------------------------------------------------------------------------

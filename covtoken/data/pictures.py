@@ -20,12 +20,8 @@ def read_picture(file: Path, channel: str = "", window: Window | None = None) ->
         window: (row, column, height, width) to cut, in pixels.
     """
     try:
-        if file.suffix == ".npy":
-            pixels = np.load(file, allow_pickle=False)
-        elif file.name.endswith((".nii", ".nii.gz")):
-            import nibabel
-
-            pixels = np.asarray(nibabel.load(file).dataobj, dtype=np.float32).squeeze()
+        if is_array(file):
+            pixels = read_array(file)
         else:
             with Image.open(file) as image:
                 pixels = np.asarray(_grey(image, channel, file))
@@ -43,7 +39,7 @@ def read_picture(file: Path, channel: str = "", window: Window | None = None) ->
 
 def size_of(file: Path) -> tuple[int, int]:
     """(H, W) of a picture file, from its header."""
-    if file.suffix == ".npy" or file.name.endswith((".nii", ".nii.gz")):
+    if is_array(file):
         return read_picture(file).shape
     try:
         with Image.open(file) as image:
@@ -52,6 +48,24 @@ def size_of(file: Path) -> tuple[int, int]:
         raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
     except (OSError, UnidentifiedImageError) as error:
         raise CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+
+
+def is_array(file: Path) -> bool:
+    """Whether the file is NumPy or NIfTI, which carry physical units."""
+    return file.name.endswith((".npy", ".nii", ".nii.gz"))
+
+
+def read_array(file: Path) -> np.ndarray:
+    """The values of a .npy or NIfTI file, axes of length one dropped. Raises ValueError or OSError if unreadable."""
+    if file.suffix == ".npy":
+        return np.load(file, allow_pickle=False).squeeze()
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        return np.asarray(nibabel.load(file).dataobj).squeeze()
+    except ImageFileError as error:
+        raise ValueError(str(error)) from error
 
 
 def _grey(image: Image.Image, channel: str, file: Path) -> Image.Image:

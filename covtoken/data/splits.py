@@ -101,7 +101,7 @@ def settle_groups(
 
 
 def listed_files(name: str, folder: Path | None = None) -> dict[str, str]:
-    """Unit of every file that the cohort's committed splits know; a near-duplicate group bears its first file's name."""
+    """Unit of every file that the cohort's committed splits know; a near-duplicate group has its first file's name."""
     record = _committed(name, folder)
     return {**{unit: unit for unit in record["units"]}, **record.get("joined", {})}
 

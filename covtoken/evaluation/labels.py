@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import find_objects, label as connected
+from scipy.ndimage import find_objects
+from scipy.ndimage import label as connected
 
 from covtoken.data.case import Case, Cohort
 from covtoken.data.masks import read_mask
@@ -82,8 +83,8 @@ def token_labels(
 ) -> TokenLabels:
     """Token labels of a mask [H, W] bool on a (rows, cols) grid.
 
-    A lesion owns the tokens that it alone covers by ``threshold``, its own largest token, and those lesion tokens shared
-    with other lesions of which it holds the largest part.
+    A lesion owns the tokens that it alone covers by ``threshold``, its own largest token, and those lesion tokens
+    shared with other lesions of which it holds the largest part.
     """
     refuse_labels("token labels")
     if not 0 < threshold <= 1:

@@ -1,0 +1,182 @@
+"""Every way to a mask that we know of, tried while something label-free is being built."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from covtoken.data.case import MaskRef
+from covtoken.data.masks import read_mask
+from covtoken.evaluation.labels import token_labels
+from covtoken.leak_guard import (
+    LabelLeak,
+    construction,
+    refuse_label_arrays,
+    refuse_labels,
+    register_mask_files,
+    under_construction,
+)
+
+
+@pytest.fixture
+def masks(tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 2:4] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    np.save(tmp_path / "m.npy", mask)
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "m.nii")
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "m.nii.gz")
+    Image.fromarray(mask).save(tmp_path / "picture.png")
+    register_mask_files(tmp_path / name for name in ("m.png", "m.npy", "m.nii", "m.nii.gz"))
+    return tmp_path
+
+
+READERS = {
+    "pil": lambda folder: np.asarray(Image.open(folder / "m.png")),
+    "numpy": lambda folder: np.load(folder / "m.npy"),
+    "numpy mapped": lambda folder: np.load(folder / "m.npy", mmap_mode="r"),
+    "nibabel": lambda folder: np.asarray(nibabel.load(folder / "m.nii").dataobj),
+    "nibabel gzip": lambda folder: np.asarray(nibabel.load(folder / "m.nii.gz").dataobj),
+    "gzip": lambda folder: gzip.open(folder / "m.nii.gz").close(),
+    "bytes": lambda folder: (folder / "m.png").read_bytes(),
+    "bytes path": lambda folder: open(os.fsencode(folder / "m.png"), "rb").close(),
+    "os.open": lambda folder: os.close(os.open(folder / "m.png", os.O_RDONLY)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_registered_masks_cannot_be_opened_directly(masks, reader):
+    READERS[reader](masks)
+    with construction("a bank"), pytest.raises(LabelLeak, match="a bank"):
+        READERS[reader](masks)
+    READERS[reader](masks)
+
+
+def test_roundabout_paths_are_resolved(masks, monkeypatch):
+    (masks / "link.png").symlink_to(masks / "m.png")
+    os.link(masks / "m.png", masks / "hard.png")
+    monkeypatch.chdir(masks)
+    folder = os.open(masks, os.O_RDONLY)
+    ways = [
+        lambda: Path("m.png").read_bytes(),
+        lambda: (masks / ".." / masks.name / "m.png").read_bytes(),
+        lambda: (masks / "link.png").read_bytes(),
+        lambda: (masks / "hard.png").read_bytes(),
+    ]
+    with construction("a bank"):
+        for way in ways:
+            with pytest.raises(LabelLeak):
+                way()
+        monkeypatch.chdir("/")
+        with pytest.raises(LabelLeak):
+            os.open("m.png", os.O_RDONLY, dir_fd=folder)
+    os.close(folder)
+
+
+def test_lazily_loaded_mask_is_refused_when_its_values_are_asked_for(masks):
+    image = nibabel.load(masks / "m.nii.gz")
+    with construction("a bank"), pytest.raises(LabelLeak):
+        np.asarray(image.dataobj)
+
+
+def test_pictures_stay_readable(masks):
+    with construction("a bank"):
+        assert np.asarray(Image.open(masks / "picture.png")).shape == (8, 8)
+
+
+def test_a_reused_inode_is_not_a_mask(masks):
+    inode = (masks / "m.png").stat().st_ino
+    (masks / "m.png").rename(masks / "moved.png")
+    with construction("a bank"):
+        assert (masks / "moved.png").stat().st_ino == inode
+        assert (masks / "moved.png").read_bytes()  # what stood there as a mask is gone from its registered path
+
+
+def test_doors_refuse(masks):
+    ref = MaskRef("png", (masks / "m.png",))
+    mask = read_mask(ref)
+    for unseen in (ref, MaskRef("phantom", key="0:1"), MaskRef("empty", key="4x4")):
+        with construction("a subspace"), pytest.raises(LabelLeak):
+            read_mask(unseen)
+    with construction("a subspace"), pytest.raises(LabelLeak):
+        token_labels(mask, 2, 2)
+
+
+def test_arrays_that_look_like_labels_are_refused():
+    import torch
+
+    labels = token_labels(np.ones((8, 8), bool), 2, 2)
+    for leaked in (np.ones(3, bool), torch.ones(3, dtype=torch.bool), labels, MaskRef("empty", key="4x4")):
+        with pytest.raises(LabelLeak, match="build_bank"):
+            refuse_label_arrays("build_bank", np.zeros(3, np.float32), leaked)
+    refuse_label_arrays("build_bank", np.zeros((3, 4), np.float32), torch.zeros(3), None)
+
+
+def test_other_threads_are_refused_and_released(masks):
+    caught = []
+
+    def read():
+        try:
+            (masks / "m.png").read_bytes()
+        except LabelLeak as error:
+            caught.append(error)
+
+    with construction("a bank"):
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+    assert len(caught) == 1
+    read()
+    assert len(caught) == 1
+
+
+def _worker_reads(path: str) -> str:
+    try:
+        Path(path).read_bytes()
+        return "read"
+    except LabelLeak:
+        return "refused"
+
+
+def _worker_asks(_: int) -> str:
+    try:
+        refuse_labels("a mask")
+        return "read"
+    except LabelLeak:
+        return "refused"
+
+
+def test_workers_inherit(masks):
+    with construction("a bank"), ProcessPoolExecutor(1, get_context("fork")) as pool:
+        assert pool.submit(_worker_reads, str(masks / "m.png")).result() == "refused"
+    with construction("a bank"), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(_worker_asks, 0).result() == "refused"
+    code = "from covtoken.leak_guard import under_construction as u; print(repr(u()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "''"
+
+
+def test_nesting_and_failure_leave_nothing_behind():
+    with construction("outer"):
+        with pytest.raises(ValueError), construction("inner"):
+            raise ValueError
+        assert under_construction() == "outer"
+    assert under_construction() == "" and "COVTOKEN_UNDER_CONSTRUCTION" not in os.environ
+    refuse_labels("anything")
+
+
+def test_case_and_reference_cannot_open_masks():
+    import covtoken.data.case as case
+
+    source = Path(case.__file__).read_text()
+    assert "masks import" not in source and "PIL" not in source
