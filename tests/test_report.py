@@ -15,8 +15,18 @@ KEYS = (
 
 def _report(**changes):
     fields = dict(
-        gate=1, title="t", question="q", cohort="busi", split="test", backbone="b", parameters={}, thresholds={},
-        metrics={"auroc.density": metric(0.8, (0.7, 0.9), 10, 20, 30)}, checks={}, decision="GO", chart_data={},
+        gate=1,
+        title="t",
+        question="q",
+        cohort="busi",
+        split="test",
+        backbone="b",
+        parameters={},
+        thresholds={},
+        metrics={"auroc.density": metric(0.8, (0.7, 0.9), 10, 20, 30)},
+        checks={},
+        decision="GO",
+        chart_data={},
         provenance={},
     )
     return GateReport(**(fields | changes))
@@ -44,7 +54,11 @@ def test_nan_becomes_null():
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda c: c.replace("covtoken-gate-report/1", "other"), lambda c: c[:-20], lambda c: c.replace('"split"', '"cut"')],
+    [
+        lambda c: c.replace("covtoken-gate-report/1", "other"),
+        lambda c: c[:-20],
+        lambda c: c.replace('"split"', '"cut"'),
+    ],
 )
 def test_damaged_reports_are_refused_by_name(tmp_path, damage):
     path = write_report(_report(), tmp_path / "gate1.json")

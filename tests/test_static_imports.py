@@ -9,7 +9,13 @@ import pytest
 from covtoken.paths import PACKAGE
 
 CONSTRUCTION = sorted(p for folder in ("subspace", "backbone") for p in (PACKAGE / folder).glob("*.py"))
-FORBIDDEN = ("covtoken.data.masks", "covtoken.evaluation", "covtoken.gates", "covtoken.economy", "covtoken.data.phantom")
+FORBIDDEN = (
+    "covtoken.data.masks",
+    "covtoken.evaluation",
+    "covtoken.gates",
+    "covtoken.economy",
+    "covtoken.data.phantom",
+)
 ORDER = ["leak_guard", "data", "backbone", "subspace", "coverage", "economy", "evaluation", "gates"]
 
 

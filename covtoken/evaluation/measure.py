@@ -1,4 +1,4 @@
-"""From score maps and labels to metrics with unit-bootstrap intervals. Works on fresh maps and on recorded ones alike."""
+"""From score maps and labels to metrics with unit-bootstrap intervals; fresh and recorded maps alike."""
 
 from __future__ import annotations
 

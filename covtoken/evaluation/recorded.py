@@ -1,4 +1,4 @@
-"""Recorded scores: the token scores behind the headline numbers, small enough to commit, so that anyone recomputes them.
+"""Recorded scores: the token scores behind the headline numbers, small enough to commit, for anyone to recompute.
 
 No picture is in the file: scores rounded to float16 *before* any report is computed from them, lesion and ignore
 flags of tokens, lesions with their areas, and units as hashes.
@@ -129,6 +129,10 @@ def load_scores(path: Path) -> RecordedScores:
         organ=bits("organ") if "organ" in tensors else None,
         unit=tensors["unit"].astype(np.int64),
         lesions=lesions,
+        unit_names=tuple(header.get("units", ())),
+        names=(),
+        rows=header["rows"],
+        cols=header["cols"],
     )
     scores = {name.removeprefix("scores/"): t for name, t in tensors.items() if name.startswith("scores/")}
     return RecordedScores(scores, labels, header)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from covtoken.backbone.cache import FeatureSet, features
+from covtoken.backbone.cache import features
+from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
@@ -22,11 +23,11 @@ from covtoken.data.splits import folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
-from covtoken.evaluation.measure import Measured, measure
+from covtoken.evaluation.measure import N_DRAWS, Measured, measure
 from covtoken.evaluation.recorded import RecordedScores, hashed_units, to_float16
 from covtoken.gates import locks
 from covtoken.gates.report import GateReport, provenance
-from covtoken.subspace.scorers import METHOD_PARAMETERS, SCORERS, Recipe, raw_maps, score_maps
+from covtoken.subspace.scorers import CORESET, SCORERS, SIGMAS, Recipe, raw_maps, score_maps
 
 TITLE = "Where lesions live"
 QUESTION = "At which block does label-free membership point at lesions, and does it beat what a person would try first?"
@@ -45,6 +46,14 @@ SEARCHING = ("density", "patchcore")  # these search a bank, so they set no thre
 PIXELS_ONLY = ("variance", "random")  # reported, but not among the ten recorded scorers
 SMALL_COHORT, FEW_UNITS, N_FOLDS = 100, 20, 5
 SEED = 0
+METHOD_PARAMETERS = {
+    "reference_size": 12_000,
+    "k": 10,
+    "coreset": CORESET,
+    "sigmas": list(SIGMAS),
+    "label_threshold": 0.25,
+    "n_draws": N_DRAWS,
+}
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
 
 
@@ -119,7 +128,7 @@ def run_gate1(
         CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
     """
     started = time.perf_counter()
-    opened = open_cohort(cohort, data=data) if data else open_cohort(cohort)
+    opened = open_cohort(cohort, **({"folder": data} if data else {}))
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
     split = resolve_split(opened, split)
     extracting = _Extractor(vit, precision, cache, progress)
@@ -437,7 +446,9 @@ def block_rows(metrics: dict[str, dict]) -> list[dict]:
         place = int(block[5:]) if block.startswith("block") else block or None
         low, high = entry["ci95"] or (None, None)
         rows.append({"scorer": LABELS[scorer], "block": place, "value": entry["value"], "lo": low, "hi": high})
-    return sorted(rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0))
+    return sorted(
+        rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0)
+    )
 
 
 def gain_rows(metrics: dict[str, dict], kind: str = "auroc_gain") -> list[dict]:

@@ -29,7 +29,7 @@ def run_and_write(
     report = run.report
     if record and not report.checks["plan_locked_before"]:
         raise CovtokenError(
-            f"{report.cohort}: no lock, so nothing is recorded. Run the selection split, then `covtoken lock thresholds`"
+            f"{report.cohort}: no lock, nothing is recorded. Run the selection split, then `covtoken lock thresholds`"
         )
     if record and report.provenance["weights_sha256"] and options.get("precision", "fp32") != "fp32":
         raise CovtokenError("recorded numbers are fp32: run without --precision bf16")
