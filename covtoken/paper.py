@@ -101,7 +101,8 @@ class ReportRole(_Reader, SphinxRole):
             text = self._find(place, name.strip())
         except CovtokenError as error:
             return [self.missing(error, self.lineno)], []
-        return [nodes.inline(text=text, classes=["covtoken-number"])], []
+        # Numbers stay on one line; a parameter may be a sentence.
+        return [nodes.inline(text=text, classes=[] if self.kind == "parameter" else ["covtoken-number"])], []
 
     def _find(self, place: str, name: str) -> str:
         if self.kind == "decision":
@@ -137,13 +138,15 @@ class ReportTable(_Reader, SphinxDirective):
                 report = _read(root, place)
                 for name in self.options["metrics"].split():
                     entry = read_metric(root, f"{place} {name}")
+                    value = nodes.inline(text=as_text(entry, signed=_signed(name)), classes=["covtoken-number"])
+                    rows.append([cohort, readable(name), value])
                     n = f"{entry['n_units']} units, {entry['n_images']} images"
-                    rows.append([cohort, readable(name), as_text(entry, signed=_signed(name)), n])
                 curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
-                notes.append(f"{cohort}: {report['split']} split, {report['backbone']}, {report['decision']}{curated}.")
+                about = f"{report['split']} split, {n}, {report['backbone']}"
+                notes.append(f"{cohort}: {about}{curated}; {report['decision']}.")
             except CovtokenError as error:
-                rows.append([cohort, "", self.missing(error, self.lineno), ""])
-        table = _table(["cohort", "quantity", "value [95 % over units]", "n"], rows)
+                rows.append([cohort, "", self.missing(error, self.lineno)])
+        table = _table(["cohort", "quantity", "value [95 % over units]"], rows)
         return [table, nodes.paragraph(text=" ".join(notes), classes=["covtoken-note"])]
 
 

@@ -1,0 +1,140 @@
+"""Charts draw offline, come out equal for equal input, and refuse rows that lack a column."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from covtoken import figures
+from covtoken.errors import CovtokenError
+from covtoken.offline_renderer import mime_bundle, to_html
+
+BLOCKS = [
+    {"scorer": scorer, "block": block, "value": value, "lo": value - 0.02, "hi": value + 0.02}
+    for scorer, block, value in [
+        ("membership A", 1, 0.6),
+        ("membership A", 2, 0.8),
+        ("membership A", "norm", 0.7),
+        ("centre prior", None, 0.75),
+        ("saliency head", None, 0.751),
+    ]
+]
+GAINS = [
+    {"label": "centre prior", "value": 0.1, "lo": 0.05, "hi": 0.15},
+    {"label": "random", "value": 0, "lo": -1, "hi": 1},
+]
+
+
+def lesion_case(name: str = "case", score: np.ndarray | None = None) -> dict:
+    picture = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    mask = np.zeros((64, 64), bool)
+    mask[16:32, 16:32] = True
+    return {"name": name, "picture": picture, "score": np.eye(4) if score is None else score, "mask": mask}
+
+
+def densities(panels: bool = False) -> list[dict]:
+    rows = [{"group": g, "score": x, "density": 0.1 * x} for g in ("lesion tokens", "other tokens") for x in range(4)]
+    return [row | {"panel": p} for p in ("A", "B") for row in rows] if panels else rows
+
+
+CHARTS = {
+    "blocks": lambda: figures.auroc_by_block(BLOCKS, threshold=0.72),
+    "gains": lambda: figures.gain_forest(GAINS),
+    "densities": lambda: figures.score_densities(densities()),
+    "panels": lambda: figures.score_densities(densities(panels=True)),
+    "maps": lambda: figures.lesion_maps([lesion_case(f"case {i}") for i in range(3)]),
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_equal_charts_give_equal_output(name):
+    first, second = (mime_bundle(CHARTS[name]().to_dict()) for _ in range(2))
+    assert first == second
+    assert set(first) == {"text/html", "image/svg+xml", "text/plain"}
+    assert first["image/svg+xml"].startswith("<svg") and "</svg>" in first["text/html"]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_nothing_is_loaded_from_a_network(name):
+    html = mime_bundle(CHARTS[name]().to_dict())["text/html"]
+    for address in ("cdn.", "src=", "@import"):
+        assert address not in html
+
+
+def test_data_cannot_end_the_script_early():
+    spec = figures.gain_forest([{"label": "</script><b>", "value": 0.1, "lo": 0, "hi": 0.2}]).to_dict()
+    html = to_html(spec, svg="")
+    assert html.count("</script>") == 1
+    assert "<\\/script>" in html
+
+
+def test_different_specs_have_different_names():
+    names = {to_html(CHARTS[name]().to_dict(), svg="").split('id="')[1].split('"')[0] for name in CHARTS}
+    assert len(names) == len(CHARTS)
+
+
+def test_rules_carry_scores_without_a_block_and_labels_keep_apart():
+    svg = mime_bundle(CHARTS["blocks"]().to_dict())["image/svg+xml"]
+    for label in ("membership A", "centre prior", "saliency head", "threshold", "norm"):
+        assert f">{label}</text>" in svg
+    places = sorted(_label_place(svg, label) for label in ("centre prior", "saliency head"))
+    assert places[1] - places[0] >= 14  # px: their values differ by a thousandth
+
+
+def _label_place(svg: str, label: str) -> float:
+    tag = svg[: svg.index(f">{label}</text>")].rsplit("<text", 1)[1]
+    return float(tag.split("translate(")[1].split(")")[0].split(",")[1])
+
+
+def test_forest_tells_intervals_with_and_without_zero_apart():
+    datasets = figures.gain_forest(GAINS).to_dict()["datasets"].values()
+    found = {row["label"]: row["reading"] for data in datasets for row in data if "label" in row}
+    assert found == {"centre prior": "excludes 0", "random": "includes 0"}
+
+
+def test_overlay_is_bright_where_the_score_is_high():
+    import io
+
+    from PIL import Image
+
+    score = np.zeros((4, 4))
+    score[0, 3] = 1  # top right
+    case = lesion_case(score=score) | {"picture": np.full((64, 64), 0.5), "mask": None}
+    pixels = np.asarray(Image.open(io.BytesIO(figures._overlay(case, 64)))).astype(int)
+    top_right, bottom_left = pixels[4:12, 52:60].mean((0, 1)), pixels[52:60, 4:12].mean((0, 1))
+    assert top_right[0] - top_right[2] > 30  # yellow: red above blue
+    assert bottom_left[0] <= bottom_left[2]  # dark blue over grey
+
+
+@pytest.mark.parametrize("draw", [figures.auroc_by_block, figures.gain_forest, figures.score_densities])
+def test_missing_columns_are_named(draw):
+    with pytest.raises(CovtokenError, match=r"expected columns .*got other"):
+        draw([{"other": 1}])
+
+
+def test_no_case_is_an_error():
+    with pytest.raises(CovtokenError, match="no case to draw"):
+        figures.lesion_maps([])
+
+
+def test_bundle_defines_vega_embed_once(tmp_path):
+    target = tmp_path / "vega.js"
+    command = [sys.executable, "-m", "covtoken.figures", str(target)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(target)
+    text = target.read_text()
+    assert text.startswith("(function () {") and "window.vegaEmbed" in text
+    assert len(text) < 1_500_000
+
+
+def test_renderer_is_what_a_notebook_shows():
+    code = (
+        "import json, altair as alt; from covtoken import figures; figures.install_renderer();"
+        "c = figures.gain_forest([{'label': 'x', 'value': 0.1, 'lo': 0.0, 'hi': 0.2}]);"
+        "print(json.dumps(sorted(c._repr_mimebundle_())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["image/svg+xml", "text/html", "text/plain"]
