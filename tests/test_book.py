@@ -1,0 +1,183 @@
+"""The book builds with warnings as errors, its pages exist, and they draw in a browser without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from covtoken.errors import CovtokenError
+from covtoken.paper import as_text, read_metric, readable
+from covtoken.paths import project_root
+
+ROOT = project_root()
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE, DESK = 390, 1280  # px
+
+
+def toc_files() -> list[str]:
+    """Every page that ``_toc.yml`` names, the root first."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+
+    def walk(entries):
+        for entry in entries:
+            yield entry["file"]
+            yield from walk(entry.get("sections", []))
+
+    return [toc["root"], *(name for part in toc["parts"] for name in walk(part["chapters"]))]
+
+
+def build(book: Path, output: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(book), "--path-output", str(output)]
+    return subprocess.run([*command, "--all", "--keep-going", *options], capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("built")
+    done = build(ROOT / "book", output, "-W")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return output / "_build" / "html"
+
+
+@pytest.mark.slow
+def test_every_page_exists(html):
+    for name in toc_files():
+        page = html / f"{name}.html"
+        assert page.is_file(), f"{name}: in _toc.yml but not built"
+        assert "</html>" in page.read_text()
+
+
+@pytest.mark.slow
+def test_no_page_names_a_network_script(html):
+    for name in toc_files():
+        text = (html / f"{name}.html").read_text()
+        assert "cdn.jsdelivr" not in text.replace("cdn.jsdelivr.net/npm/thebe", ""), name
+
+
+@pytest.mark.slow
+def test_reports_fill_the_abstract(html):
+    report = json.loads((ROOT / "gate_reports" / "busi" / "gate1.json").read_text())
+    assert as_text(report["metrics"]["auroc.density"]) in (html / "index.html").read_text()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no chromium on this machine: drawn pages are not checked")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def opened_page(browser, html: Path, name: str, width: int):
+    """The page at a width, from the disk; every request that would leave the disk is refused and counted."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.refused, page.errors = [], []
+
+    def gate(route):
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            page.refused.append(route.request.url)
+            route.abort()
+
+    page.route("**/*", gate)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto((html / f"{name}.html").as_uri())
+    # Drawing is asynchronous: wait for what the page itself says it holds.
+    page.wait_for_function(
+        "() => document.querySelectorAll('.covtoken-chart').length === "
+        "document.querySelectorAll('.covtoken-chart.vega-embed svg').length && "
+        "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container svg').length",
+        timeout=60_000,
+    )
+    return page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_pages_draw_offline_and_fit(html, browser, width):
+    for name in toc_files():
+        page = opened_page(browser, html, name, width)
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{name}: {overflow} px wider than {width} px"
+        assert page.refused == [], f"{name} asks for {page.refused}"
+        unexpected = [error for error in page.errors if "THEBE_JS_URL" not in error]  # the theme's own, harmless
+        assert unexpected == [], f"{name}: {unexpected}"
+        page.close()
+
+
+@pytest.mark.slow
+def test_charts_and_formulas_have_ink(html, browser):
+    page = opened_page(browser, html, "gate1_results", DESK)
+    marks = page.eval_on_selector_all(
+        ".covtoken-chart.vega-embed svg", "all => all.map(svg => svg.querySelectorAll('path, text').length)"
+    )
+    assert len(marks) == 4 and min(marks) > 10
+    page.close()
+    page = opened_page(browser, html, "method", DESK)
+    heights = page.eval_on_selector_all("mjx-container svg", "all => all.map(s => s.getBoundingClientRect().height)")
+    assert len(heights) > 10 and min(heights) > 3
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_number_that_was_not_recorded_stops_the_build(tmp_path):
+    """A small book of one page: a recorded number passes, an unrecorded one is an error that names it."""
+    book = tmp_path / "book"
+    book.mkdir()
+    shutil.copy(ROOT / "_config.yml", book / "_config.yml")
+    (book / "references.bib").write_text("")
+    (book / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    entry = {"value": 0.912345, "ci95": [0.9, 0.92], "n_units": 3, "n_images": 4, "n_tokens": 5}
+    report = tmp_path / "gate_reports" / "toy" / "gate1.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"metrics": {"auroc.density": entry}, "decision": "GO", "parameters": {}}))
+    (book / "index.md").write_text("# Toy\n\n{report}`toy/gate1 auroc.density`, {report-decision}`toy/gate1`.\n")
+    done = build(book, tmp_path, "-W")
+    assert done.returncode == 0, done.stderr
+    assert "0.912 [0.900, 0.920]" in (tmp_path / "_build" / "html" / "index.html").read_text()
+
+    (book / "index.md").write_text("# Toy\n\n{report}`toy/gate1 auroc.absent`\n")
+    done = build(book, tmp_path, "-W")
+    assert done.returncode != 0
+    assert "toy/gate1 auroc.absent: not recorded yet" in done.stdout + done.stderr
+
+
+def test_links_into_the_root_are_links():
+    for name in ("_config.yml", "_toc.yml", "notebooks", "data_cards"):
+        link = ROOT / "book" / name
+        assert link.is_symlink() and os.readlink(link) == f"../{name}"
+
+
+def test_metrics_are_read_by_place_and_name(tmp_path):
+    folder = tmp_path / "gate_reports" / "toy"
+    folder.mkdir(parents=True)
+    entries = {"aupr.density": {"value": 0.5, "ci95": None}, "empty": {"value": None, "ci95": None}}
+    (folder / "gate1.json").write_text(json.dumps({"metrics": entries}))
+    assert as_text(read_metric(tmp_path, "toy/gate1 aupr.density")) == "0.500"
+    for where in ("toy/gate1 absent", "toy/gate1 empty", "toy/gate2 aupr.density"):
+        with pytest.raises(CovtokenError, match="not recorded yet"):
+            read_metric(tmp_path, where)
+
+
+def test_differences_carry_their_sign_and_names_are_words():
+    entry = {"value": -0.0312, "ci95": [-0.05, 0.01]}
+    assert as_text(entry, signed=True) == "−0.031 [−0.050, +0.010]"
+    assert readable("auroc_gain.density_minus_centre_prior") == "difference in token AUROC, membership A − centre prior"
+
+
+def test_published_figures_name_metrics_that_exist():
+    figures = json.loads((ROOT / "configs" / "published.json").read_text())["figures"]
+    for where in [place for figure in figures for place in figure["here"]]:
+        read_metric(ROOT, where)
