@@ -49,16 +49,7 @@ def nearest(queries, bank, k: int, query_units=None, bank_units=None):
             f"asked for {k} neighbours, but a query has only {short.min() if len(q) else len(b)} bank tokens of other "
             f"units among {len(b)}: lower k or give a bank of more units"
         )
-    distances = torch.empty((len(q), k), dtype=torch.float32, device=device)
-    indices = torch.empty((len(q), k), dtype=torch.int64, device=device)
-    # Queries that skip the same slice go together; all that skip nothing are one group.
-    key = np.where(hi > lo, lo, -1)
-    by_key = np.argsort(key, kind="stable")
-    for group in np.split(by_key, np.flatnonzero(np.diff(key[by_key])) + 1) if len(q) else []:
-        skip = (int(lo[group[0]]), int(hi[group[0]]))
-        for start in range(0, len(group), QUERY_CHUNK):
-            rows = torch.as_tensor(group[start : start + QUERY_CHUNK], device=device)
-            distances[rows], indices[rows] = _search(q[rows], b, k, skip)
+    distances, indices = _search(q, b, k, _groups(lo, hi))
     indices = torch.as_tensor(order, device=device)[indices]
     return (distances, indices) if as_torch else (distances.numpy(), indices.numpy())
 
@@ -68,25 +59,48 @@ def mean_distance(queries, bank, k: int, query_units=None, bank_units=None):
     return nearest(queries, bank, k, query_units, bank_units)[0].mean(1)
 
 
-def _search(q: torch.Tensor, b: torch.Tensor, k: int, skip: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest of b without the rows ``skip`` for queries that all skip the same."""
+def _groups(lo: np.ndarray, hi: np.ndarray) -> list[tuple[np.ndarray, int, int]]:
+    """(query rows, lo, hi) of queries that leave out the same slice lo:hi of the bank, at most QUERY_CHUNK together."""
+    key = np.where(hi > lo, lo, -1)
+    rows = np.argsort(key, kind="stable")
+    same = np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1) if len(rows) else []
+    return [
+        (group[i : i + QUERY_CHUNK], int(lo[group[0]]), int(hi[group[0]]))
+        for group in same
+        for i in range(0, len(group), QUERY_CHUNK)
+    ]
+
+
+def _search(q: torch.Tensor, b: torch.Tensor, k: int, groups) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates chunk by chunk of the bank (each centred once for all queries), then their exact distances."""
     wanted = k + SPARE
     centre = b[:: max(1, len(b) // 1024)].mean(0)
-    centred = q - centre
-    values = torch.full((len(q), 0), torch.inf, device=q.device)
-    found = torch.zeros((len(q), 0), dtype=torch.int64, device=q.device)
-    for first, last in ((0, skip[0]), (skip[1], len(b))):
-        for start in range(first, last, BANK_CHUNK):
-            part = b[start : min(start + BANK_CHUNK, last)] - centre
-            near, which = (_torch_part if q.is_cuda else _faiss_part)(centred, part, min(wanted, len(part)))
-            values, found = torch.cat([values, near], 1), torch.cat([found, which + start], 1)
-            if values.shape[1] > wanted:
-                values, best = torch.topk(values, wanted, largest=False)
-                found = found.gather(1, best)
-    found = found.sort(1).values  # equal distances then stand in the order of the bank
-    exact = torch.cat([_exact(q[i : i + 256], b, found[i : i + 256]) for i in range(0, len(q), 256)])
-    exact, best = exact.sort(dim=1, stable=True)
-    return exact[:, :k], found.gather(1, best[:, :k])
+    values = torch.full((len(q), wanted), torch.inf, device=q.device)
+    found = torch.zeros((len(q), wanted), dtype=torch.int64, device=q.device)
+    groups = [(torch.as_tensor(rows, device=q.device), lo, hi) for rows, lo, hi in groups]
+    engine = _torch_part if q.is_cuda else _faiss_part
+    for start in range(0, len(b), BANK_CHUNK):
+        stop = min(start + BANK_CHUNK, len(b))
+        part = b[start:stop] - centre
+        for rows, lo, hi in groups:
+            centred, best, which = q[rows] - centre, values[rows], found[rows]
+            pieces = ((start, min(stop, lo)), (max(start, hi), stop)) if hi > lo else ((start, stop),)
+            for first, last in pieces:
+                if first >= last:
+                    continue
+                near, at = engine(centred, part[first - start : last - start], min(wanted, last - first))
+                best, pick = torch.topk(torch.cat([best, near], 1), wanted, largest=False)
+                which = torch.cat([which, at + first], 1).gather(1, pick)
+            values[rows], found[rows] = best, which
+    distances = torch.empty((len(q), k), device=q.device)
+    indices = torch.empty((len(q), k), dtype=torch.int64, device=q.device)
+    for i in range(0, len(q), 256):
+        where, order = found[i : i + 256].sort(1)  # equal distances then stand in the order of the bank
+        exact = _exact(q[i : i + 256], b, where)
+        exact[values[i : i + 256].gather(1, order).isinf()] = torch.inf  # places no token has filled
+        exact, best = exact.sort(dim=1, stable=True)
+        distances[i : i + 256], indices[i : i + 256] = exact[:, :k], where.gather(1, best[:, :k])
+    return distances, indices
 
 
 def _exact(q: torch.Tensor, b: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
