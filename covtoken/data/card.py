@@ -1,0 +1,76 @@
+"""Sizes of a cohort, written into its data card: ``python -m covtoken.data.card busi``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from covtoken.data.case import Cohort
+from covtoken.data.cohorts import data_fingerprint, open_cohort
+from covtoken.data.masks import read_mask
+from covtoken.data.splits import load_splits
+from covtoken.errors import CovtokenError
+from covtoken.paths import project_root, write_then_rename
+
+SPLITS = ("bank", "selection", "calibration", "test")
+
+
+def describe(cohort: Cohort) -> str:
+    """A markdown table of counts: pictures, units, splits, lesion area. Opens every mask, so it is for cards only."""
+    splits = load_splits(cohort)
+    shapes = np.array([case.pixels().shape for case in cohort.cases])
+    areas = [read_mask(cohort.masks[case.name]).mean() for case in cohort.cases if case.name in cohort.masks]
+    with_lesion = [area for area in areas if area > 0]
+    pictures = Counter(splits.get(case.unit, "left out") for case in cohort.cases)
+    units = Counter(splits.values())
+    low, middle, high = np.percentile(with_lesion, [5, 50, 95]) if with_lesion else (np.nan,) * 3
+    rows = [
+        ("pictures", len(cohort.cases)),
+        ("units", len(cohort.units)),
+        ("pictures with a lesion", len(with_lesion)),
+        ("lesion area in them, share of the picture: median (5 % to 95 %)", f"{middle:.4f} ({low:.4f} to {high:.4f})"),
+        ("height × width, smallest to largest", "{} × {} to {} × {}".format(*shapes.min(0), *shapes.max(0))),
+        *((f"{split} split: units, pictures", f"{units[split]}, {pictures[split]}") for split in SPLITS),
+        ("files left out by the reader", len(cohort.left_out)),
+        ("fingerprint of the data", f"`{data_fingerprint(cohort)[:16]}`"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def write_card(name: str, root: Path | None = None) -> Path:
+    """Rewrite the marked block of ``data_cards/<name>.md``.
+
+    Raises:
+        CovtokenError: no such card, or its markers are missing.
+    """
+    path = (root or project_root()) / "data_cards" / f"{name}.md"
+    if not path.exists():
+        raise CovtokenError(f"no data card at {path}: write one with the markers that data_cards/phantom.md has")
+    begin, end = f"<!-- card:begin (written by `python -m covtoken.data.card {name}`) -->", "<!-- card:end -->"
+    head, found, rest = path.read_text().partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended:
+        raise CovtokenError(f"{path}: the markers {begin!r} … {end!r} are missing; put them where the table belongs")
+    table = describe(open_cohort(name))
+    with write_then_rename(path) as temporary:
+        temporary.write_text(f"{head}{begin}\n\n{table}\n\n{end}{tail}")
+    return path
+
+
+def main() -> None:
+    """Write the cards named on the command line."""
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m covtoken.data.card COHORT …")
+    try:
+        for name in sys.argv[1:]:
+            print(f"wrote {write_card(name)}")
+    except CovtokenError as error:
+        print(f"covtoken: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
