@@ -15,22 +15,26 @@ import torch
 from covtoken.backbone.weights import load_backbone
 
 
-def rate(run, images: torch.Tensor, batch: int, repeats: int) -> float:
-    """Images a second: the fastest of ``repeats`` passes, after one to warm up."""
-    best = float("inf")
+def rates(runs, images: torch.Tensor, batch: int, repeats: int) -> list[float]:
+    """Images a second of each run: the fastest of ``repeats`` passes, after one to warm up.
+
+    The runs take turns, so that other work on the machine slows all of them alike.
+    """
+    best = [float("inf")] * len(runs)
     for i in range(repeats + 1):
-        start = time.perf_counter()
-        for part in images.split(batch):
-            run(part)
-        best = min(best, time.perf_counter() - start) if i else best
-    return len(images) / best
+        for j, run in enumerate(runs):
+            start = time.perf_counter()
+            for part in images.split(batch):
+                run(part)
+            best[j] = min(best[j], time.perf_counter() - start) if i else best[j]
+    return [len(images) / seconds for seconds in best]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -57,9 +61,7 @@ def main() -> None:
             lambda part: ours(part, middle),
             lambda part: ours(part, last, [last - 4, last - 2, last]),
         ]
-        plain_rate, our_rate, middle_rate, attention_rate = (
-            rate(run, images, args.batch, args.repeats) for run in runs
-        )
+        plain_rate, our_rate, middle_rate, attention_rate = rates(runs, images, args.batch, args.repeats)
         ratio = our_rate / plain_rate
         print(f"{precision:10}{plain_rate:12.1f}{our_rate:12.1f}{ratio:8.2f}{middle_rate:10.1f}{attention_rate:11.1f}")
 
