@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.froc import _neighbours, false_positives
+from covtoken.evaluation.froc import births
 from covtoken.evaluation.stats import (
     UnitWins,
     aupr,
@@ -163,36 +163,49 @@ def test_clopper_pearson_agrees_with_statsmodels(k, n):
     assert clopper_pearson(k, n) == pytest.approx(proportion_confint(k, n, method="beta"), abs=1e-12)
 
 
-def test_false_positives_agree_with_scipy_components():
-    rng = np.random.default_rng(4)
-    for _ in range(20):
-        scores = np.round(ndimage.gaussian_filter(rng.normal(size=(8, 9)), 0.7), 1)
-        lesion, ignore = rng.random((8, 9)) < 0.05, rng.random((8, 9)) < 0.3
-        thresholds, counts = false_positives(scores.ravel(), lesion.ravel(), ignore.ravel(), _neighbours(8, 9))
-        np.testing.assert_array_equal(thresholds, np.unique(scores)[::-1])
-        for t, count in zip(thresholds, counts):
-            components, n = ndimage.label(scores >= t, np.ones((3, 3)))
-            inside = [components == i + 1 for i in range(n)]
-            assert count == sum(not lesion[c].any() and not ignore[c].all() for c in inside)
+def test_births_are_the_components_that_appear_as_the_threshold_falls():
+    """Oracle: label the tokens above every threshold; a component that holds none of an earlier one was just born."""
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        scores = rng.integers(0, 8, (8, 9)).astype(float)
+        nothing = np.zeros(72, bool)
+        values, wrong, _ = births(scores, nothing, nothing)
+        expected, before = [], np.zeros((8, 9), bool)
+        for threshold in np.unique(scores)[::-1]:
+            now = scores >= threshold
+            parts, n = ndimage.label(now, structure=np.ones((3, 3)))
+            expected += [threshold for part in range(1, n + 1) if not before[parts == part].any()]
+            before = now
+        assert sorted(values) == sorted(expected) and wrong.all()
 
 
-def test_froc_finds_the_last_threshold_before_the_first_crossing():
-    maps = np.zeros((2, 25))
-    maps[0, [0, 12, 24]] = 5, 4, 3  # a false positive, the lesion, a false positive
-    maps[1, [0, 4, 20]] = 4.5, 2, 1  # three false positives in a picture without lesion
-    lesion = np.zeros((2, 25), bool)
+def test_froc_operating_points():
+    maps = np.zeros((2, 5, 5))
+    maps[0, [0, 2, 4], [0, 2, 4]] = 5, 4, 3  # a false positive, the lesion, a false positive
+    maps[1, [0, 0, 4], [0, 4, 0]] = 4.5, 2, 1  # three false positives in a picture without lesion
+    lesion, ignore = np.zeros((2, 2, 25), bool)
     lesion[0, 12] = True
-    ignore = np.zeros((2, 25), bool)
     lesions = [SimpleNamespace(picture=0, tokens=np.array([12, 13]))]
     labels = SimpleNamespace(lesion=lesion, ignore=ignore, lesions=lesions)
-    tight, one, many = froc(maps.reshape(2, 5, 5), labels, (0.5, 1, 4)).values()
-    assert (tight.threshold, tight.fp_per_image, tight.sensitivity) == (5.0, 0.5, 0.0)
-    assert (one.threshold, one.fp_per_image, one.sensitivity) == (4.0, 1.0, 1.0)
-    assert many.threshold == 0.0  # everything merges: two components, one of which touches the lesion
-    ignore[0, 0] = True
-    assert (
-        froc(maps.reshape(2, 5, 5), labels, (0.5,))[0.5].threshold == 4.0
-    )  # an ignored token alone is no false positive
-    assert froc(maps.reshape(2, 5, 5), labels, (0.2,))[0.2].threshold == 5.0
+    tight, one, many = froc(maps, labels, (0.5, 1, 4)).values()
+    assert (tight.fp_per_image, tight.sensitivity) == (0.5, 0.0) and tight.threshold > 4.5
+    assert (one.fp_per_image, one.sensitivity) == (1.0, 1.0) and 3 < one.threshold <= 4
+    assert (many.fp_per_image, many.sensitivity) == (2.5, 1.0)
+    ignore[0, 0] = True  # an ignored token alone is no false positive
+    assert froc(maps, labels, (0.5,))[0.5].sensitivity == 1  # 4.5 is now the one that is allowed
     with pytest.raises(CovtokenError, match="rows, cols"):
-        froc(maps, labels)
+        froc(maps.reshape(2, 25), labels)
+
+
+def test_froc_gives_nothing_for_a_smooth_map_that_covers_the_picture():
+    maps = np.broadcast_to(-np.hypot(*np.mgrid[-4:5, -4:5])[None], (3, 9, 9)).copy()  # one peak, in the middle
+    lesion, ignore = np.zeros((2, 3, 81), bool)
+    lesion[:, 0] = True
+    lesions = [SimpleNamespace(picture=i, tokens=np.array([0])) for i in range(3)]
+    points = froc(maps, SimpleNamespace(lesion=lesion, ignore=ignore, lesions=lesions), (1, 4))
+    assert points[4].sensitivity == 0
+
+
+def test_a_constant_map_is_one_birth():
+    values, wrong, _ = births(np.ones((4, 4)), np.zeros(16, bool), np.zeros(16, bool))
+    assert values.tolist() == [1.0] and wrong.tolist() == [True]

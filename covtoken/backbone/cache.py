@@ -31,7 +31,7 @@ from covtoken.paths import cache_root, write_then_rename
 
 __all__ = ["FeatureSet", "cache_key", "features"]
 
-CACHE_VERSION = "1"  # raise when the meaning of a stored tensor changes
+CACHE_VERSION = "2"  # raise when the meaning of a stored tensor changes
 
 
 def features(

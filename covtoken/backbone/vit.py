@@ -154,9 +154,8 @@ class FrozenViT:
         Args:
             images: [N, 3, S, S] from ``prepare``.
             blocks: tokens wanted, 1…L and ``"norm"``.
-            attention: blocks whose CLS attention is wanted: the CLS row of the softmax over *all* keys, as the model
-                computes it, restricted to the patch columns (the row sums to 1 minus the share of CLS and registers),
-                mean over heads.
+            attention: blocks whose CLS attention is wanted: softmax of the CLS query over the *patch* keys (a head that
+                looks mostly at CLS or registers counts as much as the others), mean over heads; each row sums to 1.
             saliency: also the saliency head's logits, averaged over each patch (embedded weights only).
             precision: ``"fp32"``, or ``"bf16"`` for autocast. Results are float32 either way.
 
@@ -264,5 +263,5 @@ class _CLSAttention:
         if key.shape[1] != query.shape[1]:  # grouped-query attention
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         with torch.autocast(query.device.type, enabled=False):
-            row = (query @ key.transpose(-2, -1) * attn.scale).softmax(dim=-1)
-        self.into[self.block] = row[:, :, 0, self.prefix :].mean(dim=1)
+            row = (query @ key[:, :, self.prefix :].transpose(-2, -1) * attn.scale).softmax(dim=-1)
+        self.into[self.block] = row[:, :, 0].mean(dim=1)

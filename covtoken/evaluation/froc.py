@@ -1,10 +1,10 @@
 """FROC: lesion sensitivity at a number of false positives a picture, on components of tokens.
 
-At a threshold t the tokens with score ≥ t form 8-connected components. A lesion is hit if one of its tokens is in a
-component. A component is a false positive if it holds no lesion token and is not made of ignored tokens alone. The
-threshold falls from high to low; the operating point for a rate is the last distinct threshold before the mean number
-of false positives a picture *first* exceeds the rate (components merge as t falls, so the count may come down again:
-later, accidental returns are not used).
+As the threshold falls, tokens join into 8-connected components. Each component counts once, at the place where it is
+born (its peak; a plateau of equal scores is one birth), and goes on counting after it has merged: otherwise a smooth map
+would end as one component that covers the picture, touches every lesion and costs nothing. A birth on a lesion's tokens
+hits that lesion; a birth on no lesion token, and not on ignored tokens alone, is a false positive. The operating point
+for a rate is the lowest threshold at which the mean number of false positives a picture does not exceed it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import label as connected
+from scipy.ndimage import maximum_filter
 
 from covtoken.errors import CovtokenError
 
@@ -22,7 +24,7 @@ class FrocPoint:
     """One operating point.
 
     ``hits`` [n_lesions] bool, in the order of ``labels.lesions``: bootstrap it over units with ``stats.mean_draws``
-    (the threshold stays that of the full sample). ``threshold`` is +inf if even the top token exceeds the rate.
+    (the threshold stays that of the full sample). ``threshold`` is −inf where all births together stay within the rate.
     """
 
     rate: float
@@ -48,68 +50,50 @@ def froc(maps: np.ndarray, labels, fp_rates: Sequence[float] = (1, 4)) -> dict[f
         raise CovtokenError(f"FROC maps must be [N, rows, cols] and fit labels {labels.lesion.shape}, got {maps.shape}")
     if np.isnan(maps).any():
         raise CovtokenError("maps hold NaN: a score must order all tokens")
-    near = _neighbours(*maps.shape[1:])
-    maps = maps.reshape(len(maps), -1)
-    steps = [false_positives(m, le, ig, near) for m, le, ig in zip(maps, labels.lesion, labels.ignore)]
-    at = np.concatenate([thresholds for thresholds, _ in steps])
-    change = np.concatenate([np.diff(counts, prepend=0) for _, counts in steps])
-    order = np.argsort(-at, kind="stable")
-    at, mean = at[order], np.cumsum(change[order]) / len(maps)
-    last = np.flatnonzero(np.append(np.diff(at) != 0, True))  # the cohort's count once all ties have entered
-    at, mean = at[last], mean[last]
-    best = np.array([maps[lesion.picture][np.asarray(lesion.tokens)].max() for lesion in labels.lesions], dtype=float)
+    found = [births(m, le, ig) for m, le, ig in zip(maps, labels.lesion, labels.ignore)]
+    false = np.sort(np.concatenate([values[wrong] for values, wrong, _ in found]))[::-1]
+    best = np.array([_best_birth(found[lesion.picture], lesion.tokens) for lesion in labels.lesions], dtype=float)
     points = {}
     for rate in fp_rates:
-        over = np.flatnonzero(mean > rate)
-        i = (over[0] if len(over) else len(at)) - 1
-        threshold, found = (float(at[i]), float(mean[i])) if i >= 0 else (float("inf"), 0.0)
-        points[rate] = FrocPoint(float(rate), threshold, found, best >= threshold)
+        allowed = int(np.floor(rate * len(maps) + 1e-9))
+        kept = false[:allowed]
+        if allowed < len(false):  # the next false positive is one too many, and so are its equals
+            kept = kept[kept > false[allowed]]
+            threshold = np.nextafter(false[allowed], np.inf)
+        else:
+            threshold = -np.inf
+        hits = (best >= threshold) & np.isfinite(best)
+        points[rate] = FrocPoint(float(rate), float(threshold), len(kept) / len(maps), hits)
     return points
 
 
-def false_positives(scores, lesion, ignore, near) -> tuple[np.ndarray, np.ndarray]:
-    """False-positive components of one picture at each of its distinct scores: (thresholds descending, counts).
+def births(scores: np.ndarray, lesion: np.ndarray, ignore: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Births of one picture's components: (scores [B], is a false positive [B], plateau [T] int, 0 = no birth).
 
-    Tokens enter from the highest score down and join their neighbours' components (union-find), which gives all
-    thresholds in one pass.
+    A birth is a connected plateau of equal scores that no neighbour exceeds.
     """
-    order = np.argsort(-scores, kind="stable").tolist()
-    values, lesion = scores.tolist(), lesion.tolist()
-    solid = (~np.asarray(ignore)).tolist()
-    parent: list[int] = [-1] * len(values)
-    touches, counts_as = list(lesion), list(solid)
-    count, thresholds, counts = 0, [], []
-    for i, token in enumerate(order):
-        root = parent[token] = token
-        count += counts_as[root] and not touches[root]
-        for other in near[token]:
-            if parent[other] < 0:
-                continue
-            while parent[other] != other:
-                parent[other] = parent[parent[other]]
-                other = parent[other]
-            if other == root:
-                continue
-            count -= (counts_as[root] and not touches[root]) + (counts_as[other] and not touches[other])
-            parent[other] = root
-            touches[root] |= touches[other]
-            counts_as[root] |= counts_as[other]
-            count += counts_as[root] and not touches[root]
-        if i + 1 == len(order) or values[order[i + 1]] != values[token]:
-            thresholds.append(values[token])
-            counts.append(count)
-    return np.array(thresholds), np.array(counts, dtype=np.int64)
+    levels = np.unique(scores, return_inverse=True)[1].reshape(scores.shape) + 1
+    plateau, count, full = np.zeros(scores.shape, dtype=np.int64), 0, np.ones((3, 3))
+    top = maximum_filter(levels, size=3, mode="nearest") == levels
+    for level in np.unique(levels[top]):
+        parts, n = connected(levels == level, structure=full)
+        for part in range(1, n + 1):
+            inside = parts == part
+            if top[inside].all():
+                count += 1
+                plateau[inside] = count
+    flat = plateau.ravel()
+    values = np.zeros(count)
+    values[flat[flat > 0] - 1] = scores.ravel()[flat > 0]
+    right = np.zeros(count, dtype=bool)
+    right[flat[(flat > 0) & lesion] - 1] = True
+    solid = np.zeros(count, dtype=bool)
+    solid[flat[(flat > 0) & ~ignore] - 1] = True
+    return values, solid & ~right, flat
 
 
-def _neighbours(rows: int, cols: int) -> list[list[int]]:
-    """The 8-neighbourhood of every token on a rows × cols grid."""
-    return [
-        [
-            a * cols + b
-            for a in range(max(r - 1, 0), min(r + 2, rows))
-            for b in range(max(c - 1, 0), min(c + 2, cols))
-            if (a, b) != (r, c)
-        ]
-        for r in range(rows)
-        for c in range(cols)
-    ]
+def _best_birth(found: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray) -> float:
+    """The highest birth on a lesion's tokens, or −inf: a lesion without a peak of its own is never hit."""
+    values, _, flat = found
+    own = flat[np.asarray(tokens)]
+    return float(values[own[own > 0] - 1].max()) if (own > 0).any() else -np.inf

@@ -57,7 +57,8 @@ def measure_spread(cohort: str, split: str = "selection", backbone: str = "embed
     """
     values: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
-    plan = None
+    locked = locks.entry(locks.THRESHOLDS, cohort, 1)
+    plan = gate1.Plan.from_json(locked) if locked else None
     try:
         for precision, n_threads in SPREAD_RUNS:
             torch.set_num_threads(n_threads)

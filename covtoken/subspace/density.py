@@ -60,14 +60,24 @@ class DensitySubspace:
             units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; reference tokens
                 of a token's own unit are left out.
         """
-        shape = tokens.shape[:-1]
-        if units is None:
-            return mean_distance(tokens.reshape(-1, tokens.shape[-1]), self.bank.tokens, self.k).reshape(shape)
-        units = np.asarray(units)
-        units = np.broadcast_to(units.reshape(units.shape + (1,) * (len(shape) - units.ndim)), shape).reshape(-1)
-        flat = tokens.reshape(-1, tokens.shape[-1])
-        return mean_distance(flat, self.bank.tokens, self.k, units, self.bank.units).reshape(shape)
+        return sparsity(tokens, self.bank, units, self.k)
 
     def projector(self) -> torch.Tensor:
         """P_L [D, D]: onto the lesion subspace, for tokens centred by ``mean``."""
         return self.directions @ self.directions.T
+
+
+def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = 10) -> torch.Tensor:
+    """Mean Euclidean distance [...] of tokens [..., D] to their k nearest reference tokens, own units left out.
+
+    Args:
+        units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; None: no token's unit
+            is in the bank.
+    """
+    shape = tokens.shape[:-1]
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    if units is None:
+        return mean_distance(flat, bank.tokens, k).reshape(shape)
+    units = np.asarray(units)
+    units = np.broadcast_to(units.reshape(units.shape + (1,) * (len(shape) - units.ndim)), shape).reshape(-1)
+    return mean_distance(flat, bank.tokens, k, units, bank.units).reshape(shape)

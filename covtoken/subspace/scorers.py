@@ -21,7 +21,7 @@ import torch
 from covtoken.errors import CovtokenError, unknown
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
-from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.density import sparsity
 from covtoken.subspace.neighbors import nearest
 from covtoken.subspace.pooling import pool3x3, smooth
 
@@ -126,10 +126,10 @@ def _map_like(values) -> Callable[..., np.ndarray]:
 
 
 def _density(block, pooled, bank_features, features, seed, extra):
+    """Membership A needs the reference alone: its own sparsity and directions (``DensitySubspace.fit``) are not read."""
     bank = build_bank(bank_features, block, pooled=pooled)
-    fitted = DensitySubspace.fit(bank, rank=min(64, bank.tokens.shape[1]))
     units = bank.unit_ids(features.units)
-    return token_maps(lambda z, part: fitted.score(z, units[part]), block, pooled, features)
+    return token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
 
 
 def _token_norm(block, pooled, bank_features, features, seed, extra):
