@@ -1,4 +1,4 @@
-"""Gate 1 end to end: planted defects turn the verdict, recorded numbers are the reported ones, the phantom runs from pixels."""
+"""Gate 1 end to end: planted defects turn the verdict, recorded numbers are the reported ones, pixels give them too."""
 
 import numpy as np
 import pytest

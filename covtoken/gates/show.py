@@ -31,7 +31,7 @@ def metric_table(metrics: dict[str, dict], names: list[str] | None = None) -> pd
 
 
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
-    """One row a scorer, tuned alike: pooled, image and in-organ AUROC, AUPR, lesion sensitivity at 1 and 4 false hits."""
+    """One row a scorer, tuned alike: pooled, image and in-organ AUROC, AUPR, FROC at 1 and 4."""
     rows = []
     for scorer in ("density", *BASELINES):
         if f"auroc.{scorer}" not in metrics:

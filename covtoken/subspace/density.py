@@ -71,8 +71,8 @@ def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = 10) -> 
     """Mean Euclidean distance [...] of tokens [..., D] to their k nearest reference tokens, own units left out.
 
     Args:
-        units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; None: no token's unit
-            is in the bank.
+        units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; None: no token's
+            unit is in the bank.
     """
     shape = tokens.shape[:-1]
     flat = tokens.reshape(-1, tokens.shape[-1])

@@ -126,7 +126,7 @@ def _map_like(values) -> Callable[..., np.ndarray]:
 
 
 def _density(block, pooled, bank_features, features, seed, extra):
-    """Membership A needs the reference alone: its own sparsity and directions (``DensitySubspace.fit``) are not read."""
+    """Membership A needs the reference alone, not its own sparsity and directions (``DensitySubspace.fit``)."""
     bank = build_bank(bank_features, block, pooled=pooled)
     units = bank.unit_ids(features.units)
     return token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
