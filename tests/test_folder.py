@@ -10,9 +10,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from covtoken.data import folder
-from covtoken.data.cohorts import COMMITTED, data_fingerprint, open_cohort, picture_size
+from covtoken.data.cohorts import COMMITTED, cohort_name, data_fingerprint, open_cohort, picture_size
 from covtoken.data.masks import read_mask
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import LabelLeak, construction
 
 HEAD = "image,mask,patient,slice,lesion_px,lesion_frac,note\n"
 
@@ -105,9 +106,12 @@ def test_hounsfield_arrays(tree):
         ("image,patient\nimages/s0.png,P\n", "lacks the column 'mask'"),
         ("image,mask\nimages/none.png,\n", "line 2: image file .*none.png does not exist"),
         ("image,mask\nimages/s0.png,masks/none.png\n", "line 2: mask file"),
-        ("image,mask\nimages/s0.png,\nimages/s0.png,\n", "lists an image twice"),
+        ("image,mask\nimages/s0.png,\nimages/s0.png,\n", "lists the image images/s0 twice"),
         ("image,mask\n", "holds no case"),
         ("image,mask,patient,spacing\nimages/s0.png,,P,wide\n", "spacing 'wide'"),
+        ("image,mask,patient,spacing\nimages/s0.png,,P,nan\n", "spacing 'nan'"),
+        ("image,mask\nimages/s0.png,images/../images/s0.png\n", "line 2: image and mask are one file"),
+        ("", "lacks the column 'image'; it has: none"),
     ],
 )
 def test_bad_index(tree, text, message):
@@ -116,10 +120,29 @@ def test_bad_index(tree, text, message):
         folder.read(tree)
 
 
+def test_an_index_that_is_no_text_is_refused_by_name(tree):
+    (tree / "index.csv").write_bytes("image,mask,patient\nimages/s0.png,,Müller\n".encode("latin-1"))
+    with pytest.raises(CovtokenError, match=r"index\.csv cannot be read .*UTF-8"):
+        folder.read(tree)
+
+
+def test_organ_masks_are_guarded_like_lesion_masks(tree):
+    folder.read(tree)
+    for file in ("masks/s0.png", "organ/s0.png"):
+        with construction("a bank"), pytest.raises(LabelLeak):
+            (tree / file).read_bytes()
+
+
 def test_open_cohort_by_name_and_folder(tree, monkeypatch):
     assert open_cohort(str(tree)).name == open_cohort(tree / "index.csv").name == "mine"
-    with pytest.raises(CovtokenError, match="did you mean phantom"):
+    assert cohort_name(tree) == cohort_name(f"{tree}/index.csv") == cohort_name("mine") == "mine"
+    with pytest.raises(CovtokenError, match=r"did you mean phantom.*or a folder that holds index.csv"):
         open_cohort("fantom")
+    for name in (tree, "phantom"):
+        with pytest.raises(CovtokenError, match="leave the data folder"):
+            open_cohort(name, folder=tree)
+    with pytest.raises(CovtokenError, match="bears the name of the committed cohort 'busi'"):
+        open_cohort(tree, name="busi")
     with pytest.raises(CovtokenError, match="unexpected keyword argument 'colour'"):
         open_cohort("phantom", colour=3)
     monkeypatch.delenv("COVTOKEN_DATA", raising=False)

@@ -28,17 +28,20 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
         CovtokenError: no such name or folder, or the data are not there.
     """
     name = str(name_or_folder)
+    if options.get("folder") is not None and (name == "phantom" or name not in _READERS):
+        kind = "is drawn, not read" if name == "phantom" else "is no committed name, and a folder is itself the data"
+        raise CovtokenError(f"cohort {name!r} {kind}: leave the data folder ({options['folder']}) out")
     try:
         if name in _READERS:
             return _READERS[name](**options)
         path = Path(name).expanduser()
         if path.is_dir() or path.name == "index.csv":
             path = path if path.is_dir() else path.parent
-            if not options.get("name") and path.resolve().name in COMMITTED:
-                taken = path.resolve().name  # its reports and locks must not mix with the committed cohort's
+            taken = options.get("name") or path.resolve().name
+            if taken in COMMITTED:  # its reports and locks must not mix with the committed cohort's
                 raise CovtokenError(
                     f"the folder {path} bears the name of the committed cohort {taken!r}: open it as {taken!r} with "
-                    "`folder`, or give it a `name` of its own"
+                    "`folder` (--data), rename it, or give it a `name` of its own"
                 )
             return folder.read(path, **options)
     except TypeError as error:  # an option that the reader does not have
@@ -49,7 +52,16 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
         raise CovtokenError(
             f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join(COMMITTED)}"
         )
-    raise unknown("cohort", name, list(COMMITTED))
+    raise CovtokenError(f"{unknown('cohort', name, list(COMMITTED))}, or a folder that holds index.csv")
+
+
+def cohort_name(name_or_folder: str | Path) -> str:
+    """The name under which a cohort's splits, locks and reports lie: a folder goes by its own name."""
+    name = str(name_or_folder)
+    path = Path(name).expanduser()
+    if name in _READERS or not ("/" in name or path.is_dir()):
+        return name
+    return (path.parent if path.name == "index.csv" else path).resolve().name
 
 
 def picture_size(name: str) -> int:

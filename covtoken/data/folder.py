@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from functools import partial
 from pathlib import Path
 
@@ -54,10 +55,15 @@ def read(
     if len(files) < len(rows):  # the same file name in two subfolders: use whole relative paths
         files = {Path(row["image"]).with_suffix("").as_posix(): row for row in rows}
     if len(files) < len(rows):
-        raise CovtokenError(f"{root / 'index.csv'} lists an image twice: keep one row an image (masks may hold many)")
+        seen: set[str] = set()
+        twice = next(s for row in rows if (s := Path(row["image"]).with_suffix("").as_posix()) in seen or seen.add(s))
+        raise CovtokenError(
+            f"{root / 'index.csv'} lists the image {twice} twice: keep one row an image (a mask may hold many lesions)"
+        )
     name = name or root.resolve().name
     organ_files = {case: _organ_file(root, row) for case, row in files.items()}
     register_mask_files(root / row["mask"] for row in rows if row["mask"])
+    register_mask_files(file for file in organ_files.values() if file)
 
     windows = {case: _window(root / row["image"], window_sides) for case, row in files.items()}
     unknown = sorted(case for case, row in files.items() if not row.get("patient"))
@@ -77,7 +83,7 @@ def read(
                 partial(read_picture, file, channel, window),
                 source=str(file),
                 spacing_mm=_spacing(row.get("spacing", ""), root),
-                slice_index=int(row["slice"]) if row.get("slice", "").isdigit() else None,
+                slice_index=int(row["slice"]) if row.get("slice", "").isdecimal() else None,
                 organ=row.get("organ_name") or organ,
             )
         )
@@ -93,20 +99,30 @@ def _rows(root: Path) -> list[dict[str, str]]:
     index = root / "index.csv"
     if not index.is_file():
         raise CovtokenError(f"{index} is missing: a cohort folder needs one, with at least the columns image and mask")
-    with index.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        lacking = [column for column in ("image", "mask") if column not in (reader.fieldnames or [])]
-        if lacking:
-            raise CovtokenError(
-                f"{index} lacks the column {lacking[0]!r}; it has: {', '.join(reader.fieldnames or [])}"
-            )
-        rows = [{key: (row.get(key) or "").strip() for key in READ_COLUMNS if key in row} for row in reader]
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = list(reader.fieldnames or [])
+            rows = [{key: (row.get(key) or "").strip() for key in READ_COLUMNS if key in row} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CovtokenError(f"{index} cannot be read ({error}): save it as comma-separated text in UTF-8") from error
+    lacking = [column for column in ("image", "mask") if column not in columns]
+    if lacking:
+        raise CovtokenError(
+            f"{index} lacks the column {lacking[0]!r}; it has: {', '.join(columns) or 'none'}. Name the columns in "
+            "the first line, separated by commas"
+        )
     for number, row in enumerate(rows, start=2):
         if not row["image"]:
             raise CovtokenError(f"{index}, line {number}: no image; take the line out")
         for column in ("image", "mask", "organ"):
             if row.get(column) and not (root / row[column]).is_file():
-                raise CovtokenError(f"{index}, line {number}: {column} file {root / row[column]} does not exist")
+                raise CovtokenError(
+                    f"{index}, line {number}: {column} file {root / row[column]} does not exist; restore it or "
+                    "take the line out"
+                )
+        if row["mask"] and (root / row["mask"]).samefile(root / row["image"]):
+            raise CovtokenError(f"{index}, line {number}: image and mask are one file, {row['image']}: name the mask")
     return rows
 
 
@@ -159,7 +175,7 @@ def _spacing(text: str, root: Path) -> tuple[float, float] | None:
         return None
     try:
         values = [float(part) for part in text.replace("x", " ").replace(";", " ").split()]
-        if len(values) not in (1, 2) or min(values) <= 0:
+        if len(values) not in (1, 2) or not all(0 < value < math.inf for value in values):
             raise ValueError(text)
     except ValueError as error:
         raise CovtokenError(

@@ -36,6 +36,6 @@ def to_unit_range(pixels: np.ndarray, case: Case) -> np.ndarray:
     if pixels.min() < 0 or pixels.max() > 255:
         raise CovtokenError(
             f"{case.source or case.name}: {case.modality} pictures are 0…255, got {pixels.min():g}…{pixels.max():g}; "
-            "for CT in HU set modality 'ct' and an organ"
+            "save 16-bit pictures as 8 bit on one scale for all; for CT in HU set modality 'ct' and an organ"
         )
     return pixels / np.float32(255.0)
