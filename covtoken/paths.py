@@ -30,17 +30,12 @@ def project_root() -> Path:
 
 def data_root() -> Path | None:
     """The folder of real data named by ``COVTOKEN_DATA`` (relative: to the project's root), or None."""
-    value = os.environ.get("COVTOKEN_DATA", "").strip()
-    if not value:
-        return None
-    path = Path(value).expanduser()
-    return path if path.is_absolute() else (project_root() / path).resolve()
+    return _from_environment("COVTOKEN_DATA")
 
 
 def cache_root() -> Path:
-    """Features and converted weights: ``COVTOKEN_CACHE``, else ``.cache/covtoken`` in the user's home."""
-    value = os.environ.get("COVTOKEN_CACHE", "").strip()
-    return Path(value).expanduser().resolve() if value else Path.home() / ".cache" / "covtoken"
+    """Features and weights: ``COVTOKEN_CACHE`` (relative: to the project's root), else ``~/.cache/covtoken``."""
+    return _from_environment("COVTOKEN_CACHE") or Path.home() / ".cache" / "covtoken"
 
 
 @contextmanager
@@ -49,9 +44,15 @@ def write_then_rename(target: Path) -> Iterator[Path]:
 
     Readers never see half a file, and an interrupted or full disk leaves the old file as it was.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise CovtokenError(
+            f"cannot write {target}: {error.strerror or error}; give its folder write permission and free space "
+            "(COVTOKEN_CACHE moves the cache)"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -61,3 +62,12 @@ def write_then_rename(target: Path) -> Iterator[Path]:
         raise CovtokenError(f"could not write {target}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _from_environment(variable: str) -> Path | None:
+    """The folder that an environment variable names, or None where it is unset or empty."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    return path if path.is_absolute() else (project_root() / path).resolve()

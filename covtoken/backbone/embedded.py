@@ -40,7 +40,10 @@ def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
     source = file or find_wheel_file()
     state = convert(source)
     with write_then_rename(cached) as temporary:
-        save_file(state, temporary, metadata={"source": EMBEDDED_SHA256, "content": _content_digest(state)})
+        try:
+            save_file(state, temporary, metadata={"source": EMBEDDED_SHA256, "content": _content_digest(state)})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
     return state
 
 

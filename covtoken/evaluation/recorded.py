@@ -88,7 +88,10 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
     header = recorded.header | {"n_tokens": int(labels.lesion.shape[1])}
     digest = _digest(tensors)
     with write_then_rename(path) as temporary:
-        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True), "sha256": digest})
+        try:
+            save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True), "sha256": digest})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
         if temporary.stat().st_size > MAX_BYTES:
             raise CovtokenError(f"{path}: {temporary.stat().st_size} bytes, at most {MAX_BYTES}: record fewer scorers")
     return path
