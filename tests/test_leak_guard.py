@@ -180,3 +180,52 @@ def test_case_and_reference_cannot_open_masks():
 
     source = Path(case.__file__).read_text()
     assert "masks import" not in source and "PIL" not in source
+
+
+def test_masks_are_not_taken_for_features():
+    import torch
+
+    from covtoken.backbone.feature_set import FeatureSet
+    from covtoken.subspace.bank import TokenBank
+    from covtoken.subspace.density import DensitySubspace
+    from covtoken.subspace.scorers import raw_maps
+
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    with pytest.raises(LabelLeak, match="a feature set"):
+        FeatureSet.from_arrays({3: mask[..., None]}, 2, 2, units=["a", "b"])
+    with pytest.raises(LabelLeak, match="a feature set"):
+        FeatureSet.from_arrays({}, 2, 2, units=["a", "b"], intensity=mask)
+    with pytest.raises(LabelLeak, match="the density subspace"):
+        DensitySubspace.fit(TokenBank(torch.ones(40, 64, dtype=torch.bool), np.arange(40), {}))
+    labels = token_labels(np.ones((8, 8), bool), 2, 2)
+    for bank, features in ((labels, None), (None, mask.numpy())):
+        with pytest.raises(LabelLeak, match="score 'token_norm'"):
+            raw_maps("token_norm", 3, False, bank, features)
+
+
+@pytest.mark.parametrize("scorer", ["density", "token_norm_centred", "patchcore"])
+def test_every_fit_of_a_score_is_under_construction(scorer, monkeypatch):
+    from stub_features import StubFeatures
+
+    from covtoken.subspace import scorers
+
+    built = set()
+    for name in ("pool3x3", "greedy_k_center"):
+        real = getattr(scorers, name)
+        monkeypatch.setattr(
+            scorers, name, lambda *a, real=real, **k: (built.add(under_construction()), real(*a, **k))[1]
+        )
+    monkeypatch.setattr(StubFeatures, "chunks", _watched(StubFeatures.chunks, built))
+    bank, pictures = StubFeatures.of(6), StubFeatures.of(2, prefix="v")
+    scorers.raw_maps(scorer, 1, True, bank, pictures, extra=(2,) if scorer == "patchcore" else ())
+    expected = {"density": {"a token bank"}, "token_norm_centred": {"the mean of the bank"}}
+    assert expected.get(scorer, {"a token bank", "a coreset"}) <= built
+    assert not under_construction()
+
+
+def _watched(chunks, built):
+    def watched(self, *arguments, **options):
+        built.add(under_construction())
+        return chunks(self, *arguments, **options)
+
+    return watched

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from covtoken.backbone.vit import Block
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_label_arrays
 
 ALLOWED = re.compile(r"block([1-9]\d*|norm)|attention[1-9]\d*|saliency|intensity|variance")
 """The only tensors a feature file may hold: a label could otherwise ride along under any name."""
@@ -138,6 +139,7 @@ class FeatureSet:
         """Features that are already in memory. tokens: [N, T, D] by block; the rest [N, T].
 
         Raises:
+            LabelLeak: an array is boolean, as masks are.
             CovtokenError: shapes that do not agree with the number of units and the grid.
         """
         units = [str(unit) for unit in units]
@@ -145,6 +147,7 @@ class FeatureSet:
         arrays |= {tensor_name("attention", block): value for block, value in (attention or {}).items()}
         maps = {"saliency": saliency, "intensity": intensity, "variance": variance}
         arrays |= {name: value for name, value in maps.items() if value is not None}
+        refuse_label_arrays("a feature set", *arrays.values())
         arrays = {name: torch.as_tensor(value).to(torch.float32) for name, value in arrays.items()}
         for name, value in arrays.items():
             n_axes = 3 if name.startswith("block") else 2

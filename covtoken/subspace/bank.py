@@ -99,6 +99,7 @@ def build_bank(
         for first in track(starts, description=f"bank, block {block}", disable=not progress):
             last = min(first + SAVE_EVERY, len(features))
             for part, chunk in features.subset(range(first, last)).chunks(block, size=CHUNK):
+                refuse_label_arrays("a bank", chunk)
                 offset = first + part.start
                 rows = np.flatnonzero((picture >= offset) & (picture < offset + len(chunk)))
                 z = pool3x3(chunk, features.rows, features.cols) if pooled else chunk

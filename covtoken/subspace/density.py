@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.bank import TokenBank
 from covtoken.subspace.neighbors import mean_distance
 
@@ -45,6 +45,7 @@ class DensitySubspace:
             raise CovtokenError(f"alpha must lie in (0, 1], got {alpha}: it is the share of bank tokens called sparse")
         if not 1 <= rank <= bank.tokens.shape[1]:
             raise CovtokenError(f"rank must lie in 1 … {bank.tokens.shape[1]} (the token width), got {rank}")
+        refuse_label_arrays("the density subspace", bank, bank.tokens)
         with construction("the density subspace"):
             sparsity = mean_distance(bank.tokens, bank.tokens, k, bank.units, bank.units)
             mean = bank.tokens.double().mean(0)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from covtoken.errors import CovtokenError, unknown
+from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
@@ -75,8 +76,9 @@ def raw_maps(scorer: str, block, pooled: bool, bank_features, features, seed: in
             tokens, else on the map. extra: see ``Recipe``.
 
     Raises:
-        CovtokenError: unknown score, or a score that gives NaN.
+        LabelLeak: something like a label was handed in. CovtokenError: unknown score, or a score that gives NaN.
     """
+    refuse_label_arrays(f"score {scorer!r}", bank_features, features)
     maps = np.asarray(find(scorer).maps(block, pooled, bank_features, features, seed, extra), dtype=np.float32)
     if maps.shape != (len(features), features.rows * features.cols) or not np.isfinite(maps).all():
         raise CovtokenError(f"score {scorer!r} at block {block} gave {maps.shape} with NaN or a wrong shape")
@@ -138,9 +140,11 @@ def _token_norm(block, pooled, bank_features, features, seed, extra):
 
 def _token_norm_centred(block, pooled, bank_features, features, seed, extra):
     total, count = 0, 0
-    for _, tokens in bank_features.chunks(block, size=CHUNK):
-        tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
-        total, count = total + tokens.double().sum((0, 1)), count + tokens.shape[0] * tokens.shape[1]
+    with construction("the mean of the bank"):
+        for _, tokens in bank_features.chunks(block, size=CHUNK):
+            refuse_label_arrays("the mean of the bank", tokens)
+            tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
+            total, count = total + tokens.double().sum((0, 1)), count + tokens.shape[0] * tokens.shape[1]
     mean = (total / count).float()
     return token_maps(lambda z, part: (z - mean).norm(dim=2), block, pooled, features)
 
@@ -150,7 +154,8 @@ def _patchcore(block, pooled, bank_features, features, seed, extra):
     second = extra[0] if extra else block
     banks = [build_bank(bank_features, b, pooled=pooled) for b in (block, second)]  # the same tokens of both
     reference = torch.cat([bank.tokens for bank in banks], dim=1)
-    core = greedy_k_center(reference, CORESET, seed=seed)
+    with construction("a coreset"):
+        core = greedy_k_center(reference, CORESET, seed=seed)
     reference, core_units = reference[core], banks[0].units[core.numpy()]
     units = banks[0].unit_ids(features.units)
     parts = []
