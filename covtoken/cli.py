@@ -29,7 +29,9 @@ def gate(
     cohort: CohortOption = "phantom",
     split: Annotated[str, typer.Option(help="selection (choose), test (needs the lock) or crossfit.")] = "selection",
     backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
-    data: Annotated[str | None, typer.Option(help="The cohort's folder, where not under COVTOKEN_DATA.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of a committed cohort that does not lie under COVTOKEN_DATA.")
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")
     ] = False,
@@ -52,11 +54,14 @@ def lock(
     reason: ReasonOption = "",
 ) -> None:
     """Lock a gate's threshold and recipes, or its headline numbers with their measured tolerance."""
+    from covtoken.data.cohorts import cohort_name
     from covtoken.gates import lock_gate1
+    from covtoken.gates.report import read_report, report_path
 
     if what == "thresholds":
         changes = lock_gate1.lock_thresholds(cohort, reason)
     elif what == "headline":
+        read_report(report_path(cohort_name(cohort), 1, recorded=True))  # refuse before minutes of measuring
         changes = lock_gate1.lock_headline(cohort, lock_gate1.measure_spread(cohort), reason)
     else:
         raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
@@ -81,9 +86,10 @@ def signoff(
     remark: Annotated[str, typer.Option(help="What the person wants kept with the report.")] = "",
 ) -> None:
     """Sign a committed report off: a person has read it."""
+    from covtoken.data.cohorts import cohort_name
     from covtoken.gates.report import read_report, report_path, write_report
 
-    path = report_path(cohort, number, recorded=True)
+    path = report_path(cohort_name(cohort), number, recorded=True)
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     write_report(read_report(path).signed(name, when, remark), path)
     console.print(f"{path}: signed by {name}")

@@ -23,6 +23,12 @@ def _run(*arguments):
         (["gate", "1", "--backbone", "vit_smal_patch14_dinov2"], "vit_small_patch14_dinov2"),
         (["lock", "everything"], "expected thresholds or headline"),
         (["signoff", "1", "--cohort", "nowhere", "--name", "A"], "no report at"),
+        (["signoff", "1", "--cohort", "/tmp/nowhere", "--name", "A"], "gate_reports/nowhere/gate1.json"),
+        (["lock", "thresholds", "--cohort", "/tmp/nowhere"], "gate_reports/_run/nowhere/gate1.json"),
+        (["lock", "headline", "--cohort", "/tmp/nowhere"], "gate_reports/nowhere/gate1.json"),
+        (["gate", "1", "--cohort", "/tmp/nowhere"], "/tmp/nowhere is no folder"),
+        (["gate", "1", "--data", "/tmp"], "leave the data folder (/tmp) out"),
+        (["gate", "1", "--split", "test", "--record", "--precision", "bf16"], "recorded numbers are fp32"),
     ],
 )
 def test_one_clear_line_and_exit_code_2(arguments, expected):

@@ -1,10 +1,15 @@
 """Gate 1 end to end: planted defects turn the verdict, recorded numbers are the reported ones, pixels give them too."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import label
 from covtoken.evaluation.recorded import load_scores
-from covtoken.gates import gate1
+from covtoken.gates import gate1, locks, runs
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
 
@@ -70,6 +75,58 @@ def test_shuffled_masks_keep_every_lesion_once():
     assert sorted(moved.lesion.sum(1)) == sorted(recorded.labels.lesion.sum(1))
     for lesion in moved.lesions:
         assert moved.lesion[lesion.picture][lesion.tokens].all() or moved.ignore[lesion.picture][lesion.tokens].any()
+
+
+def _folder(n: int, modality: str = "ultrasound") -> Cohort:
+    cases = tuple(Case(f"c{i:03}", f"P{i:03}", modality, lambda: np.zeros((8, 8))) for i in range(n))
+    return Cohort("mine", modality, cases, {case.name: MaskRef("empty", key="8x8") for case in cases})
+
+
+def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(monkeypatch):
+    found = {"data_fingerprint": "mine", "weights_sha256": "w", "method": {"k": 10}}
+    plan = {"recipes": {}, "middle": 6, "threshold": 0.7, "threshold_reason": "best baseline", "small_cut": 0.1}
+    entry = plan | found | {"backbone": "embedded", "data_fingerprint": "of busi"}
+    monkeypatch.setattr(locks, "entry", lambda name, cohort, gate: entry if cohort == "busi" else None)
+    vit = SimpleNamespace(name="embedded")
+    assert gate1._recipe_plan(_folder(30), vit, found).reason == "recipe and threshold of busi: best baseline"
+    for cohort, backbone, changed, message in (
+        (_folder(30), "embedded", {"weights_sha256": "other"}, "busi gate 1, as the recipe of mine: .*weights_sha256"),
+        (_folder(30), "dinov2-base", {}, "`covtoken gate 1 --cohort busi --backbone dinov2-base`"),
+        (_folder(30, "mri"), "embedded", {}, "unknown modality of mine .*'mri'.*Known: ultrasound"),
+        (_folder(11), "embedded", {}, "mine has 11 units: cross-fitting needs at least 12"),
+    ):
+        with pytest.raises(CovtokenError, match=message):
+            gate1._recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed)
+
+
+def test_recording_without_a_lock_is_refused_before_anything_is_extracted(monkeypatch):
+    monkeypatch.setattr(locks, "entry", lambda *arguments: None)
+    extracting = SimpleNamespace(vit=SimpleNamespace(name="embedded"))
+    with pytest.raises(CovtokenError, match="mine: no lock for backbone 'embedded', nothing is recorded"):
+        gate1._plan_for(_folder(3), "test", extracting, {}, need_lock=True)
+
+
+def test_a_split_without_lesions_is_refused_by_name():
+    cohort = _folder(3)
+    with pytest.raises(CovtokenError, match="mine: none of the 3 pictures of the test split holds a lesion"):
+        gate1._need_lesions(label(cohort.cases, cohort, 2, 2), cohort, "test")
+
+
+def test_scores_that_cannot_be_saved_leave_no_report(monkeypatch, tmp_path):
+    report = SimpleNamespace(cohort="mine", split="test")
+    run = SimpleNamespace(report=report, recorded=SimpleNamespace(path=lambda root: tmp_path / "scores"))
+    written = []
+    monkeypatch.setattr(gate1, "run_gate1", lambda *a, **k: run)
+    monkeypatch.setattr(runs, "write_report", lambda *a: written.append(a))
+    monkeypatch.setattr(locks, "log_look", lambda *a, **k: None)
+
+    def too_large(*arguments):
+        raise CovtokenError("at most 2000000")
+
+    monkeypatch.setattr(runs, "save_scores", too_large)
+    with pytest.raises(CovtokenError, match="at most 2000000"):
+        runs.run_and_write(1, cohort="mine", split="test", record=True)
+    assert not written
 
 
 @pytest.mark.slow

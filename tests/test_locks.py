@@ -18,8 +18,10 @@ def test_an_edited_lock_is_refused_by_name(root):
     locks.write_entry(locks.THRESHOLDS, "busi", 1, {"threshold": 0.8}, root=root)
     path = root / "configs" / locks.THRESHOLDS
     path.write_text(path.read_text().replace("0.8", "0.7"))
-    with pytest.raises(CovtokenError, match=r"thresholds\.lock\.json: edited by hand"):
-        locks.entry(locks.THRESHOLDS, "busi", 1, root)
+    for text in (path.read_text(), "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(CovtokenError, match=r"thresholds\.lock\.json: edited by hand"):
+            locks.entry(locks.THRESHOLDS, "busi", 1, root)
 
 
 def test_a_changed_lock_needs_a_reason_and_keeps_old_and_new(root):
@@ -61,3 +63,9 @@ def test_looks_are_appended_to_the_right_log(root):
     lines = (root / "gate_reports" / "test_log.jsonl").read_text().splitlines()
     assert len(lines) == 2 and all(json.loads(line)["cohort"] == "busi" for line in lines)
     assert len((root / "gate_reports" / "_run" / "test_log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_log_that_cannot_be_written_is_one_clear_error(root):
+    (root / "gate_reports").write_text("in the way")
+    with pytest.raises(CovtokenError, match=r"cannot append to .*test_log\.jsonl"):
+        locks.log_look({"cohort": "busi"}, recorded=True, root=root)

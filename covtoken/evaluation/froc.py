@@ -2,9 +2,9 @@
 
 As the threshold falls, tokens join into 8-connected components. Each component counts once, at the place where it is
 born (its peak; a plateau of equal scores is one birth), and goes on counting after it has merged: otherwise a smooth
-map would end as one component that covers the picture, touches every lesion and costs nothing. A birth on a lesion's tokens
-hits that lesion; a birth on no lesion token, and not on ignored tokens alone, is a false positive. The operating point
-for a rate is the lowest threshold at which the mean number of false positives a picture does not exceed it.
+map would end as one component that covers the picture, touches every lesion and costs nothing. A birth on a lesion's
+tokens hits that lesion; a birth on no lesion token, and not on ignored tokens alone, is a false positive. The operating
+point for a rate is the lowest threshold at which the mean number of false positives a picture does not exceed it.
 """
 
 from __future__ import annotations

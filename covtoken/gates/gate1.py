@@ -20,7 +20,7 @@ from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
 from covtoken.data.splits import folds, load_splits
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.evaluation.measure import N_DRAWS, Measured, measure
@@ -44,7 +44,7 @@ BASELINES = (
 )
 SEARCHING = ("density", "patchcore")  # these search a bank, so they set no threshold
 PIXELS_ONLY = ("variance", "random")  # reported, but not among the ten recorded scorers
-SMALL_COHORT, FEW_UNITS, N_FOLDS = 100, 20, 5
+SMALL_COHORT, FEW_UNITS, FEWEST_UNITS, N_FOLDS = 100, 20, 12, 5  # METHOD, section 2
 SEED = 0
 METHOD_PARAMETERS = {
     "reference_size": 12_000,
@@ -113,6 +113,7 @@ def run_gate1(
     progress: bool = True,
     defect: str | None = None,
     fixed_plan: Plan | None = None,
+    need_lock: bool = False,
 ) -> Gate1Run:
     """Gate 1 of one cohort from pixels.
 
@@ -123,6 +124,7 @@ def run_gate1(
         data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
         defect: plant one of ``DEFECTS``, for the test that the verdict turns.
         fixed_plan: evaluate this plan, whatever the lock holds (spread measurements).
+        need_lock: refuse to make a plan in this run, as recording asks.
 
     Raises:
         CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
@@ -133,8 +135,9 @@ def run_gate1(
     split = resolve_split(opened, split)
     extracting = _Extractor(vit, precision, cache, progress)
     found = binding(opened, vit)
-    plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found)
+    plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found, need_lock)
     maps, labels, cases = _score(opened, split, plan, extracting)
+    _need_lesions(labels, opened, split)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if defect:
@@ -210,6 +213,7 @@ def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
     selection_cases = _in_split(cohort, splits, "selection")
     selection = extracting(selection_cases)
     labels = label(selection_cases, cohort, selection.rows, selection.cols)
+    _need_lesions(labels, cohort, "selection")
     chosen = {}
     for name in ("density", *SCORERS):
         if name in chosen or ("saliency" in SCORERS[name].needs and not vit.has_saliency_head):
@@ -309,29 +313,54 @@ class _Extractor:
         )
 
 
-def _plan_for(cohort: Cohort, split: str, extracting: _Extractor, found: dict) -> tuple[Plan, bool]:
-    """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here."""
+def _plan_for(
+    cohort: Cohort, split: str, extracting: _Extractor, found: dict, need_lock: bool = False
+) -> tuple[Plan, bool]:
+    """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here.
+
+    Args:
+        need_lock: refuse, before anything is extracted, instead of making a plan here.
+    """
     if split == "crossfit":
-        return _recipe_plan(cohort, extracting.vit), True
+        return _recipe_plan(cohort, extracting.vit, found), True
     if split == "test":
         entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
         if entry is not None and entry["backbone"] == extracting.vit.name:
             locks.check_binding(entry, found, f"{cohort.name} gate 1")
             return Plan.from_json(entry), True
+    if need_lock:
+        raise CovtokenError(
+            f"{cohort.name}: no lock for backbone {extracting.vit.name!r}, nothing is recorded. Run the selection "
+            "split, then `covtoken lock thresholds`"
+        )
     return make_plan(cohort, extracting), False
 
 
-def _recipe_plan(cohort: Cohort, vit: FrozenViT) -> Plan:
-    """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later."""
+def _recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict) -> Plan:
+    """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later.
+
+    Where that recipe cohort has no lock, BUSI's recipe stands in; the plan's reason names it.
+    """
+    if cohort.modality not in RECIPE_COHORTS:
+        raise unknown(f"modality of {cohort.name} (it names the recipe)", cohort.modality, list(RECIPE_COHORTS))
+    if len(cohort.units) < FEWEST_UNITS:
+        raise CovtokenError(
+            f"{cohort.name} has {len(cohort.units)} units: cross-fitting needs at least {FEWEST_UNITS}, so that the "
+            "others give a bank; add patients"
+        )
     recipe_cohort = RECIPE_COHORTS[cohort.modality]
     for name in (recipe_cohort, "busi"):
         entry = locks.entry(locks.THRESHOLDS, name, 1)
         if entry is not None and entry["backbone"] == vit.name:
+            own_data = {"data_fingerprint": found["data_fingerprint"]}  # other data is the point of a recipe
+            locks.check_binding(entry | own_data, found, f"{name} gate 1, as the recipe of {cohort.name}")
             plan = Plan.from_json(entry)
             return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}")
     raise CovtokenError(
         f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "
-        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Lock one with `covtoken lock gate1`"
+        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Use the backbone of a lock in "
+        f"configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} --backbone {vit.name}`, then "
+        f"`covtoken lock thresholds --cohort {recipe_cohort}`"
     )
 
 
@@ -373,6 +402,14 @@ def _in_split(cohort: Cohort, splits: dict[str, str], split: str):
     if not cases:
         raise CovtokenError(f"{cohort.name}: no case in the {split} split; the cohort has {len(cohort.units)} units")
     return cases
+
+
+def _need_lesions(labels: SplitLabels, cohort: Cohort, split: str) -> None:
+    if not labels.lesions:
+        raise CovtokenError(
+            f"{cohort.name}: none of the {len(labels.unit)} pictures of the {split} split holds a lesion, so nothing "
+            "can be measured; check the masks, or add pictures"
+        )
 
 
 def _unit_names(cases) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from covtoken.data.cohorts import cohort_name
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1, locks
 from covtoken.gates.report import GateReport, read_report, report_path
@@ -27,7 +28,13 @@ def lock_thresholds(cohort: str, reason: str = "") -> list[str]:
     Raises:
         CovtokenError: no selection run was made, or the cohort is small and takes its recipe from another.
     """
+    cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, 1, recorded=False))
+    if report.split == "crossfit":
+        raise CovtokenError(
+            f"{cohort} has fewer than {gate1.SMALL_COHORT} units: it chooses nothing and takes the locked recipe of a "
+            "large cohort, so there is nothing to lock"
+        )
     if report.split != "selection":
         raise CovtokenError(
             f"the last run of {cohort} was on its {report.split} split: a lock is made from selection alone; "
@@ -57,7 +64,7 @@ def measure_spread(cohort: str, split: str = "selection", backbone: str = "embed
     """
     values: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
-    locked = locks.entry(locks.THRESHOLDS, cohort, 1)
+    locked = locks.entry(locks.THRESHOLDS, cohort_name(cohort), 1)
     plan = gate1.Plan.from_json(locked) if locked else None
     try:
         for precision, n_threads in SPREAD_RUNS:
@@ -74,6 +81,7 @@ def measure_spread(cohort: str, split: str = "selection", backbone: str = "embed
 
 def lock_headline(cohort: str, spread: dict[str, float], reason: str = "") -> list[str]:
     """Lock the committed report's headline numbers; tolerance = 3 × spread, at most ¼ of the interval's half width."""
+    cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, 1, recorded=True))
     headline = {}
     for name in HEADLINES:

@@ -34,7 +34,7 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it with `git checkout {path}`") from error
-    claimed = content.pop("digest", None)
+    claimed = content.pop("digest", None) if isinstance(content, dict) else None
     if claimed != _digest(content):
         raise CovtokenError(
             f"{path}: edited by hand (digest {str(claimed)[:12]}, content gives {_digest(content)[:12]}). "
@@ -106,9 +106,16 @@ def log_look(line: dict[str, Any], *, recorded: bool, root: Path | None = None) 
     """Append one look at a test split: to the committed log when recorded, else to the ignored one."""
     folder = (root or project_root()) / "gate_reports"
     path = folder / "test_log.jsonl" if recorded else folder / "_run" / "test_log.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as log:
-        log.write(json.dumps({"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}, sort_keys=True) + "\n")
+    text = json.dumps({"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}, sort_keys=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as log:
+            log.write(text + "\n")
+    except OSError as error:
+        raise CovtokenError(
+            f"cannot append to {path}: {error.strerror or error}; a look that is not logged does not count, so make it "
+            "writable and run again"
+        ) from error
 
 
 def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]], root: Path | None = None) -> str:
@@ -129,7 +136,7 @@ def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]
 
 
 def _digest(content: dict[str, Any]) -> str:
-    body = {key: value for key, value in content.items() if key != "digest"}
+    body = {key: value for key, value in content.items() if key != "digest"} if isinstance(content, dict) else content
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

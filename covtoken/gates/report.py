@@ -88,8 +88,9 @@ def read_report(path: Path) -> GateReport:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise CovtokenError(f"{path}: not readable as JSON ({error}); run the gate again") from error
-    if content.get("schema") != SCHEMA:
-        raise CovtokenError(f"{path}: schema {content.get('schema')!r}, expected {SCHEMA!r}; run the gate again")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise CovtokenError(f"{path}: schema {schema!r}, expected {SCHEMA!r}; run the gate again")
     try:
         return GateReport(**content)
     except TypeError as error:

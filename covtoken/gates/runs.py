@@ -25,18 +25,14 @@ def run_and_write(
         raise CovtokenError(f"gate {number} is not built yet: gate 1 is")
     if record and split == "selection":
         raise CovtokenError("--record needs --split test: selection runs are never committed")
-    run = gate1.run_gate1(cohort, split, **options)
+    if record and options.get("precision", "fp32") != "fp32":
+        raise CovtokenError(f"recorded numbers are fp32: run without --precision {options['precision']}")
+    lock = locks.lock_digest(locks.THRESHOLDS)[:16]  # an edited lock is refused before minutes of work
+    run = gate1.run_gate1(cohort, split, need_lock=record, **options)
     report = run.report
-    if record and not report.checks["plan_locked_before"]:
-        raise CovtokenError(
-            f"{report.cohort}: no lock, nothing is recorded. Run the selection split, then `covtoken lock thresholds`"
-        )
-    if record and report.provenance["weights_sha256"] and options.get("precision", "fp32") != "fp32":
-        raise CovtokenError("recorded numbers are fp32: run without --precision bf16")
-    path = write_report(report, report_path(report.cohort, number, recorded=record))
-    if report.split != "selection":
+    if report.split != "selection":  # first: a look has happened even where a file cannot be written
         look = {"cohort": report.cohort, "gate": number, "split": report.split, "source_digest": source_digest()[:16]}
-        locks.log_look(look | {"lock": locks.lock_digest(locks.THRESHOLDS)[:16]}, recorded=record)
-    if record:
+        locks.log_look(look | {"lock": lock}, recorded=record)
+    if record:  # before the report: scores over their size limit leave the old pair as it was
         save_scores(run.recorded, run.recorded.path(project_root()))
-    return run, path
+    return run, write_report(report, report_path(report.cohort, number, recorded=record))
