@@ -114,6 +114,7 @@ def run_gate1(
     defect: str | None = None,
     fixed_plan: Plan | None = None,
     need_lock: bool = False,
+    limit_units: int | None = None,
 ) -> Gate1Run:
     """Gate 1 of one cohort from pixels.
 
@@ -125,6 +126,7 @@ def run_gate1(
         defect: plant one of ``DEFECTS``, for the test that the verdict turns.
         fixed_plan: evaluate this plan, whatever the lock holds (spread measurements).
         need_lock: refuse to make a plan in this run, as recording asks.
+        limit_units: only so many units of each split, by keyed hash (spread measurements).
 
     Raises:
         CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
@@ -134,6 +136,8 @@ def run_gate1(
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
     split = resolve_split(opened, split)
     extracting = _Extractor(vit, precision, cache, progress)
+    if limit_units:
+        opened = limited(opened, limit_units)
     found = binding(opened, vit)
     plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found, need_lock)
     maps, labels, cases = _score(opened, split, plan, extracting)
@@ -277,6 +281,16 @@ def resolve_split(cohort: Cohort, split: str) -> str:
     if split not in ("selection", "test", "crossfit"):
         raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
     return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)
+
+
+def limited(cohort: Cohort, n_units: int) -> Cohort:
+    """The cohort with at most ``n_units`` units of each split, chosen by keyed hash, so blind to everything else."""
+    splits = load_splits(cohort)
+    kept = []
+    for split in sorted(set(splits.values())):
+        units = (unit for unit in cohort.units if splits[unit] == split)
+        kept += sorted(units, key=lambda unit: hashed_units([unit])[0])[:n_units]
+    return replace(cohort, cases=cohort.subset(kept))
 
 
 def recorded_names(plan: Plan, n_blocks: int) -> list[str]:

@@ -19,6 +19,7 @@ HEADLINES = (
     "aupr.density",
 )
 FLOOR = 5e-5  # headline numbers are locked to four decimals
+SPREAD_UNITS = 40
 SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))
 
 
@@ -60,7 +61,8 @@ def plan_entry(report: GateReport) -> dict:
 def measure_spread(cohort: str, split: str = "selection", backbone: str = "embedded") -> dict[str, float]:
     """Largest minus smallest value of each headline over one and two threads, fp32 and bf16, the plan fixed.
 
-    Measured on the selection split: a tolerance needs no further look at the test split. Extracts anew each time.
+    Measured on the selection split, with at most ``SPREAD_UNITS`` units of bank and selection: a tolerance needs no
+    further look at the test split. Extracts anew each time.
     """
     values: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
@@ -69,7 +71,9 @@ def measure_spread(cohort: str, split: str = "selection", backbone: str = "embed
     try:
         for precision, n_threads in SPREAD_RUNS:
             torch.set_num_threads(n_threads)
-            run = gate1.run_gate1(cohort, split, backbone, precision=precision, cache=False, fixed_plan=plan)
+            run = gate1.run_gate1(
+                cohort, split, backbone, precision=precision, cache=False, fixed_plan=plan, limit_units=SPREAD_UNITS
+            )
             plan = run.plan
             for name in HEADLINES:
                 if run.report.metrics.get(name, {}).get("value") is not None:

@@ -191,8 +191,9 @@ def _middle(n_blocks: int) -> list[dict]:
     return _places(middle_blocks(n_blocks))
 
 
-def _middle_and_last(n_blocks: int) -> list[dict]:
-    return _places([*middle_blocks(n_blocks), *({n_blocks} - set(middle_blocks(n_blocks)))])
+def _middle_to_last(n_blocks: int) -> list[dict]:
+    """Attention is also looked for behind the middle: there it is known to be strong, and a baseline gets its best."""
+    return _places(range(middle_blocks(n_blocks)[0], n_blocks + 1))
 
 
 def _last(n_blocks: int) -> list[dict]:
@@ -228,7 +229,7 @@ SCORERS: dict[str, Scorer] = dict(
             "CLS attention, best block",
             "attention",
             _map_like(lambda block, features, seed: features.attention(block)),
-            _middle_and_last,
+            _middle_to_last,
         ),
         _scorer(
             "attention_last",
