@@ -38,7 +38,7 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
     if claimed != _digest(content):
         raise CovtokenError(
             f"{path}: edited by hand (digest {str(claimed)[:12]}, content gives {_digest(content)[:12]}). "
-            "Restore it from git, or change it with `covtoken lock --reason '…'`"
+            f"Restore it with `git checkout {path}`; only `covtoken lock … --reason '…'` changes a lock"
         )
     return content
 
@@ -93,7 +93,7 @@ def check_binding(locked: dict[str, Any], found: dict[str, Any], what: str) -> N
         if locked.get(key) != found.get(key):
             raise CovtokenError(
                 f"{what}: the lock binds {key} {_short(locked.get(key))}, this run has {_short(found.get(key))}. "
-                "Use the locked data, weights and parameters, or lock anew with `covtoken lock --reason '…'`"
+                "Use the locked data, weights and parameters, or lock anew with `covtoken lock thresholds --reason '…'`"
             )
 
 
