@@ -72,11 +72,15 @@ def births(scores: np.ndarray, lesion: np.ndarray, ignore: np.ndarray) -> tuple[
 
     A birth is a connected plateau of equal scores that no neighbour exceeds.
     """
-    levels = np.unique(scores, return_inverse=True)[1].reshape(scores.shape) + 1
-    plateau, count, full = np.zeros(scores.shape, dtype=np.int64), 0, np.ones((3, 3))
+    levels = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)
     top = maximum_filter(levels, size=3, mode="nearest") == levels
-    for level in np.unique(levels[top]):
-        parts, n = connected(levels == level, structure=full)
+    alone = np.bincount(levels.ravel())[levels] == 1  # a score that occurs once is its own plateau: the common case
+    single = top & alone
+    count = int(single.sum())
+    plateau = np.zeros(scores.shape, dtype=np.int64)
+    plateau[single] = np.arange(1, count + 1)
+    for level in np.unique(levels[top & ~alone]):
+        parts, n = connected(levels == level, structure=np.ones((3, 3)))
         for part in range(1, n + 1):
             inside = parts == part
             if top[inside].all():
