@@ -6,7 +6,11 @@ package never opens another's door (subspaces must not pull in a mask reader) an
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+
+# Libraries pull in tqdm's notebook bar; its complaint about absent widgets would put a local path into outputs.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
 

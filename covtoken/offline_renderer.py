@@ -27,7 +27,16 @@ _HTML = """\
   var spec = {spec};
   function draw() {{
     var host = document.getElementById("{id}");
-    if (host && window.vegaEmbed) {{ window.vegaEmbed(host, spec, {{renderer: "svg", actions: false}}); }}
+    if (!host || !window.vegaEmbed) {{ return; }}
+    window.vegaEmbed(host, spec, {{renderer: "svg", actions: false}}).then(function () {{
+      // Vega reads its width when the window changes, which is before the page's columns have settled.
+      var width = host.clientWidth;
+      new ResizeObserver(function () {{
+        if (host.clientWidth === width) {{ return; }}
+        width = host.clientWidth;
+        requestAnimationFrame(function () {{ window.dispatchEvent(new Event("resize")); }});
+      }}).observe(host);
+    }});
   }}
   if (document.readyState === "loading") {{ document.addEventListener("DOMContentLoaded", draw); }} else {{ draw(); }}
 }})();
