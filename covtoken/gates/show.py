@@ -8,6 +8,7 @@ import pandas as pd
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
 from covtoken.evaluation.recorded import load_scores
+from covtoken.evaluation.stats import delong
 from covtoken.gates import locks
 from covtoken.gates.gate1 import BASELINES, Gate1Run, headline
 from covtoken.gates.report import committed_reports
@@ -72,6 +73,18 @@ def lesion_cases(run: Gate1Run, n: int = 6, scorer: str = "density") -> list[dic
         }
         for i in picked
     ]
+
+
+def delong_line(run: Gate1Run, scorer: str = "density") -> str:
+    """DeLong's interval of a pooled AUROC beside the unit bootstrap: it takes tokens for independent."""
+    labels = run.recorded.labels
+    keep = ~labels.ignore
+    low, high = delong(run.recorded.scores[scorer].astype(np.float64)[keep], labels.lesion[keep]).interval()
+    below, above = run.report.metrics[f"auroc.{scorer}"]["ci95"]
+    return (
+        f"auroc.{scorer}: DeLong [{low:.3f}, {high:.3f}], bootstrap over units [{below:.3f}, {above:.3f}]. Tokens of "
+        "one patient are correlated, which DeLong does not know; the gate decides by units."
+    )
 
 
 def recorded_metrics(but: str = "") -> dict[str, dict[str, dict]]:

@@ -77,6 +77,7 @@ for name, found in recorded.items():
 print(f"{run.report.cohort}, {run.report.split}: {run.report.decision} (threshold {run.plan.threshold}: {run.plan.reason})")
 for check, outcome in sorted(run.report.checks.items()):
     print(f"  {check}: {outcome}")
+print(show.delong_line(run))
 
 # %% tags=["nbval-check-output"]
 print(show.locked_text(run, recorded))
