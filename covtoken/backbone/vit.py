@@ -213,7 +213,7 @@ class FrozenViT:
         for block in attention:
             self.check_block(block, allow_norm=False)
         if attention and not self.has_cls:
-            raise CovtokenError(f"{self.name} has no CLS token, so it has no CLS attention: leave that score out")
+            raise CovtokenError(f"{self.name} has no CLS token, so no CLS attention: take a ViT that has one")
         if saliency and self.saliency_head is None:
             raise CovtokenError(f"{self.name} has no saliency head: only the embedded weights bring one")
         if precision not in PRECISIONS:
