@@ -49,7 +49,7 @@ def copy(tmp_path):
 
 def _nbval(root):
     environment = os.environ | {"PYTHONPATH": str(root), "JUPYTER_PREFER_ENV_PATH": "1"}
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", "notebooks/gate1.ipynb"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-vv", "-p", "no:cacheprovider", "notebooks/gate1.ipynb"]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
 
 
