@@ -51,6 +51,9 @@ def test_damage_is_refused(recorded, tmp_path):
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CovtokenError, match="does not fit its digest"):
         load_scores(path)
+    path.write_bytes(whole.replace(b'\\"rows\\": 5', b'\\"rows\\": 4'))
+    with pytest.raises(CovtokenError, match="does not fit its digest"):
+        load_scores(path)
     with pytest.raises(CovtokenError, match="no recorded scores"):
         load_scores(tmp_path / "absent.safetensors")
 

@@ -86,10 +86,11 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
     if labels.organ is not None:
         tensors["organ"] = np.packbits(labels.organ, axis=1)
     header = recorded.header | {"n_tokens": int(labels.lesion.shape[1])}
-    digest = _digest(tensors)
+    text = json.dumps(header, sort_keys=True)
+    digest = _digest(tensors, text)
     with write_then_rename(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True), "sha256": digest})
+            save_file(tensors, temporary, metadata={"header": text, "sha256": digest})
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(str(error)) from error
         if temporary.stat().st_size > MAX_BYTES:
@@ -111,7 +112,7 @@ def load_scores(path: Path) -> RecordedScores:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CovtokenError(f"{path}: truncated or no safetensors file ({error}); restore it from git") from error
-    if meta.get("sha256") != _digest(tensors):
+    if meta.get("sha256") != _digest(tensors, meta.get("header", "")):
         raise CovtokenError(f"{path}: its content does not fit its digest; restore it from git")
     header = json.loads(meta["header"])
     n_tokens = header["n_tokens"]
@@ -141,8 +142,8 @@ def load_scores(path: Path) -> RecordedScores:
     return RecordedScores(scores, labels, header)
 
 
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, np.ndarray], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode() + tensors[name].tobytes())
     return digest.hexdigest()
