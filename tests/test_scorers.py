@@ -19,7 +19,10 @@ from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.pooling import pool3x3, smooth
 from covtoken.subspace.scorers import SCORERS, Recipe, choices, middle_blocks, raw_maps, score_maps
 
-OURS = "density centre_prior attention attention_last token_norm token_norm_centred intensity variance patchcore random"
+OURS = (
+    "density residual centre_prior attention attention_last token_norm token_norm_centred intensity variance "
+    "patchcore random"
+)
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_random_depends_on_seed(both):
 
 def test_the_grid_is_the_same_for_all():
     assert list(middle_blocks(12)) == [3, 4, 5, 6, 7, 8, 9, 10] and list(middle_blocks(24)) == list(range(6, 20))
-    assert len(choices("density", 12)) == len(choices("token_norm", 12)) == 8 * 2 * 3
+    assert len(choices("density", 12)) == len(choices("residual", 12)) == len(choices("token_norm", 12)) == 8 * 2 * 3
     assert {r.block for r in choices("attention", 12)} == set(range(3, 13))
     assert {r.block for r in choices("attention_last", 12)} == {12}
     assert {(r.block, r.sign) for r in choices("intensity", 12)} == {(None, 1), (None, -1)}

@@ -25,6 +25,7 @@ from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
 from covtoken.subspace.neighbors import nearest
 from covtoken.subspace.pooling import pool3x3, smooth
+from covtoken.subspace.residual import RANK, ResidualSubspace
 
 SIGMAS = (0.0, 0.5, 1.0)
 CHUNK = 64  # pictures held at a time
@@ -134,6 +135,13 @@ def _density(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
 
 
+def _residual(block, pooled, bank_features, features, seed, extra):
+    """Membership B, on A's reference. Tokens of fewer than 128 values keep half of their directions as normal."""
+    bank = build_bank(bank_features, block, pooled=pooled)
+    fitted = ResidualSubspace.fit(bank, min(RANK, bank.tokens.shape[1] // 2))
+    return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
+
+
 def _token_norm(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: z.norm(dim=2), block, pooled, features)
 
@@ -223,6 +231,7 @@ def _scorer(name: str, label: str, needs: str, maps, grid) -> tuple[str, Scorer]
 SCORERS: dict[str, Scorer] = dict(
     [
         _scorer("density", "A, density", "tokens bank", _density, _middle),
+        _scorer("residual", "B, residual", "tokens bank", _residual, _middle),
         _scorer("centre_prior", "centre prior", "", _map_like(_centre_prior), _blockless),
         _scorer(
             "attention",

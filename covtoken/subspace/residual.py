@@ -1,0 +1,100 @@
+"""Subspace B, residual: a token is a member if the directions of normal tokens do not explain it (METHOD §3).
+
+PCA of the bank gives the normal basis U; membership is what is left of a token outside of it. B is fitted on the same
+reference tokens as A (``bank.build_bank``), so that the two differ in how they look and not in what they look at. That
+reference merges over shards by its hashes; with it in memory, the covariance takes one pass and no further merging.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction, refuse_label_arrays
+from covtoken.subspace.bank import TokenBank
+
+RANK = 64
+CHUNK = 16_384  # tokens held in float64 at a time
+
+
+@dataclass(frozen=True)
+class ResidualSubspace:
+    """The fitted subspace.
+
+    Attributes:
+        bank: the reference. mean: [D] float64, of the bank's tokens.
+        basis: [D, rank] float64, orthonormal: U, the normal directions, widest first.
+        variances: [rank] float64, of the bank along them (÷ n, squared units of the tokens).
+        tau: the quantile of the bank's own residuals (METHOD: 0.9) above which a token is called a member.
+    """
+
+    bank: TokenBank
+    mean: torch.Tensor = field(repr=False)
+    basis: torch.Tensor = field(repr=False)
+    variances: torch.Tensor = field(repr=False)
+    tau: float
+
+    @classmethod
+    def fit(cls, bank: TokenBank, rank: int = RANK, quantile: float = 0.9) -> ResidualSubspace:
+        """The top ``rank`` principal directions of the bank, and the quantile of what they leave over.
+
+        Unlike A, B leaves no unit out: a token moves a mean and a covariance of thousands only a little. Pictures that
+        are scored should still be others than the bank's.
+
+        Raises:
+            LabelLeak: something like a label was handed in.
+            CovtokenError: a rank that leaves nothing over (D or more, or all that n tokens span), a quantile outside
+                [0, 1], tokens that are NaN or infinite.
+        """
+        refuse_label_arrays("the residual subspace", bank, bank.tokens)
+        n, width = bank.tokens.shape
+        most = min(width, n - 1) - 1
+        if not 1 <= rank <= most:
+            raise CovtokenError(
+                f"rank must lie in 1 … {most}, got {rank}: {n} tokens of width {width} have residuals only below that"
+            )
+        if not 0 <= quantile <= 1:
+            raise CovtokenError(f"quantile must lie in [0, 1], got {quantile}: it is the share of bank tokens below τ")
+        with construction("the residual subspace"):
+            mean, covariance = _moments(bank.tokens)
+            if not torch.isfinite(covariance).all():
+                raise CovtokenError("the bank holds NaN or infinite tokens: build it again from sound features")
+            values, vectors = torch.linalg.eigh(covariance)
+            basis = vectors.flip(1)[:, :rank].contiguous()
+            left = _residual(bank.tokens, mean, basis)
+            tau = torch.quantile(left, quantile).item()
+        return cls(bank, mean, basis, values.flip(0)[:rank].clamp_min(0), tau)
+
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Membership [...] of tokens [..., D]: ‖(I − UUᵀ)(z − mean)‖, float32, where the tokens lie."""
+        if tokens.shape[-1] != len(self.mean):
+            raise CovtokenError(f"tokens must be [..., {len(self.mean)}] as the bank's, got {tuple(tokens.shape)}")
+        mean, basis = self.mean.to(tokens.device), self.basis.to(tokens.device)
+        flat = _residual(tokens.reshape(-1, tokens.shape[-1]), mean, basis)
+        return flat.to(torch.float32).reshape(tokens.shape[:-1])
+
+    def projector(self) -> torch.Tensor:
+        """P_L = I − UUᵀ [D, D] float32: off the normal directions, for tokens centred by ``mean``."""
+        return (torch.eye(len(self.mean), dtype=torch.float64) - self.basis @ self.basis.T).float()
+
+
+def _moments(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean [D] and covariance [D, D] (÷ n) in float64; centred before it is squared, so nothing cancels."""
+    mean = sum(part.double().sum(0) for part in tokens.split(CHUNK)) / len(tokens)
+    covariance = sum(_gram(part.double() - mean) for part in tokens.split(CHUNK)) / len(tokens)
+    return mean, covariance
+
+
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    return x.T @ x
+
+
+def _residual(tokens: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """[n] float64. The difference itself is measured: ‖x‖² − ‖Uᵀx‖² would lose residuals that are small beside x."""
+    parts = []
+    for part in tokens.split(CHUNK):
+        x = part.double() - mean
+        parts.append(torch.linalg.vector_norm(x - (x @ basis) @ basis.T, dim=1))
+    return torch.cat(parts) if parts else mean.new_zeros(0)
