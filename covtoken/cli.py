@@ -25,9 +25,11 @@ ReasonOption = Annotated[str, typer.Option(help="Why a lock changes; kept in its
 
 @app.command()
 def gate(
-    number: Annotated[int, typer.Argument(help="Which gate; 1: where lesions live.")],
+    number: Annotated[int, typer.Argument(help="Which gate; 0: the substrate, 1: where lesions live.")],
     cohort: CohortOption = "phantom",
-    split: Annotated[str, typer.Option(help="selection (choose), test (needs the lock) or crossfit.")] = "selection",
+    split: Annotated[
+        str, typer.Option(help="selection (choose), test (needs the lock) or crossfit; gate 0 has none.")
+    ] = "selection",
     backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
     data: Annotated[
         str | None, typer.Option(help="Folder of a committed cohort that does not lie under COVTOKEN_DATA.")
@@ -40,10 +42,14 @@ def gate(
     """Run a gate on a cohort, from pixels."""
     from covtoken.gates import runs
 
-    run, path = runs.run_and_write(
-        number, cohort=cohort, split=split, backbone=backbone, data=data, record=record, precision=precision
-    )
-    _print_report(run.report)
+    if number == 0:  # looks at every split, compares precisions itself
+        report, path = runs.run_and_write_gate0(cohort=cohort, backbone=backbone, data=data, record=record)
+    else:
+        run, path = runs.run_and_write(
+            number, cohort=cohort, split=split, backbone=backbone, data=data, record=record, precision=precision
+        )
+        report = run.report
+    _print_report(report)
     console.print(f"report: {path}")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.recorded import save_scores
-from covtoken.gates import gate1, locks
-from covtoken.gates.report import report_path, source_digest, write_report
+from covtoken.gates import gate0, gate1, locks
+from covtoken.gates.report import GateReport, report_path, source_digest, write_report
 from covtoken.paths import project_root
 
 
@@ -22,7 +22,7 @@ def run_and_write(
         CovtokenError: an unknown gate, or a recording that the honesty rules do not allow.
     """
     if number != 1:
-        raise CovtokenError(f"gate {number} is not built yet: gate 1 is")
+        raise CovtokenError(f"gate {number} is not built yet: gates 0 and 1 are")
     if record and split == "selection":
         raise CovtokenError("--record needs --split test: selection runs are never committed")
     if record and options.get("precision", "fp32") != "fp32":
@@ -36,3 +36,9 @@ def run_and_write(
     if record:  # before the report: scores over their size limit leave the old pair as it was
         save_scores(run.recorded, run.recorded.path(project_root()))
     return run, write_report(report, report_path(report.cohort, number, recorded=record))
+
+
+def run_and_write_gate0(*, record: bool = False, **options) -> tuple[GateReport, Path]:
+    """Run gate 0 and write its report. It chooses nothing and scores no label: no lock is needed, no look is logged."""
+    report = gate0.run_gate0(**options)
+    return report, write_report(report, report_path(report.cohort, 0, recorded=record))

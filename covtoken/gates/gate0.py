@@ -1,0 +1,189 @@
+"""Gate 0, the substrate: what every later number stands on. Nothing is chosen here and no label is scored.
+
+Two extractions agree, pixels land in their tokens, splits are disjoint, a bank is intact, the leak guard trips. Each of
+these can be broken on purpose (``DEFECTS``), and the decision must then be NO-GO: a check that cannot fail is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import torch
+
+from covtoken.backbone.cache import features
+from covtoken.backbone.vit import Block, FrozenViT
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.case import Case, Cohort
+from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
+from covtoken.data.near_duplicates import CORRELATION
+from covtoken.errors import CovtokenError
+from covtoken.gates.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
+from covtoken.gates.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
+from covtoken.gates.report import GateReport, committed_reports, metric, provenance
+from covtoken.gates.substrate import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
+
+TITLE = "The substrate"
+QUESTION = (
+    "Do two extractions agree, is the pixel–token geometry right, are splits disjoint, is the bank intact, and does "
+    "the leak guard trip?"
+)
+N_PICTURES = 8  # compared between extractions; the bank and the guard see the same
+OWN_PICTURES = 2  # of the cohort, in which marks are planted too
+# Defect → the checks that must turn.
+DEFECTS = {
+    "noisy_extraction": ("agreement.same", "agreement.batch_size", "agreement.threads"),
+    "transposed_tokens": ("geometry.picture", "geometry.paths_agree", "geometry.first_block"),
+    "shifted_mask": ("geometry.offset",),
+    "unit_in_two_splits": ("splits.disjoint_by_unit",),
+    "duplicate_across_splits": ("splits.no_near_duplicates",),
+    "corrupted_bank": ("bank.loads_intact",),
+    "guard_off": ("guard.registered_mask_refused", "guard.labels_refused"),
+}
+
+
+def run_gate0(
+    cohort: str | Cohort = "phantom",
+    backbone: str | FrozenViT = "embedded",
+    data: str | None = None,
+    defect: str | None = None,
+    progress: bool = True,
+) -> GateReport:
+    """Gate 0 of one cohort from pixels.
+
+    Args:
+        cohort: a committed cohort, a folder with ``index.csv``, or a Cohort.
+        backbone: by name, or loaded.
+        data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
+        defect: plant one of ``DEFECTS``, for the test that the decision turns.
+
+    Raises:
+        CovtokenError: unknown names, data or weights that are not there.
+    """
+    if defect is not None and defect not in DEFECTS:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    started = time.perf_counter()
+    opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
+    vit = backbone if isinstance(backbone, FrozenViT) else load_backbone(backbone, picture_size(opened.name))
+    middle = vit.n_blocks // 2
+    checks, pairs = split_checks(opened, defect)  # before minutes of work
+    cases = sample(opened.cases, N_PICTURES)
+    agreement = agreement_rows(cases, vit, noisy=defect == "noisy_extraction", progress=progress)
+    for name, bound in BOUNDS.items():
+        checks[f"agreement.{name}"] = all(r["value"] <= bound for r in agreement if r["comparison"] == name)
+    geometry = follow_marks(
+        vit,
+        middle,
+        cases[:OWN_PICTURES],
+        transposed=defect == "transposed_tokens",
+        shifted=defect == "shifted_mask",
+        progress=progress,
+    )
+    decisive = ("mask", "mask_other_grid", "picture", "paths_agree", "first_block")
+    checks |= {f"geometry.{name}": geometry.right[name] == 1 for name in decisive}
+    checks["geometry.offset"] = geometry.offset <= OFFSET_BOUND
+    bank_cases, bank_units = _bank_part(opened)
+    bank_features = features(sample(bank_cases, N_PICTURES), vit, [middle], progress=progress)
+    checks |= bank_checks(bank_features, middle, bank_units, corrupted=defect == "corrupted_bank")
+    checks |= guard_checks(opened, bank_features, middle, guard_off=defect == "guard_off")
+    return GateReport(
+        gate=0,
+        title=TITLE,
+        question=QUESTION,
+        cohort=opened.name,
+        split="all",
+        backbone=vit.name,
+        parameters={
+            "picture_size": vit.picture_size,
+            "middle": middle,
+            "seed": SEED,
+            "batch": BATCH,
+            "other_batch": OTHER_BATCH,
+            "shapes": [list(shape) for shape in SHAPES],
+            "marks_per_picture": len(PLACES),
+            "bank_tokens": BANK_TOKENS,
+            "near_duplicate": "the same picture twice (pictures drawn from independent seeds)"
+            if drawn(opened)
+            else f"thumbnail correlation > {CORRELATION}",
+            "parts": sorted(set(parts(opened).values())) if checks["splits.file_unedited"] else [],
+            "curated": opened.curated,
+        },
+        thresholds={
+            **{f"agreement.{name}": bound for name, bound in BOUNDS.items()},
+            "geometry.offset": OFFSET_BOUND,
+            "reason": "fixed by floating-point precision and by what a token is; nothing is chosen on data",
+        },
+        metrics=_metrics(agreement, geometry, pairs, opened, cases, vit, middle),
+        checks=checks,
+        decision=decide(checks),
+        chart_data={
+            "agreement": agreement,
+            "marks": geometry.panels,
+            "look_alikes": [{"a": a, "b": b, "correlation": round(r, 4)} for a, b, r in pairs[:20]],
+        },
+        provenance=provenance(
+            data_fingerprint=data_fingerprint(opened),
+            weights_sha256=vit.weights_sha256,
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def decide(checks: dict[str, bool]) -> str:
+    """GO if every check holds."""
+    return "GO" if all(checks.values()) else "NO-GO"
+
+
+def locked_text(report: GateReport) -> str:
+    """Text of the notebook's locked cell: this run's checks, then those of every other committed report."""
+    others = [r for r in committed_reports() if r.gate == 0 and r.cohort != report.cohort]
+    lines = []
+    for shown, how in ((report, "this run"), *((other, "committed report") for other in others)):
+        sound = shown.decision == decide(shown.checks)
+        lines.append(
+            f"{shown.cohort}, gate 0, {how}: {shown.decision if sound else 'DECISION DOES NOT FIT ITS CHECKS'}"
+        )
+        lines += [f"  {name:<40} {bool(outcome)}" for name, outcome in sorted(shown.checks.items())]
+    return "\n".join(lines)
+
+
+def sample(cases: Sequence[Case], n: int) -> list[Case]:
+    """The ``n`` cases with the smallest hash of their name: seeded, and blind to everything else."""
+    return sorted(cases, key=lambda case: hashlib.sha256(case.name.encode()).hexdigest())[:n]
+
+
+def _bank_part(cohort: Cohort) -> tuple[tuple[Case, ...], set[str]]:
+    """Cases and units that may feed the first bank: the bank split, or all folds but the first."""
+    part = parts(cohort)
+    first = "bank" in part.values()
+    units = {unit for unit, name in part.items() if (name == "bank" if first else name != "fold 0")}
+    return cohort.subset(units), units
+
+
+def _metrics(
+    agreement: list[dict],
+    geometry: Geometry,
+    pairs: list,
+    cohort: Cohort,
+    cases: list[Case],
+    vit: FrozenViT,
+    middle: Block,
+) -> dict[str, dict]:
+    n_tokens = vit.rows * vit.cols
+    found = {}
+    for row in agreement:
+        place = {middle: "middle", vit.n_blocks: "final"}.get(row["block"])
+        if place:
+            n = row["n"]
+            units = len({case.unit for case in cases[:n]})
+            found[f"agreement.{row['comparison']}.{place}"] = metric(row["value"], None, units, n, n * n_tokens)
+    marks = (geometry.n_marks, geometry.n_pictures, geometry.n_pictures * n_tokens)
+    found |= {f"geometry.{name}": metric(share, None, *marks) for name, share in geometry.right.items()}
+    found["geometry.offset"] = metric(geometry.offset, None, *marks)
+    n = (len(cohort.units), len(cohort.cases), 0)
+    found["splits.look_alike_pairs"] = metric(len(pairs), None, *n)
+    found["splits.strongest_look_alike"] = metric(pairs[0][2] if pairs else float("nan"), None, *n)
+    return found
