@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +213,13 @@ def test_embedded_saliency_on_real_pictures(covtoken_data):
     assert found.saliency().shape == found.attention(12).shape == found.intensity().shape == (2, 256)
     assert found.saliency().std() > 0.1
     assert found.intensity().min() >= 0 and found.intensity().max() <= 1
+
+
+def test_keys_of_stored_features_do_not_move(vit):
+    """Recorded scores bind to features that lie in caches under these strings."""
+    assert vit.preprocessing == "squash-bicubic;size=32;mean=0.5,0.5,0.5;std=0.5,0.5,0.5"
+    embedded_like = replace(vit, weights_sha256="0" * 64)
+    assert (
+        cache_key(embedded_like, "fp32")
+        == hashlib.sha256(('["' + "0" * 64 + '", 32, "' + vit.preprocessing + '", "fp32", "2"]').encode()).hexdigest()
+    )

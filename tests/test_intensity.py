@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covtoken.data.case import Case
-from covtoken.data.intensity import WINDOWS_HU, to_unit_range
+from covtoken.data.intensity import WINDOWS_HU, to_input, to_unit_range
 from covtoken.errors import CovtokenError
 
 
@@ -35,3 +35,16 @@ def test_wrong_units_are_refused():
         to_unit_range(np.array([[-900.0, 30.0]]), case("ct8"))
     with pytest.raises(CovtokenError, match="did you mean liver"):
         to_unit_range(np.zeros((2, 2)), case("ct", "livre"))
+
+
+def test_hounsfield_input_is_clamped_and_needs_hounsfield_units():
+    got = to_input(np.array([[-3000, -1000, 7.5, 2000]]), case("ct", "lung"), "hu")
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [[-1000, -1000, 7.5, 1000]])
+    liver = np.array([[0.0, 100.0]])
+    np.testing.assert_array_equal(to_input(liver, case("ct", "liver")), to_unit_range(liver, case("ct", "liver")))
+    for modality in ("ct8", "ultrasound"):
+        with pytest.raises(CovtokenError, match=f"{modality} pictures are 8 bit"):
+            to_input(np.zeros((2, 2)), case(modality), "hu")
+    with pytest.raises(CovtokenError, match="did you mean hu"):
+        to_input(np.zeros((2, 2)), case("ct", "liver"), "huu")

@@ -1,8 +1,8 @@
 """Features of cases, extracted once: one safetensors file a picture, keyed by everything that decides its content.
 
 A file lies at ``<cache>/features/<key>/<aa>/<digest>.safetensors``. The key covers weights, size, preprocessing and
-precision; the digest is of the unit-range picture, so that one slice under two HU windows is two files. What is missing
-is extracted and merged by rename: an interrupted run resumes, a damaged file is made again.
+precision; the digest is of the picture as the backbone takes it, so that one slice under two HU windows is two files.
+What is missing is extracted and merged by rename: an interrupted run resumes, a damaged file is made again.
 About 0.4 MB a picture and block for ViT-S/14 at 224 px.
 """
 
@@ -25,8 +25,9 @@ from torch import Tensor
 from covtoken.backbone.feature_set import Disk, FeatureSet, Memory, check_allowed, tensor_name
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.data.case import Case, picture_digest
-from covtoken.data.intensity import to_unit_range
+from covtoken.data.intensity import check_input, to_input
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction
 from covtoken.paths import cache_root, write_then_rename
 
 __all__ = ["FeatureSet", "cache_key", "features"]
@@ -47,6 +48,8 @@ def features(
 ) -> FeatureSet:
     """Features of ``cases``, from the cache where they are there, else extracted; patch intensity and variance always.
 
+    Pictures are given as ``backbone.input`` says: windowed to 0…1, or in Hounsfield units.
+
     Args:
         cases: read one after the other; only a batch of pictures is in memory.
         blocks, attention, saliency, precision: as in ``FrozenViT.extract``.
@@ -55,7 +58,9 @@ def features(
         cache: False: write nothing, hold everything in memory.
 
     Raises:
-        CovtokenError: no case, a picture that cannot be read, a request the backbone cannot serve, a full disk.
+        LabelLeak: a picture is a registered mask file.
+        CovtokenError: no case, a picture that cannot be read, 8-bit pictures for a backbone that takes HU, a request
+            the backbone cannot serve, a full disk.
     """
     cases, blocks, attention = list(cases), list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
     if not cases:
@@ -66,6 +71,8 @@ def features(
     wanted |= {name: None for name in (["saliency"] if saliency else []) + ["intensity", "variance"]}
     extractor = _Extractor(backbone, list(wanted), precision)
     extractor.check()
+    for case in cases:
+        check_input(case, backbone.input)
     folder = cache_root() / "features" / cache_key(backbone, precision) if cache else None
     digests, paths, held = [], [], []
     pending: list[tuple[int, Tensor, set[str]]] = []  # (position, squashed picture, missing tensors)
@@ -80,18 +87,18 @@ def features(
                 _merge(paths[i], tensors, extractor)
         pending.clear()
 
-    with _bar(len(cases), progress) as advance:
+    with construction("features"), _bar(len(cases), progress) as advance:
         for i, case in enumerate(cases):
             pixels = case.pixels()
-            unit_range = to_unit_range(pixels, case)
+            given = to_input(pixels, case, backbone.input)
             digests.append(picture_digest(pixels))
             missing = set(wanted)
             if folder is not None:
-                stem = picture_digest(unit_range)
+                stem = picture_digest(given)
                 paths.append(folder / stem[:2] / f"{stem}.safetensors")
                 missing -= extractor.readable(paths[i]).keys()
             if missing:
-                pending.append((i, backbone.squash(unit_range), missing))
+                pending.append((i, backbone.squash(given), missing))
             if len(pending) == batch:
                 flush()
             advance()
@@ -143,7 +150,9 @@ class _Extractor:
             stored |= {tensor_name("attention", block): value for block, value in result.attention.items()}
             stored |= {"saliency": result.saliency} if saliency else {}
         patch = self.backbone.patch
-        patches = pictures.unfold(1, patch, patch).unfold(2, patch, patch).flatten(3).flatten(1, 2)  # [N, T, p²]
+        patches = (
+            self.backbone.brightness(pictures).unfold(1, patch, patch).unfold(2, patch, patch).flatten(3).flatten(1, 2)
+        )  # [N, T, p²]
         stored |= {"intensity": patches.mean(dim=-1), "variance": patches.var(dim=-1, unbiased=False)}
         stored = {name: value.float().cpu() for name, value in stored.items() if name in names}
         return [{name: value[i].clone() for name, value in stored.items()} for i in range(len(pictures))]

@@ -19,7 +19,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from covtoken.backbone.saliency_head import SaliencyHead
-from covtoken.errors import CovtokenError
+from covtoken.data.intensity import INPUT_RANGE
+from covtoken.errors import CovtokenError, unknown
 
 Block = int | str
 """1…L: the residual stream after that block. ``"norm"``: the final block through the model's final norm."""
@@ -70,8 +71,10 @@ class FrozenViT:
         name: as asked for. label: how prose must call it.
         picture_size: S, pixels; pictures are squashed to S × S.
         weights_sha256: of the file the weights came from.
-        mean, std: per channel, on the unit range.
+        mean, std: per channel, on the input's scale.
         saliency_head: the embedded model's own decoder, else None.
+        input: what pictures must be given as, ``"unit"`` (0…1) or ``"hu"`` (Hounsfield units within ±1000);
+            ``covtoken.data.intensity.to_input`` makes either.
     """
 
     model: nn.Module = field(repr=False)
@@ -82,9 +85,12 @@ class FrozenViT:
     std: tuple[float, ...]
     label: str = ""
     saliency_head: SaliencyHead | None = field(default=None, repr=False)
+    input: str = "unit"
 
     def __post_init__(self) -> None:
         check_is_vit(self.model, self.name)
+        if self.input not in INPUT_RANGE:
+            raise unknown("kind of backbone input", self.input, list(INPUT_RANGE))
         self.label = self.label or self.name
         self.patch = int(self.model.patch_embed.patch_size[0])
         if self.picture_size < self.patch or self.picture_size % self.patch:
@@ -114,32 +120,43 @@ class FrozenViT:
 
     @property
     def preprocessing(self) -> str:
-        """Names everything done to a unit-range picture; part of cache keys and bank headers."""
+        """Names everything done to a picture of this backbone's input; part of cache keys and bank headers."""
         numbers = [",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std)]
-        return f"squash-bicubic;size={self.picture_size};mean={numbers[0]};std={numbers[1]}"
+        low, high = INPUT_RANGE[self.input]
+        # The unit range goes unnamed, as it did before there was another: a name would orphan every stored feature.
+        scale = "" if self.input == "unit" else f"{self.input}={low:g}..{high:g};"
+        return f"{scale}squash-bicubic;size={self.picture_size};mean={numbers[0]};std={numbers[1]}"
 
-    def squash(self, unit_range_pixels: np.ndarray) -> Tensor:
-        """Squash a picture to the model's square: [H, W] in 0…1 → [S, S] float32 in 0…1 (PIL bicubic, METHOD §2)."""
-        pixels = np.asarray(unit_range_pixels, dtype=np.float32)
+    def squash(self, pixels: np.ndarray) -> Tensor:
+        """Squash a picture to the model's square: [H, W] → [S, S] float32, both of ``input``'s range (PIL bicubic)."""
+        pixels = np.asarray(pixels, dtype=np.float32)
+        low, high = INPUT_RANGE[self.input]
+        expected = f"{low:g}…{high:g}" + (" HU" if self.input == "hu" else "")
         if pixels.ndim != 2 or 0 in pixels.shape:
-            raise CovtokenError(f"expected one picture [H, W] in 0…1, got shape {list(pixels.shape)}")
-        if not (pixels.min() >= -1e-3 and pixels.max() <= 1 + 1e-3):  # also false for NaN
+            raise CovtokenError(f"expected one picture [H, W] in {expected}, got shape {list(pixels.shape)}")
+        slack = 1e-3 * (high - low)
+        if not (pixels.min() >= low - slack and pixels.max() <= high + slack):  # also false for NaN
             raise CovtokenError(
-                f"expected a picture in 0…1, got values {pixels.min():.4g}…{pixels.max():.4g}: "
-                "pass it through covtoken.data.intensity.to_unit_range first"
+                f"expected a picture in {expected}, got values {pixels.min():.4g}…{pixels.max():.4g}: "
+                "pass it through covtoken.data.intensity.to_input first"
             )
         size = (self.picture_size, self.picture_size)
         squashed = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(squashed, dtype=np.float32)).clamp_(0, 1)  # bicubic overshoots at edges
+        return torch.from_numpy(np.array(squashed, dtype=np.float32)).clamp_(low, high)  # bicubic overshoots at edges
+
+    def brightness(self, squashed: Tensor) -> Tensor:
+        """Squashed pictures on the unit range, whatever the input: what patch intensity and variance are taken of."""
+        low, high = INPUT_RANGE[self.input]
+        return squashed if self.input == "unit" else (squashed - low) / (high - low)
 
     def normalise(self, squashed: Tensor) -> Tensor:
-        """Squashed pictures [..., S, S] in 0…1 → [..., 3, S, S] as the weights ask."""
+        """Squashed pictures [..., S, S] → [..., 3, S, S] as the weights ask."""
         mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
         return (squashed.unsqueeze(-3) - mean) / std
 
-    def prepare(self, unit_range_pixels: np.ndarray) -> Tensor:
-        """One picture [H, W] in 0…1 → [3, S, S]: squash, clip, repeat the channel, normalise."""
-        return self.normalise(self.squash(unit_range_pixels))
+    def prepare(self, pixels: np.ndarray) -> Tensor:
+        """One picture [H, W] of ``input``'s range → [3, S, S]: squash, clip, repeat the channel, normalise."""
+        return self.normalise(self.squash(pixels))
 
     def extract(
         self,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 
+from covtoken.backbone import meddinov3
 from covtoken.backbone.embedded import EMBEDDED_LABEL, EMBEDDED_SHA256, EMBEDDED_TIMM, embedded_state
 from covtoken.backbone.saliency_head import SaliencyHead
 from covtoken.backbone.vit import FrozenViT, check_is_vit
@@ -34,11 +35,13 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
     """A frozen backbone by name.
 
     Args:
-        name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``, a
-            timm name, or ``random:<timm name>`` (seeded random weights, for tests and as a control).
+        name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``,
+            ``meddinov3`` (takes CT in HU; its file by ``weights_file`` or ``COVTOKEN_MEDDINOV3``), a timm name, or
+            ``random:<timm name>``: seeded random weights, the floor that any trained backbone must beat, named as such
+            in every report.
         picture_size: S, pixels, a multiple of the patch.
-        weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; safetensors or a
-            plain state dict for timm models).
+        weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; the published
+            checkpoint for ``meddinov3``; safetensors or a plain state dict for timm models).
 
     Raises:
         CovtokenError: unknown name, not a ViT, size that does not fit the patch, weights that are absent, wrong or
@@ -51,9 +54,11 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
         return _embedded(picture_size, file)
     if name.startswith("random:"):
         return _random(name, picture_size)
+    if name == meddinov3.NAME:
+        return _meddinov3(picture_size, file)
     timm_name = NAMES.get(name, name)
     _check_name(name, timm_name)
-    file = file or _from_hub(timm_name)
+    file = file or _timm_from_hub(timm_name)
     return _frozen(name, timm_name, _timm_state(timm_name, file), picture_size, file_sha256(file))
 
 
@@ -88,7 +93,29 @@ def _embedded(picture_size: int, file: Path | None) -> FrozenViT:
     for i in (1, 2, 3):  # a counter of training steps, absent from an exported graph
         head_state[f"bn{i}.num_batches_tracked"] = torch.tensor(0)
     head.load_state_dict(head_state, strict=True)
-    return _frozen("embedded", EMBEDDED_TIMM, body, picture_size, EMBEDDED_SHA256, EMBEDDED_LABEL, head)
+    return _frozen(
+        "embedded", EMBEDDED_TIMM, body, picture_size, EMBEDDED_SHA256, label=EMBEDDED_LABEL, saliency_head=head
+    )
+
+
+def _meddinov3(picture_size: int, file: Path | None) -> FrozenViT:
+    file = (
+        file
+        or meddinov3.file_from_environment()
+        or _from_hub(meddinov3.NAME, meddinov3.HUB_ID, meddinov3.HUB_FILE, meddinov3.HOW_TO_GET)
+    )
+    return _frozen(
+        meddinov3.NAME,
+        meddinov3.TIMM_NAME,
+        meddinov3.meddinov3_state(file),
+        picture_size,
+        file_sha256(file),
+        options=meddinov3.TIMM_OPTIONS,
+        label=meddinov3.LABEL,
+        mean=meddinov3.MEAN_HU,
+        std=meddinov3.STD_HU,
+        input="hu",
+    )
 
 
 def _random(name: str, picture_size: int) -> FrozenViT:
@@ -98,7 +125,8 @@ def _random(name: str, picture_size: int) -> FrozenViT:
         torch.manual_seed(0)
         model = _create(timm_name)
     digest = hashlib.sha256(f"{name};seed=0;timm={timm.__version__};torch={torch.__version__}".encode()).hexdigest()
-    return _frozen(name, timm_name, model.state_dict(), picture_size, digest)
+    label = f"{timm_name}, random weights"
+    return _frozen(name, timm_name, model.state_dict(), picture_size, digest, label=label)
 
 
 def _frozen(
@@ -107,20 +135,25 @@ def _frozen(
     state: dict[str, Tensor],
     picture_size: int,
     sha256: str,
-    label: str = "",
-    head: SaliencyHead | None = None,
+    options: dict | None = None,
+    **fields,
 ) -> FrozenViT:
-    """Build the timm model for this picture size and load ``state`` strictly, positions resampled."""
+    """Build the timm model for this picture size and load ``state`` strictly, positions resampled.
+
+    Args:
+        options: of the timm model. fields: of FrozenViT; mean and std come from timm's configuration if not given.
+    """
     config = timm.get_pretrained_cfg(timm_name)
+    fields = {"mean": config.mean, "std": config.std} | fields
     with torch.device("meta"):  # shapes only: enough to refuse a size that does not fit
-        FrozenViT(_create(timm_name), name, picture_size, sha256, config.mean, config.std)
-    model = _create(timm_name, img_size=picture_size)
+        FrozenViT(_create(timm_name), name, picture_size, sha256, mean=config.mean, std=config.std)
+    model = _create(timm_name, img_size=picture_size, **(options or {}))
     if getattr(model, "pos_embed", None) is not None and "pos_embed" in state:
         n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         positions = resample_position_grid(state["pos_embed"], model.patch_embed.grid_size, n_prefix)
         state = {**state, "pos_embed": positions}
     _load_strictly(model, state, name)
-    return FrozenViT(model, name, picture_size, sha256, config.mean, config.std, label, head)
+    return FrozenViT(model, name, picture_size, sha256, **fields)
 
 
 def _create(timm_name: str, **options) -> nn.Module:
@@ -140,7 +173,9 @@ def _check_name(name: str, timm_name: str) -> None:
     """Refuse unknown names with the closest known ones, and models that are no plain ViT before building them."""
     if not is_model(timm_name):
         vits = [n for n in list_models("*vit*") if "dinov" in n or n.startswith(("vit_", "deit"))]
-        raise unknown("backbone", name, ["embedded", *NAMES, *get_close_matches(timm_name, vits, n=3, cutoff=0.6)])
+        raise unknown(
+            "backbone", name, ["embedded", *NAMES, meddinov3.NAME, *get_close_matches(timm_name, vits, n=3, cutoff=0.6)]
+        )
     module = model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
     if module not in ("vision_transformer", "eva", "deit"):
         with torch.device("meta"):
@@ -161,23 +196,30 @@ def _timm_state(timm_name: str, file: Path) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def _from_hub(timm_name: str) -> Path:
-    """The published weights file, from the local hub cache if it is there, else downloaded."""
+def _timm_from_hub(timm_name: str) -> Path:
+    """The published weights file of a timm model."""
     config = timm.get_pretrained_cfg(timm_name)
     if not config or not config.hf_hub_id:
         raise CovtokenError(f"{timm_name} has no published weights: give weights_file=…, or use random:{timm_name}")
     filename = config.hf_hub_filename or "model.safetensors"
-    cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
+    how = (
+        f"on a machine with network run `hf download {config.hf_hub_id} {filename}`, copy the file here and pass it as "
+    )
+    return _from_hub(timm_name, config.hf_hub_id, filename, f"{how}weights_file=…")
+
+
+def _from_hub(what: str, hub_id: str, filename: str, how_to_get: str) -> Path:
+    """A published file, from the local hub cache if it is there, else downloaded."""
+    cached = huggingface_hub.try_to_load_from_cache(hub_id, filename)
     if isinstance(cached, str):
         return Path(cached)
     try:
         # The hub client retries an unreachable host for half a minute: one short request asks first.
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, filename, etag_timeout=HUB_TIMEOUT_S))
+        return Path(huggingface_hub.hf_hub_download(hub_id, filename, etag_timeout=HUB_TIMEOUT_S))
     except Exception as error:  # a dozen kinds; all of them mean: not to be had from here
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise CovtokenError(
-            f"weights of {timm_name} are neither on disk nor to be had from the hub ({reason}). On a machine with "
-            f"network run `hf download {config.hf_hub_id} {filename}`, copy the file here and pass it as "
-            "weights_file=…; or use the embedded weights (backbone 'embedded')"
+            f"weights of {what} are neither on disk nor to be had from the hub ({reason}). To get them, {how_to_get}; "
+            "or use the embedded weights (backbone 'embedded')"
         ) from error

@@ -1,4 +1,7 @@
-"""Physical units to the unit range that a backbone is given: fixed per modality and organ, never per image."""
+"""Physical units to what a backbone is given, fixed per modality and organ, never per image.
+
+Most backbones take the unit range; one trained on Hounsfield units takes those (``FrozenViT.input`` says which).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,32 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
     "pancreas": (-100.0, 220.0),
     "mediastinum": (-160.0, 240.0),
 }
+
+INPUT_RANGE: dict[str, tuple[float, float]] = {"unit": (0.0, 1.0), "hu": (-1000.0, 1000.0)}
+"""Kinds of input and the range that each is clipped to."""
+
+
+def to_input(pixels: np.ndarray, case: Case, kind: str = "unit") -> np.ndarray:
+    """Pixels [H, W] in physical units to float32 [H, W] of a backbone's kind of input, ``"unit"`` or ``"hu"``.
+
+    Raises:
+        CovtokenError: as ``to_unit_range`` and ``check_input``.
+    """
+    check_input(case, kind)
+    if kind == "unit":
+        return to_unit_range(pixels, case)
+    return np.clip(np.asarray(pixels, dtype=np.float32), *INPUT_RANGE["hu"])
+
+
+def check_input(case: Case, kind: str) -> None:
+    """Refuse a case that cannot be given to a backbone of this kind: an 8-bit picture has no Hounsfield units."""
+    if kind not in INPUT_RANGE:
+        raise unknown("kind of backbone input", kind, list(INPUT_RANGE))
+    if kind == "hu" and case.modality != "ct":
+        raise CovtokenError(
+            f"{case.source or case.name}: this backbone takes CT in Hounsfield units, and {case.modality} pictures are "
+            "8 bit, from which HU cannot be had back; use a cohort of modality 'ct' or another backbone"
+        )
 
 
 def to_unit_range(pixels: np.ndarray, case: Case) -> np.ndarray:
