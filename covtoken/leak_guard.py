@@ -2,34 +2,52 @@
 
 Three nets, from polite to blunt:
 
-1. Our own doors (``covtoken.data.masks``, ``covtoken.evaluation.labels``) call ``refuse_labels``.
-2. Files registered as masks are refused at ``open`` and ``os.open`` by an audit hook, whoever calls: PIL, ``np.load``,
-   nibabel, gzip. Paths are resolved (relative, symbolic links) and compared by inode too (hard links, ``dir_fd``).
+1. Our own doors (``covtoken.data.masks``, ``covtoken.evaluation.labels``, boolean ``FeatureSet.subset``) call
+   ``refuse_labels``; what we read by safetensors passes ``refuse_mask_file`` first, for the hook cannot see it.
+2. Files registered as masks are refused by an audit hook, whoever calls. A file is recognised by its resolved path
+   (relative, symbolic links), its inode (hard links, ``dir_fd``, descriptors, moved files) and its content (copies).
+   What is open or mapped when a construction begins is refused there. Commands are refused by their words.
 3. Builders hand their arguments to ``refuse_label_arrays``, which knows what a label looks like.
 
 The mark is process-wide: while any thread constructs, every thread is refused. Forked workers inherit it, and spawned
-ones through the environment. What the hook cannot see: readers that open files in C or Rust themselves (OpenCV,
-torchvision's ``read_file``, safetensors) and copies of a mask under another inode; no part of covtoken reads masks so.
+ones take mark and files from the environment as soon as they import this module.
+
+What the hook sees, measured in ``tests/test_audit_hook.py``:
+
+    seen      ``open``, ``os.open``, pathlib, gzip, mmap, shutil, PIL, nibabel (.nii, .nii.gz), pydicom, ``np.load``
+              (also mapped), ``np.fromfile``, ``np.memmap``, ``np.loadtxt``, pandas, ``torch.load`` (also mapped)
+    not seen  safetensors (``safe_open``, ``load_file``), ``torch.from_file``, ``torchvision.io.read_file``; so too any
+              reader that opens its files in C or Rust
+
+What nothing here sees: a mask encoded anew under another name, integers worked out from labels (the bank's header names
+its pictures and units, so that a choice can be checked afterwards), a worker that never imports covtoken.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
+import json
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
+from covtoken.label_like import looks_like_a_label
+from covtoken.mask_files import MaskFiles
 
 _ENVIRONMENT = "COVTOKEN_UNDER_CONSTRUCTION"
+_LIST = "COVTOKEN_REGISTERED_MASKS"  # names a file that lists them, for spawned workers
 
 _lock = threading.RLock()
 _running: list[str] = []  # what is being built now, in this process, innermost last
 _inherited = os.environ.get(_ENVIRONMENT, "")  # set where a constructing process started this one
-_paths: set[str] = set()
-_inodes: dict[tuple[int, int], str] = {}
+_files = MaskFiles()
+_listed: tuple[int, str] = (0, "")  # how many files the list for workers holds, and where it lies
 _hooked = False
 
 
@@ -48,12 +66,24 @@ def construction(what: str) -> Iterator[None]:
     Traceback (most recent call last):
         ...
     covtoken.leak_guard.LabelLeak: the mask of case 7 was asked for while a bank was being built...
+
+    Raises:
+        LabelLeak: a registered mask file is open or mapped already, so that it could be read without being opened.
     """
     with _lock:
         _install_hook()
+        still_open = _files.held_open()
+        if still_open and gc.collect() is not None:  # a reader in a reference cycle holds its file until then
+            still_open = _files.held_open()
+        if still_open:
+            raise LabelLeak(
+                f"{what} was to be built while the mask file {still_open} is open in this process: close it, and copy "
+                "what is memory-mapped (np.array(...)), before `construction`"
+            )
         before = os.environ.get(_ENVIRONMENT)
         _running.append(what)
         os.environ[_ENVIRONMENT] = what
+        os.environ[_LIST] = _list_for_workers()
     try:
         yield
     finally:
@@ -65,6 +95,7 @@ def construction(what: str) -> Iterator[None]:
                 os.environ[_ENVIRONMENT] = _inherited
             else:
                 os.environ.pop(_ENVIRONMENT, None)
+                os.environ.pop(_LIST, None)
 
 
 def under_construction() -> str:
@@ -84,32 +115,43 @@ def refuse_labels(what: str) -> None:
 
 
 def refuse_label_arrays(what: str, *arguments: object) -> None:
-    """Raise ``LabelLeak`` if an argument looks like a label: a boolean array, token labels, a mask reference.
+    """Raise ``LabelLeak`` if an argument looks like a label: a boolean array, token labels, a mask reference, 0 and 1.
 
-    Builders call it on what they are given, inside construction or not: features are floating point, never boolean.
+    Builders call it on what they are given, inside construction or not. ``covtoken.label_like`` says what it knows.
     """
     for argument in arguments:
-        boolean = str(getattr(argument, "dtype", "")) in ("bool", "torch.bool")
-        labels = any(hasattr(argument, name) for name in ("lesion", "lesions", "at_least"))
-        if boolean or labels:
-            raise LabelLeak(
-                f"{what} was given a {type(argument).__name__} that looks like a label (boolean array, token labels "
-                "or mask reference): it takes features only"
-            )
+        reason = looks_like_a_label(argument)
+        if reason:
+            raise LabelLeak(f"{what} was given a {type(argument).__name__} that holds {reason}: it takes features only")
+
+
+def refuse_label_choice(what: str, features: object) -> None:
+    """Raise ``LabelLeak`` if the pictures of ``features`` were chosen by a boolean mask.
+
+    Whoever picks pictures for a bank says so by unit, split or position: a boolean array over pictures is what a label
+    looks like, and where it came from cannot be told. Which pictures are *scored* may be chosen so.
+    """
+    if getattr(features, "chosen_by_mask", False):
+        raise LabelLeak(
+            f"{what} was given pictures that a boolean mask chose: choose them by split, unit or index, label-free"
+        )
+
+
+def refuse_mask_file(path: str | os.PathLike) -> None:
+    """Raise ``LabelLeak`` for a registered mask file inside construction: for readers that the hook cannot see."""
+    if under_construction() and _files.knows(path):
+        refuse_labels(f"the mask file {Path(path)}")
 
 
 def register_mask_files(paths: Iterable[str | os.PathLike]) -> None:
-    """Make the audit hook refuse these files inside construction. Readers call it for every mask they list."""
+    """Make the audit hook refuse these files inside construction. Readers call it for every mask they list.
+
+    Also for what describes lesions otherwise: the list of a folder cohort, a table of lesion sizes.
+    """
     with _lock:
         _install_hook()
         for path in paths:
-            resolved = os.path.realpath(os.fspath(path))
-            _paths.add(resolved)
-            try:
-                status = os.stat(resolved)
-            except OSError:
-                continue  # a missing mask is the mask door's error, with the case's name
-            _inodes[(status.st_dev, status.st_ino)] = resolved
+            _files.add(path)
 
 
 def _renew_lock() -> None:
@@ -122,6 +164,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
+def _list_for_workers() -> str:
+    """A file that lists what is registered, written again only when that has grown; "" where none can be written."""
+    global _listed
+    known = _files.paths()
+    if len(known) != _listed[0] or not os.path.exists(_listed[1]):
+        try:
+            handle, name = tempfile.mkstemp(prefix="covtoken-", suffix=".json")
+            with os.fdopen(handle, "w") as stream:
+                json.dump(known, stream)
+        except OSError:
+            return ""  # workers then have the doors alone
+        atexit.register(_remove, name, os.getpid())
+        _listed = (len(known), name)
+    return _listed[1]
+
+
+def _remove(name: str, owner: int) -> None:
+    if os.getpid() == owner:
+        with suppress(OSError):
+            os.unlink(name)
+
+
 def _install_hook() -> None:
     global _hooked
     if not _hooked:
@@ -130,26 +194,39 @@ def _install_hook() -> None:
 
 
 def _refuse_registered(event: str, arguments: tuple) -> None:
-    if event != "open" or not (_running or _inherited):
+    if event not in _WATCHED or not (_running or _inherited):
         return
-    path = arguments[0]
-    if isinstance(path, (str, bytes, os.PathLike)) and _is_registered(path):
-        refuse_labels(f"the mask file {Path(os.fsdecode(path))}")
+    for named in _WATCHED[event](arguments):
+        if _files.knows(named):
+            refuse_labels(f"the mask file {named if isinstance(named, int) else Path(os.fsdecode(named))}")
 
 
-def _is_registered(path: str | bytes | os.PathLike) -> bool:
-    name = os.fsdecode(path)
-    try:
-        if os.path.realpath(name) in _paths:
-            return True
-        status = os.stat(name)
-    except (OSError, ValueError):
-        # Not visible from here: a name relative to a `dir_fd`, which the audit event does not carry.
-        return not os.path.isabs(name) and any(known.endswith(os.sep + name) for known in _paths)
-    known = _inodes.get((status.st_dev, status.st_ino))
-    if known is None:
-        return False
-    try:  # an inode number is reused once its file is gone: trust it only while the mask still has it
-        return os.path.samestat(os.stat(known), status)
-    except OSError:
-        return False
+def _first(arguments: tuple) -> list:
+    """The file, or descriptor, that an event names first."""
+    return [arguments[0]]
+
+
+def _words(arguments: tuple) -> list:
+    """The words of a command, and those of a shell line or a program inside them."""
+    found = []
+    for argument in arguments[:2]:
+        for word in argument if isinstance(argument, (list, tuple)) else [argument]:
+            if isinstance(word, (str, bytes, os.PathLike)):
+                found += [word, *_files.named_in(os.fsdecode(word))]
+    return found
+
+
+_WATCHED = {
+    "open": _first,
+    "mmap.__new__": _first,
+    "os.rename": _first,
+    "os.link": _first,
+    "os.system": _words,
+    "subprocess.Popen": _words,
+    "os.posix_spawn": _words,
+    "os.exec": _words,
+}
+
+if _inherited and os.environ.get(_LIST):
+    with suppress(OSError, ValueError):
+        register_mask_files(json.loads(Path(os.environ[_LIST]).read_text()))

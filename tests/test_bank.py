@@ -125,7 +125,7 @@ def test_an_interrupted_build_resumes(tmp_path, monkeypatch):
 def test_a_partial_file_of_another_bank_is_not_used(tmp_path):
     features, target = StubFeatures.of(), tmp_path / "a.safetensors"
     other = build_bank(features, 3, size=50, target=tmp_path / "b.safetensors")
-    bank_module._write(
+    bank_module.write_tensors(
         tmp_path / "a.safetensors.partial", {"tokens": other.tokens, "next": torch.tensor([9])}, {"block": 3}
     )
     assert torch.equal(build_bank(features, 2, size=50, target=target).tokens, by_definition(features, 2, 50))

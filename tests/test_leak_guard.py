@@ -37,7 +37,7 @@ def masks(tmp_path):
     np.save(tmp_path / "m.npy", mask)
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "m.nii")
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "m.nii.gz")
-    Image.fromarray(mask).save(tmp_path / "picture.png")
+    Image.fromarray(mask + 1).save(tmp_path / "picture.png")
     register_mask_files(tmp_path / name for name in ("m.png", "m.npy", "m.nii", "m.nii.gz"))
     return tmp_path
 
@@ -97,10 +97,11 @@ def test_pictures_stay_readable(masks):
 
 def test_a_reused_inode_is_not_a_mask(masks):
     inode = (masks / "m.png").stat().st_ino
-    (masks / "m.png").rename(masks / "moved.png")
+    (masks / "m.png").rename(masks / "other.png")
+    (masks / "other.png").write_bytes(b"another file, to which the inode's number came")
     with construction("a bank"):
-        assert (masks / "moved.png").stat().st_ino == inode
-        assert (masks / "moved.png").read_bytes()  # what stood there as a mask is gone from its registered path
+        assert (masks / "other.png").stat().st_ino == inode
+        assert (masks / "other.png").read_bytes()
 
 
 def test_doors_refuse(masks):

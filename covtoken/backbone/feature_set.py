@@ -13,7 +13,7 @@ from torch import Tensor
 
 from covtoken.backbone.vit import Block
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import refuse_label_arrays
+from covtoken.leak_guard import LabelLeak, refuse_label_arrays, refuse_labels, refuse_mask_file
 
 ALLOWED = re.compile(r"block([1-9]\d*|norm)|attention[1-9]\d*|saliency|intensity|variance")
 """The only tensors a feature file may hold: a label could otherwise ride along under any name."""
@@ -22,14 +22,15 @@ ALLOWED = re.compile(r"block([1-9]\d*|norm)|attention[1-9]\d*|saliency|intensity
 def tensor_name(kind: str, block: Block | None = None) -> str:
     """``block3``, ``blocknorm``, ``attention3``, ``saliency``, ``intensity`` or ``variance``."""
     name = kind if block is None else f"{kind}{block}"
-    check_allowed(name, "a feature set")
+    if not ALLOWED.fullmatch(name):
+        raise CovtokenError(f"{name!r} names no feature: blocks are 1 … L or 'norm', kinds are those of FeatureSet")
     return name
 
 
 def check_allowed(name: str, where: str | Path) -> None:
-    """Refuse a tensor whose name is no feature's."""
+    """Refuse, as a label, a stored tensor whose name is no feature's."""
     if not ALLOWED.fullmatch(name):
-        raise CovtokenError(
+        raise LabelLeak(
             f"{where} holds a tensor {name!r}: only block<b>, attention<b>, saliency, intensity and variance are "
             "features, and labels have no place beside them; remove it"
         )
@@ -43,6 +44,7 @@ class FeatureSet:
         names, units, digests: per picture: case name, unit, ``picture_digest`` of its physical pixels.
         weights_sha256, backbone, preprocessing, precision: what made the features; banks are checked against them.
         available: names of the tensors it can give.
+        chosen_by_mask: whether a boolean array chose its pictures; such a choice may be scored but feeds no bank.
     """
 
     names: list[str]
@@ -57,6 +59,7 @@ class FeatureSet:
     available: frozenset[str] = frozenset()
     read: Callable[[str, Sequence[int]], Tensor] = field(default=None, repr=False, compare=False)
     """(tensor name, picture indices) → [n, …]; not for callers."""
+    chosen_by_mask: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,7 +101,9 @@ class FeatureSet:
     def subset(self, indices: Sequence[int]) -> FeatureSet:
         """The pictures at ``indices`` (or where a boolean mask of N is true), in that order, over the same storage."""
         chosen = torch.as_tensor(indices)
-        if chosen.dtype == torch.bool:
+        by_mask = chosen.dtype == torch.bool
+        if by_mask:
+            refuse_labels("a choice of pictures by a boolean mask")
             if chosen.shape != (len(self),):
                 raise CovtokenError(f"mask of pictures: expected [{len(self)}], got {list(chosen.shape)}")
             chosen = chosen.nonzero().squeeze(1)
@@ -107,7 +112,8 @@ class FeatureSet:
         if outside:
             raise CovtokenError(f"picture index {outside[0]} is out of range: there are {len(self)} pictures")
         pick = {key: [getattr(self, key)[i] for i in indices] for key in ("names", "units", "digests")}
-        return replace(self, **pick, read=_Picked(self.read, indices))
+        chosen_by_mask = self.chosen_by_mask or by_mask
+        return replace(self, **pick, read=_Picked(self.read, indices), chosen_by_mask=chosen_by_mask)
 
     def _get(self, name: str, indices: Sequence[int] | None = None) -> Tensor:
         if name not in self.available:
@@ -184,13 +190,18 @@ class Disk:
     def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
         out: Tensor | None = None
         for row, i in enumerate(indices):
+            refuse_mask_file(self.paths[i])
             try:
                 with safe_open(self.paths[i], framework="pt") as handle:
+                    for held in handle.keys():  # noqa: SIM118 - not a dict
+                        check_allowed(held, self.paths[i])
                     tensor = handle.get_tensor(name)
             except (SafetensorError, OSError) as error:
                 raise CovtokenError(
                     f"{self.paths[i]}: {name} cannot be read ({error}); run the extraction again"
                 ) from error
+            probe = tensor if name.startswith("block") else tensor[:1]  # a dull picture's map may hold two values
+            refuse_label_arrays(f"{name} of {self.paths[i]}", probe)
             if out is None:  # filled row by row: a stack of a list would need twice the memory
                 out = torch.empty((len(indices), *tensor.shape), dtype=torch.float32)
             if tensor.shape != out.shape[1:]:

@@ -18,7 +18,7 @@ from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import register_mask_files
+from covtoken.leak_guard import refuse_labels, register_mask_files
 
 READ_COLUMNS = ("image", "mask", "organ", "patient", "slice", "spacing", "modality", "organ_name")
 
@@ -64,6 +64,7 @@ def read(
     organ_files = {case: _organ_file(root, row) for case, row in files.items()}
     register_mask_files(root / row["mask"] for row in rows if row["mask"])
     register_mask_files(file for file in organ_files.values() if file)
+    register_mask_files([root / "index.csv"])  # its other columns tell which slices hold lesions, and how large
 
     windows = {case: _window(root / row["image"], window_sides) for case, row in files.items()}
     unknown = sorted(case for case, row in files.items() if not row.get("patient"))
@@ -97,6 +98,7 @@ def read(
 
 def _rows(root: Path) -> list[dict[str, str]]:
     index = root / "index.csv"
+    refuse_labels(f"the list {index}")
     if not index.is_file():
         raise CovtokenError(f"{index} is missing: a cohort folder needs one, with at least the columns image and mask")
     try:

@@ -6,6 +6,7 @@ choice needs no features, does not depend on the order of pictures or on shardin
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,18 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.paths import write_then_rename
+from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
+from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
 from covtoken.subspace.pooling import pool3x3
 
 KEY = "covtoken-v1"  # never changed: another key is another bank
 CHUNK = 64  # pictures held at a time
 SAVE_EVERY = 512  # pictures between two saves of an interrupted build
-_FIELD = "covtoken_bank"
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,14 @@ class TokenBank:
         known = {name: i for i, name in enumerate(self.header["units"])}
         return np.array([known.get(hash_unit(unit), -1) for unit in units], dtype=np.int64)
 
+    def derive(self, tokens: torch.Tensor, units: np.ndarray, **more) -> TokenBank:
+        """A bank of other tokens [m, D] and units [m] made from this one; its header is this one's with ``more``."""
+        header = {k: v for k, v in self.header.items() if k != "content_sha256"} | more
+        return TokenBank(tokens, units, header | {"content_sha256": content_digest(tokens, units, header)})
+
     def save(self, path: Path) -> None:
         """Write one safetensors file, or nothing."""
-        _write(Path(path), {"tokens": self.tokens, "units": torch.as_tensor(self.units)}, self.header)
+        write_tensors(Path(path), {"tokens": self.tokens, "units": torch.as_tensor(self.units)}, self.header)
 
 
 def build_bank(
@@ -67,12 +70,13 @@ def build_bank(
         features: a FeatureSet of the bank split (names nothing but pictures, units and tokens).
         block: 1 … L or ``"norm"``. size: tokens wanted; fewer pictures give all they have.
         pooled: take tokens after ``pool3x3``. key: of the hash.
-        target: also save there. An interrupted build then goes on from ``<target>.partial``.
+        target: also save there. An interrupted build then goes on from ``<target>.partial``. One build a target.
 
     Raises:
         LabelLeak: something like a label was handed in. CovtokenError: no pictures, NaN tokens, size below 1.
     """
     refuse_label_arrays("a bank", features)
+    refuse_label_choice("a bank", features)
     if len(features) == 0 or size < 1:
         raise CovtokenError(f"a bank needs pictures and a size of at least 1, got {len(features)} and {size}")
     with construction("a token bank"):
@@ -94,7 +98,8 @@ def build_bank(
         units = np.array([number[hash_unit(features.units[p])] for p in picture], dtype=np.int64)
         target = None if target is None else Path(target)
         partial = None if target is None else target.with_name(target.name + ".partial")
-        tokens, start = _resume(partial, header)
+        order = _order(features, len(picture))
+        tokens, start = _resume(partial, header | order)
         starts = range(start, len(features), SAVE_EVERY)
         for first in track(starts, description=f"bank, block {block}", disable=not progress):
             last = min(first + SAVE_EVERY, len(features))
@@ -107,25 +112,39 @@ def build_bank(
                     tokens = torch.zeros((len(picture), z.shape[-1]))
                 tokens[rows] = z[picture[rows] - offset, token[rows]].to(torch.float32)
             if partial is not None and last < len(features):
-                _write(partial, {"tokens": tokens, "next": torch.tensor([last])}, header)
+                state = header | order
+                digest = content_digest(tokens, np.array([last]), state)
+                write_tensors(
+                    partial, {"tokens": tokens, "next": torch.tensor([last])}, state | {"content_sha256": digest}
+                )
         if not torch.isfinite(tokens).all():
             raise CovtokenError(f"block {block} gave NaN or infinite tokens: check the weights and the pictures")
-        bank = TokenBank(tokens, units, header | {"content_sha256": _content(tokens, units, header)})
+        bank = TokenBank(tokens, units, header | {"content_sha256": content_digest(tokens, units, header)})
     if target is not None:
         bank.save(target)
         partial.unlink(missing_ok=True)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of builds that were killed while they saved
+            left.unlink(missing_ok=True)
     return bank
 
 
 def load_bank(path: Path) -> TokenBank:
     """Read a bank; a file that is missing, truncated, edited or no bank is refused by name."""
     path = Path(path)
-    tensors, header = _read(path)
-    if not {"tokens", "units"} <= tensors.keys() or "content_sha256" not in header:
-        raise CovtokenError(f"{path}: not a finished token bank; build it again")
+    tensors, header = read_tensors(path)
+    if tensors.keys() != {"tokens", "units"} or "content_sha256" not in header:
+        raise CovtokenError(
+            f"{path}: not a finished token bank: expected the tensors tokens and units and a sealed header, came "
+            f"{', '.join(sorted(tensors)) or 'none'}; build it again"
+        )
     tokens, units = tensors["tokens"], tensors["units"].numpy()
+    if tokens.dtype != torch.float32 or tokens.ndim != 2 or units.dtype != np.int64 or units.shape != tokens.shape[:1]:
+        raise CovtokenError(
+            f"{path}: edited or damaged: expected tokens [n, D] float32 and units [n] int64, came tokens "
+            f"{list(tokens.shape)} {tokens.dtype} and units {list(units.shape)} {units.dtype}; build it again"
+        )
     expected = header["content_sha256"]
-    found = _content(tokens, units, {k: v for k, v in header.items() if k != "content_sha256"})
+    found = content_digest(tokens, units, {k: v for k, v in header.items() if k != "content_sha256"})
     if found != expected:
         raise CovtokenError(
             f"{path}: edited or damaged: content is {found[:12]}, its header says {expected[:12]}; build it again"
@@ -133,16 +152,19 @@ def load_bank(path: Path) -> TokenBank:
     return TokenBank(tokens, units, header)
 
 
-def check_fits(bank: TokenBank, source, block=None, pooled: bool | None = None) -> None:
-    """Refuse, by name, a bank of another backbone, weights, preprocessing, block or pooling than ``source``.
+def check_fits(bank: TokenBank, source, block=None, pooled: bool | None = None, pictures=None) -> None:
+    """Refuse, by name, a bank of another backbone, weights, preprocessing, block, pooling or cohort.
 
     Args:
         source: a FeatureSet or a FrozenViT. block, pooled: what is about to be scored (None: not compared).
+        pictures: the FeatureSet of the pictures that must have fed it, or None.
     """
     name = source.backbone if hasattr(source, "backbone") else source.name
     wanted = {"backbone": name, "weights_sha256": source.weights_sha256, "preprocessing": source.preprocessing}
     wanted |= {k: v for k, v in (("block", block), ("pooled", pooled)) if v is not None}
-    wrong = [f"{k}: expected {v!r}, the bank has {bank.header[k]!r}" for k, v in wanted.items() if bank.header[k] != v]
+    wanted |= {} if pictures is None else {"cohort_fingerprint": fingerprint(pictures.digests)}
+    has = {k: bank.header.get(k, "nothing") for k in wanted}
+    wrong = [f"{k}: expected {v!r}, the bank has {has[k]!r}" for k, v in wanted.items() if has[k] != v]
     if wrong:
         raise CovtokenError(f"this bank does not fit ({'; '.join(wrong)}): build a bank for these features")
 
@@ -187,45 +209,28 @@ def _token_hashes(digest: str, n_tokens: int, key: str) -> np.ndarray:
     return np.frombuffer(bytes(values), dtype="<u8")
 
 
-def _content(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    digest.update(tokens.contiguous().numpy().tobytes())
-    digest.update(np.ascontiguousarray(units, dtype=np.int64).tobytes())
-    return digest.hexdigest()
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
-    with write_then_rename(path) as temporary:
-        try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={_FIELD: json.dumps(header)})
-        except SafetensorError as error:  # a full disk shows up as this
-            raise OSError(str(error)) from error
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    if not path.is_file():
-        raise CovtokenError(f"{path}: no such bank; build it first")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        header = json.loads(metadata[_FIELD])
-    except KeyError as error:
-        raise CovtokenError(f"{path}: a safetensors file, but not a token bank of covtoken") from error
-    except (SafetensorError, ValueError) as error:
-        raise CovtokenError(f"{path}: truncated or damaged ({error}); build it again") from error
-    return tensors, header
-
-
-def _resume(partial: Path | None, header: dict) -> tuple[torch.Tensor | None, int]:
+def _resume(partial: Path | None, state: dict) -> tuple[torch.Tensor | None, int]:
     """Tokens and next picture of an interrupted build of the very same bank; anything else starts anew."""
     if partial is None or not partial.is_file():
         return None, 0
     try:
-        tensors, found = _read(partial)
+        tensors, found = read_tensors(partial)
     except CovtokenError:
         return None, 0
-    return (tensors["tokens"], int(tensors["next"][0])) if found == header else (None, 0)
+    digest = found.pop("content_sha256", None)
+    if found != state or tensors.keys() != {"tokens", "next"}:
+        return None, 0
+    tokens, reached = tensors["tokens"], tensors["next"].numpy()
+    fits = tokens.dtype == torch.float32 and tokens.ndim == 2 and len(tokens) == state["chosen"] and len(reached) == 1
+    if not fits or content_digest(tokens, reached, state) != digest:
+        return None, 0
+    return tokens, int(reached[0])
+
+
+def _order(features, chosen: int) -> dict:
+    """What an interrupted build must find again besides the header: "the first k pictures" means these, in order."""
+    listing = json.dumps([list(features.digests), list(features.units), features.rows, features.cols])
+    return {"order_sha256": hashlib.sha256(listing.encode()).hexdigest(), "chosen": chosen}
 
 
 def _version() -> str:

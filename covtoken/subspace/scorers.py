@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from covtoken.errors import CovtokenError, unknown
-from covtoken.leak_guard import construction, refuse_label_arrays
+from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
@@ -80,6 +80,7 @@ def raw_maps(scorer: str, block, pooled: bool, bank_features, features, seed: in
         LabelLeak: something like a label was handed in. CovtokenError: unknown score, or a score that gives NaN.
     """
     refuse_label_arrays(f"score {scorer!r}", bank_features, features)
+    refuse_label_choice(f"score {scorer!r}", bank_features)
     maps = np.asarray(find(scorer).maps(block, pooled, bank_features, features, seed, extra), dtype=np.float32)
     if maps.shape != (len(features), features.rows * features.cols) or not np.isfinite(maps).all():
         raise CovtokenError(f"score {scorer!r} at block {block} gave {maps.shape} with NaN or a wrong shape")

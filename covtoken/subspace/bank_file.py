@@ -1,0 +1,70 @@
+"""The file of a token bank: safetensors with a JSON header, written whole or not at all, read with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_mask_file
+from covtoken.paths import write_then_rename
+
+_FIELD = "covtoken_bank"
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
+    """Write one safetensors file with a JSON header, or nothing."""
+    with write_then_rename(path) as temporary:
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={_FIELD: json.dumps(header)})
+        except SafetensorError as error:  # a full disk shows up as this
+            raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and header; a file that is missing, truncated, damaged or of another kind is refused by name."""
+    if not path.is_file():
+        raise CovtokenError(f"{path}: no such bank; build it first")
+    refuse_mask_file(path)
+    came, expected = path.stat().st_size, _length(path)
+    if expected >= 0 and came != expected:
+        raise CovtokenError(f"{path}: truncated or damaged: expected {expected} bytes, came {came}; build it again")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        header = json.loads(metadata[_FIELD])
+    except KeyError as error:
+        raise CovtokenError(f"{path}: a safetensors file, but not a token bank of covtoken") from error
+    except (SafetensorError, ValueError) as error:
+        raise CovtokenError(f"{path}: damaged: expected a safetensors file, came {error}; build it again") from error
+    if not isinstance(header, dict):
+        raise CovtokenError(f"{path}: damaged: expected a header of fields, came {header!r}; build it again")
+    return tensors, header
+
+
+def content_digest(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str:
+    """sha256 over the header and the bytes of tokens [n, D] and of an int64 array beside them."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(tokens.contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(units, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _length(path: Path) -> int:
+    """Bytes that a safetensors file should have, by its own header; −1 where that is unreadable."""
+    try:
+        with path.open("rb") as stream:
+            n_header = int.from_bytes(stream.read(8), "little")
+            if n_header > path.stat().st_size - 8:
+                return 8 + n_header  # cut within the header
+            fields = json.loads(stream.read(n_header))
+        return 8 + n_header + max((f["data_offsets"][1] for k, f in fields.items() if k != "__metadata__"), default=0)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return -1
