@@ -41,11 +41,22 @@ def densities(panels: bool = False) -> list[dict]:
     return [row | {"panel": p} for p in ("A", "B") for row in rows] if panels else rows
 
 
+AGREEMENT = [
+    {"comparison": name, "block": block, "value": value}
+    for name, value in (("same", 0.0), ("bf16", 0.01))
+    for block in (1, 2, "norm")
+]
+PANELS = [
+    {"height": h, "width": w, "rows": 2, "cols": 3, "response": [0, 0.1, 1, 0, 0, 0], "boxes": [[1, 5, 15, 19]]}
+    for h, w in ((10, 20), (20, 10))
+]
 CHARTS = {
     "blocks": lambda: figures.auroc_by_block(BLOCKS, threshold=0.72),
     "gains": lambda: figures.gain_forest(GAINS),
     "densities": lambda: figures.score_densities(densities()),
     "panels": lambda: figures.score_densities(densities(panels=True)),
+    "agreement": lambda: figures.agreement_by_block(AGREEMENT),
+    "marks": lambda: figures.token_marks(PANELS),
     "maps": lambda: figures.lesion_maps([lesion_case(f"case {i}") for i in range(3)]),
 }
 
@@ -138,3 +149,17 @@ def test_renderer_is_what_a_notebook_shows():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["image/svg+xml", "text/html", "text/plain"]
+
+
+def test_equal_tokens_are_drawn_on_the_floor_of_a_logarithmic_axis():
+    datasets = figures.agreement_by_block(AGREEMENT).to_dict()["datasets"].values()
+    drawn = {row["comparison"]: row["drawn"] for data in datasets for row in data}
+    assert drawn == {"same": figures.EQUAL, "bf16": 0.01}
+
+
+def test_a_mark_and_its_token_share_their_pixels():
+    rows = [row for data in figures.token_marks(PANELS[:1]).to_dict()["datasets"].values() for row in data]
+    brightest = max((row for row in rows if "response" in row), key=lambda row: row["response"])
+    box = next(row for row in rows if "response" not in row)
+    assert brightest["left"] <= box["left"] < box["right"] <= brightest["right"]
+    assert brightest["top"] <= box["top"] < box["bottom"] <= brightest["bottom"]

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 
 from covtoken.backbone.cache import features
@@ -148,6 +149,29 @@ def locked_text(report: GateReport) -> str:
         )
         lines += [f"  {name:<40} {bool(outcome)}" for name, outcome in sorted(shown.checks.items())]
     return "\n".join(lines)
+
+
+def check_table(report: GateReport) -> pd.DataFrame:
+    """One row a check: whether it holds, its worst number and its bound, where it has them."""
+    rows = []
+    for name, outcome in report.checks.items():
+        worst = [entry["value"] for key, entry in report.metrics.items() if f"{key}.".startswith(f"{name}.")]
+        found = [r["value"] for r in report.chart_data["agreement"] if name == f"agreement.{r['comparison']}"] or worst
+        bound = report.thresholds.get(name)
+        measured = f"{max(found):.2g}" if found else ""
+        rows.append({"check": name, "holds": outcome, "measured": measured, "bound": "" if bound is None else bound})
+    return pd.DataFrame(rows).set_index("check").sort_index()
+
+
+def defect_table() -> pd.DataFrame:
+    """Each defect planted into a small phantom and a tiny random ViT: the decision, and the checks that failed."""
+    cohort, vit = open_cohort("phantom", n=24), load_backbone("random:vit_tiny_patch16_224", 96)
+    rows = []
+    for defect in (None, *DEFECTS):
+        report = run_gate0(cohort, vit, defect=defect, progress=False)
+        failed = ", ".join(name for name, outcome in report.checks.items() if not outcome)
+        rows.append({"planted defect": defect or "none", "decision": report.decision, "failed checks": failed})
+    return pd.DataFrame(rows).set_index("planted defect")
 
 
 def sample(cases: Sequence[Case], n: int) -> list[Case]:

@@ -1,0 +1,127 @@
+"""Sphinx extension of the working paper: tables of a gate's checks, cohort by cohort, from committed reports.
+
+Directives: ``{checks-table}`` (every check, a column a cohort) and ``{bounds-table}`` (what was measured beside its
+bound). Both take ``:gate:``; like ``covtoken.paper`` they warn where no report is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from covtoken.errors import CovtokenError
+from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table
+
+READABLE = {
+    "agreement.same": "extraction: the same again",
+    "agreement.batch_size": "extraction: other batch size",
+    "agreement.threads": "extraction: other thread count",
+    "agreement.cache": "extraction: from the cache",
+    "agreement.bf16": "extraction: bf16 against fp32",
+    "geometry.mask": "geometry: masks, square grid",
+    "geometry.mask_other_grid": "geometry: masks, other grid",
+    "geometry.picture": "geometry: pictures",
+    "geometry.paths_agree": "geometry: both paths, one token",
+    "geometry.offset": "geometry: both paths, one centre",
+    "geometry.first_block": "geometry: through the first block",
+    "splits.file_unedited": "splits: file unedited",
+    "splits.disjoint_by_unit": "splits: disjoint by unit",
+    "splits.no_near_duplicates": "splits: no near-duplicates",
+    "bank.loads_intact": "bank: loads as it was saved",
+    "bank.flipped_byte_refused": "bank: a flipped byte is refused",
+    "bank.order_of_pictures_is_nothing": "bank: order of pictures is nothing",
+    "bank.units_of_the_bank_split": "bank: units of the bank split alone",
+    "guard.registered_mask_refused": "guard: mask files",
+    "guard.labels_refused": "guard: token labels",
+    "guard.peeking_features_refused": "guard: features that peek",
+    "guard.boolean_array_refused": "guard: arrays that look like labels",
+    "guard.labels_open_outside": "guard: open outside construction",
+}
+
+
+class _GateTable(_Reader, SphinxDirective):
+    """What both tables share: the reports of a gate, or the warning that there are none."""
+
+    option_spec: ClassVar = {"gate": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        gate, root = self.options.get("gate", "0"), self.root()
+        reports = {}
+        try:
+            for cohort in _cohorts(root, gate):
+                self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
+                reports[cohort] = _read(root, f"{cohort}/gate{gate}")
+            if not reports:
+                raise CovtokenError(f"gate {gate}: {MISSING}")
+        except CovtokenError as error:
+            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+        return [self.table(reports)]
+
+    def table(self, reports: dict[str, dict]) -> nodes.Node:
+        raise NotImplementedError
+
+
+class ChecksTable(_GateTable):
+    """A row a check, a column a cohort: holds or fails; the decision below."""
+
+    def table(self, reports: dict[str, dict]) -> nodes.Node:
+        names = dict.fromkeys(name for report in reports.values() for name in report["checks"])
+        order = sorted(names, key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
+        rows = [
+            [READABLE.get(name, name), *(word(report["checks"].get(name)) for report in reports.values())]
+            for name in order
+        ]
+        return _table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
+
+
+class BoundsTable(_GateTable):
+    """A row a bound: what was measured, at the worst block where there are several."""
+
+    def table(self, reports: dict[str, dict]) -> nodes.Node:
+        names = dict.fromkeys(
+            name for report in reports.values() for name in report["thresholds"] if name in report["checks"]
+        )
+        rows = []
+        for name in names:
+            bounds = {report["thresholds"][name] for report in reports.values() if name in report["thresholds"]}
+            bound = ", ".join(map(scientific, sorted(bounds)))
+            rows.append([READABLE.get(name, name), bound, *(number(worst(r, name)) for r in reports.values())])
+        return _table(["quantity", "bound", *reports], rows)
+
+
+def word(outcome: Any) -> str:
+    """``holds``, ``FAILS``, or a dash where a report has no such check."""
+    return "–" if outcome is None else "holds" if outcome is True else "FAILS" if outcome is False else str(outcome)
+
+
+def worst(report: dict[str, Any], name: str) -> float | None:
+    """The largest measured value behind a check: over all blocks where the report has them, else its metric."""
+    rows = report["chart_data"].get("agreement", [])
+    found = [row["value"] for row in rows if f"agreement.{row['comparison']}" == name]
+    found = found or [report["metrics"].get(name, {}).get("value")]
+    return None if None in found else max(found)
+
+
+def scientific(value: float | None) -> str:
+    """``1.4 · 10⁻²``; ``equal`` for zero, a dash for nothing."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "equal"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')} · 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def number(value: float | None) -> nodes.inline:
+    return nodes.inline(text=scientific(value), classes=["covtoken-number"])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("checks-table", ChecksTable)
+    app.add_directive("bounds-table", BoundsTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
