@@ -1,0 +1,156 @@
+"""Rank correlation within groups (images), its permutation p-value, Holm's correction and paired differences.
+
+A coverage value and a recall are comparable only inside one picture, so ρ is taken there and averaged, and the null
+hypothesis is made there too: values are shuffled within each picture, never across (METHOD §9, gate 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+from statsmodels.stats.multitest import multipletests
+
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.stats import mean_draws
+
+ALTERNATIVES = ("two-sided", "greater", "less")
+
+
+@dataclass(frozen=True)
+class GroupedSpearman:
+    """Spearman's ρ averaged over groups.
+
+    Attributes:
+        rho: mean over the groups where it is defined; NaN if there is none.
+        p: permutation p-value of that mean; NaN likewise.
+        by_group: [G] ρ of each group, in the order of ``groups``; NaN where x or y is constant. With the group's unit
+            it goes into ``stats.mean_draws`` for an interval, and into ``paired_difference``.
+        groups: [G] sorted group names.
+        n_constant: groups left out since x or y does not vary in them.
+        n_permutations: drawn.
+    """
+
+    rho: float
+    p: float
+    by_group: np.ndarray
+    groups: np.ndarray
+    n_constant: int
+    n_permutations: int
+
+    @property
+    def n_groups(self) -> int:
+        """Groups that count in ``rho``."""
+        return len(self.groups) - self.n_constant
+
+
+def grouped_spearman(
+    x: np.ndarray,
+    y: np.ndarray,
+    group: np.ndarray,
+    *,
+    n_permutations: int = 5000,
+    seed: int = 0,
+    alternative: str = "two-sided",
+) -> GroupedSpearman:
+    """Spearman's ρ between x and y inside each group, averaged over groups, with a within-group permutation test.
+
+    Args:
+        x, y: [n] values; ties get midranks. group: [n] names of any sortable kind.
+        n_permutations: 0 leaves p NaN.
+        seed: of the permutations; one seed gives one p.
+        alternative: ``"two-sided"`` (|ρ| as large), ``"greater"`` or ``"less"``.
+
+    Returns:
+        p = (b + 1) / (n + 1), b of n permutations at least as extreme as the data (Phipson and Smyth 2010).
+
+    Raises:
+        CovtokenError: other shapes, NaN, no value, an unknown alternative.
+    """
+    x, y, group = _checked(x, y, group)
+    if alternative not in ALTERNATIVES:
+        raise CovtokenError(f"alternative {alternative!r}: expected one of {', '.join(ALTERNATIVES)}")
+    if n_permutations < 0:
+        raise CovtokenError(f"{n_permutations} permutations: expected 0 or more")
+    groups, member = np.unique(group, return_inverse=True)
+    order = np.argsort(member, kind="stable")
+    ends = np.cumsum(np.bincount(member))[:-1]
+    pairs = [(_unit_ranks(a), _unit_ranks(b)) for a, b in zip(np.split(x[order], ends), np.split(y[order], ends))]
+    by_group = np.array([np.nan if a is None or b is None else np.clip(a @ b, -1, 1) for a, b in pairs])
+    varied = [pair for pair, rho in zip(pairs, by_group) if not np.isnan(rho)]
+    if not varied:
+        return GroupedSpearman(float("nan"), float("nan"), by_group, groups, len(groups), n_permutations)
+    rho = float(np.nanmean(by_group))
+    p = float("nan")
+    if n_permutations:
+        null = _null_means(varied, n_permutations, np.random.default_rng(seed))
+        sign = {"greater": 1, "less": -1}.get(alternative)
+        observed, drawn = (abs(rho), np.abs(null)) if sign is None else (sign * rho, sign * null)
+        # Equal arrangements must count as equal, whatever the order in which their products were summed.
+        p = float((np.count_nonzero(drawn >= observed - 1e-10) + 1) / (n_permutations + 1))
+    return GroupedSpearman(rho, p, by_group, groups, len(groups) - len(varied), n_permutations)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values by name, in the order given: all tests of one family, or the promise does not hold.
+
+    Raises:
+        CovtokenError: none, or one that is NaN or outside 0…1.
+    """
+    if not p_values:
+        raise CovtokenError("holm: no p-value given")
+    bad = [f"{name} = {p}" for name, p in p_values.items() if not 0 <= p <= 1]
+    if bad:
+        raise CovtokenError(f"holm: p-values must lie in 0…1, got {', '.join(bad)}; leave out tests that were not made")
+    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    return dict(zip(p_values, map(float, adjusted)))
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray, int]:
+    """mean(a − b) over the items that have both, its bootstrap draws over units, and how many items those are.
+
+    ``Measured.difference`` subtracts two means; where items are undefined for one score but not for the other (an image
+    of constant coverage), those means are over different images, and this is the difference over the same ones.
+
+    Args:
+        a, b: [n] per item (image), NaN where undefined. unit: int [n]. weights: [draws, U] from ``stats.unit_draws``.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise CovtokenError(f"paired_difference: expected two arrays of one length, got {a.shape} and {b.shape}")
+    difference = a - b
+    n = int(np.count_nonzero(~np.isnan(difference)))
+    value = float(np.nanmean(difference)) if n else float("nan")
+    return value, mean_draws(difference, unit, weights), n
+
+
+def _unit_ranks(values: np.ndarray) -> np.ndarray | None:
+    """Midranks, centred and of unit length, so that ρ is a dot product; None for constant values."""
+    ranks = rankdata(values)
+    ranks -= ranks.mean()
+    length = np.sqrt(ranks @ ranks)
+    return ranks / length if length > 0 else None
+
+
+def _null_means(pairs: list[tuple[np.ndarray, np.ndarray]], n_permutations: int, rng) -> np.ndarray:
+    """[n_permutations] means of ρ over groups, y shuffled anew and independently in every group."""
+    total = np.zeros(n_permutations)
+    for x, y in pairs:
+        total += rng.permuted(np.broadcast_to(y, (n_permutations, len(y))), axis=1) @ x
+    return total / len(pairs)
+
+
+def _checked(x, y, group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x, y, group = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(group)
+    if not (x.ndim == 1 and x.shape == y.shape == group.shape):
+        raise CovtokenError(f"x, y and group must be [n] alike, got {x.shape}, {y.shape} and {group.shape}")
+    if len(x) == 0:
+        raise CovtokenError("no values to correlate: the split or the family of kept sets is empty")
+    for name, values in (("x", x), ("y", y)):
+        if np.isnan(values).any():
+            raise CovtokenError(f"{int(np.isnan(values).sum())} of {len(values)} values of {name} are NaN")
+    return x, y, group
