@@ -218,7 +218,7 @@ def test_a_bank_of_a_foreign_block_pooling_or_cohort_is_refused(bank):
 
 
 def test_a_partial_bank_that_was_damaged_reordered_or_is_foreign_starts_anew(tmp_path, monkeypatch):
-    """Each of these once resumed into a wrong bank: the partial file had no seal and did not know its order."""
+    """A flipped byte or another order of the same pictures would resume into a wrong bank: the seal covers both."""
     monkeypatch.setattr(bank_module, "SAVE_EVERY", 4)
     features, target = StubFeatures.of(), tmp_path / "a.safetensors"
     whole, partial = build_bank(features, 2, size=50), tmp_path / "a.safetensors.partial"
