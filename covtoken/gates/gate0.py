@@ -107,6 +107,7 @@ def run_gate0(
             "near_duplicate": "the same picture twice (pictures drawn from independent seeds)"
             if drawn(opened)
             else f"thumbnail correlation > {CORRELATION}",
+            "look_alike_pairs": len(pairs),
             "parts": sorted(set(parts(opened).values())) if checks["splits.file_unedited"] else [],
             "curated": opened.curated,
         },
@@ -208,6 +209,5 @@ def _metrics(
     found |= {f"geometry.{name}": metric(share, None, *marks) for name, share in geometry.right.items()}
     found["geometry.offset"] = metric(geometry.offset, None, *marks)
     n = (len(cohort.units), len(cohort.cases), 0)
-    found["splits.look_alike_pairs"] = metric(len(pairs), None, *n)
     found["splits.strongest_look_alike"] = metric(pairs[0][2] if pairs else float("nan"), None, *n)
     return found
