@@ -165,9 +165,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _list_for_workers() -> str:
-    """A file that lists what is registered, written again only when that has grown; "" where none can be written."""
+    """A file that lists what is registered, written again only when that has grown; "" where there is none."""
     global _listed
     known = _files.paths()
+    if not known:
+        return ""
     if len(known) != _listed[0] or not os.path.exists(_listed[1]):
         try:
             handle, name = tempfile.mkstemp(prefix="covtoken-", suffix=".json")
