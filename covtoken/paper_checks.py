@@ -89,6 +89,7 @@ class BoundsTable(_GateTable):
         for name in names:
             bounds = {report["thresholds"][name] for report in reports.values() if name in report["thresholds"]}
             bound = ", ".join(map(scientific, sorted(bounds)))
+            bound = nodes.inline(text=bound, classes=["covtoken-number"])
             rows.append([READABLE.get(name, name), bound, *(number(worst(r, name)) for r in reports.values())])
         return _table(["quantity", "bound", *reports], rows)
 
