@@ -42,8 +42,14 @@ BASELINES = (
     "random",
     "saliency_head",
 )
-SEARCHING = ("density", "patchcore")  # these search a bank, so they set no threshold
-PIXELS_ONLY = ("variance", "random")  # reported, but not among the ten recorded scorers
+MEMBERSHIPS = ("density", "residual")
+SEARCHING = (*MEMBERSHIPS, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
+PIXELS_ONLY = (
+    "attention_last",
+    "variance",
+    "random",
+    "intensity_flipped",
+)  # reported, but not among the ten recorded scorers
 SMALL_COHORT, FEW_UNITS, FEWEST_UNITS, N_FOLDS = 100, 20, 12, 5  # METHOD, section 2
 SEED = 0
 METHOD_PARAMETERS = {
@@ -177,7 +183,7 @@ def headline(recorded: RecordedScores) -> Measured:
     finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]
     better = max((name for name in finals if name in measured.values), key=measured.values.get)
     measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
-    for baseline in (name for name in BASELINES if name in maps):
+    for baseline in (name for name in ("residual", *BASELINES) if name in maps):
         measured.difference(f"auroc_gain.density_minus_{baseline}", "auroc.density", f"auroc.{baseline}")
         measured.difference(
             f"image_auroc_gain.density_minus_{baseline}", "image_auroc.density", f"image_auroc.{baseline}"
@@ -219,7 +225,7 @@ def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
     labels = label(selection_cases, cohort, selection.rows, selection.cols)
     _need_lesions(labels, cohort, "selection")
     chosen = {}
-    for name in ("density", *SCORERS):
+    for name in (*MEMBERSHIPS, *SCORERS):
         if name in chosen or ("saliency" in SCORERS[name].needs and not vit.has_saliency_head):
             continue
         final = (vit.n_blocks, "norm") if name == "density" else ()
@@ -296,7 +302,11 @@ def limited(cohort: Cohort, n_units: int) -> Cohort:
 def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
     """The at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
     plain = [f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"]
-    return ["density", *dict.fromkeys(plain), *(n for n in BASELINES if n not in PIXELS_ONLY and n != "centre_prior")]
+    return [
+        *MEMBERSHIPS,
+        *dict.fromkeys(plain),
+        *(n for n in BASELINES if n not in PIXELS_ONLY and n != "centre_prior"),
+    ]
 
 
 def centre_maps(plan: Plan, rows: int, cols: int, n: int) -> np.ndarray:
@@ -380,24 +390,22 @@ def _recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict) -> Plan:
 
 def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
     """Score maps [N, T] in float16 by name, labels, and the evaluated cases; labels enter after the scores exist."""
-    parts, evaluated = [], []
     if split == "crossfit":
         fold_of = folds(cohort.units, N_FOLDS)
-        pairs = [
-            (
-                cohort.subset([u for u in cohort.units if fold_of[u] != fold]),
-                cohort.subset([u for u in cohort.units if fold_of[u] == fold]),
-            )
-            for fold in sorted(set(fold_of.values()))
-        ]
+        everything = extracting(cohort.cases)
+        of = np.array([fold_of[case.unit] for case in cohort.cases])
+        inside = [np.flatnonzero(of == fold) for fold in range(N_FOLDS)]
+        pairs = [(everything.subset(np.flatnonzero(of != f)), everything.subset(rows)) for f, rows in enumerate(inside)]
+        evaluated = [cohort.cases[i] for rows in inside for i in rows]
     else:
         splits = load_splits(cohort)
-        pairs = [(_in_split(cohort, splits, "bank"), _in_split(cohort, splits, split))]
-    for bank_cases, cases in pairs:
-        bank, pictures = extracting(bank_cases), extracting(cases)
-        extracting.grid = (pictures.rows, pictures.cols)
-        parts.append(_all_maps(plan, bank, pictures, extracting.vit))
-        evaluated.extend(cases)
+        evaluated = _in_split(cohort, splits, split)
+        pairs = [(extracting(_in_split(cohort, splits, "bank")), extracting(evaluated))]
+    extracting.grid = (pairs[0][1].rows, pairs[0][1].cols)
+    parts = [_all_maps(plan, bank, pictures, extracting.vit) for bank, pictures in pairs]
+    if split == "crossfit":  # a small cohort chooses no sign: print the one of the recipe and its opposite
+        for part in parts:
+            part["intensity_flipped"] = -part["intensity"]
     maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in parts[0]}
     return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated)
 
@@ -479,6 +487,8 @@ LABELS = {
     "centre_prior": "centre prior",
     "token_norm": "token norm",
     "intensity": "brightness",
+    "intensity_flipped": "brightness, other sign",
+    "residual": "membership B",
     "variance": "patch variance",
     "patchcore": "PatchCore-style",
     "random": "random",
@@ -491,7 +501,7 @@ def block_rows(metrics: dict[str, dict]) -> list[dict]:
     rows = []
     for name, entry in metrics.items():
         scorer, _, block = name.removeprefix("auroc.").partition(".")
-        tuned_curve = scorer in ("density", "attention_best", "attention_last") and not block
+        tuned_curve = scorer in ("density", "attention_best") and not block
         if not name.startswith("auroc.") or entry["value"] is None or tuned_curve:
             continue
         place = int(block[5:]) if block.startswith("block") else block or None

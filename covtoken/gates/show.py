@@ -10,7 +10,7 @@ from covtoken.data.masks import read_mask
 from covtoken.evaluation.recorded import load_scores
 from covtoken.evaluation.stats import delong
 from covtoken.gates import locks
-from covtoken.gates.gate1 import BASELINES, Gate1Run, headline
+from covtoken.gates.gate1 import BASELINES, MEMBERSHIPS, Gate1Run, headline
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
 
@@ -34,7 +34,7 @@ def metric_table(metrics: dict[str, dict], names: list[str] | None = None) -> pd
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """One row a scorer, tuned alike: pooled, image and in-organ AUROC, AUPR, FROC at 1 and 4."""
     rows = []
-    for scorer in ("density", *BASELINES):
+    for scorer in (*MEMBERSHIPS, *BASELINES, "intensity_flipped"):
         if f"auroc.{scorer}" not in metrics:
             continue
         row = {"scorer": scorer}

@@ -5,40 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.lock_gate1 import HEADLINES
 from covtoken.gates.report import GateReport, committed_reports
 from covtoken.paths import project_root, write_then_rename
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
-LABELS = {
-    "auroc.density": "token AUROC, membership A, tuned on selection",
-    "auroc.attention_best": "token AUROC, best CLS attention, same tuning",
-    "auroc.centre_prior": "token AUROC, centre prior",
-    "auroc.saliency_head": "token AUROC, the model's own saliency head",
-    "auroc_gain.middle_minus_final": "token AUROC of A, middle minus better final block",
-    "image_auroc.density": "AUROC inside one image, membership A",
-    "aupr.density": "token AUPR, membership A",
+COLUMNS = {
+    "auroc.density": "membership A",
+    "auroc.residual": "membership B",
+    "auroc.attention_best": "CLS attention",
+    "auroc.saliency_head": "saliency head",
+    "auroc.intensity": "brightness",
+    "auroc.centre_prior": "centre prior",
+    "organ_auroc.density": "A inside the organ",
+    "image_auroc.density": "A inside one image",
+    "auroc_gain.middle_minus_final": "A, middle − final block",
 }
 
 
 def readme_table(reports: list[GateReport]) -> str:
-    """The README's table: one row a headline number and cohort, with interval, n and the notebook that prints it."""
-    lines = [
-        "| number | cohort | value [95 % over units] | units, images | decision | notebook |",
-        "|---|---|---|---|---|---|",
-    ]
-    for report in reports:
-        for name in HEADLINES:
-            entry = report.metrics.get(name)
-            if report.gate != 1 or entry is None or entry["value"] is None:
-                continue
-            low, high = entry["ci95"] or (float("nan"), float("nan"))
-            lines.append(
-                f"| {LABELS[name]} | {report.cohort} | {entry['value']:.3f} [{low:.3f}, {high:.3f}] "
-                f"| {entry['n_units']}, {entry['n_images']} | {report.decision} "
-                f"| [gate1](notebooks/gate{report.gate}.ipynb) |"
-            )
+    """The README's table: one row a cohort; token AUROC with interval, n, decision and the notebook that prints it."""
+    head = ["cohort (units, images)", *COLUMNS.values(), "gate 1", "notebook"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for report in (r for r in reports if r.gate == 1):
+        n = report.metrics["auroc.density"]
+        cells = [f"{report.cohort} ({n['n_units']}, {n['n_images']})"]
+        cells += [_cell(report.metrics.get(name)) for name in COLUMNS]
+        lines.append(f"| {' | '.join(cells)} | {report.decision} | [gate1](notebooks/gate1.ipynb) |")
     return "\n".join(lines)
+
+
+def _cell(entry: dict | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "–"
+    low, high = entry["ci95"] or (float("nan"), float("nan"))
+    return f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def replace_between(text: str, body: str, where: str, begin: str = BEGIN, end: str = END) -> str:
