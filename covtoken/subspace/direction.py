@@ -8,7 +8,7 @@ Three passes over the bank, each a map over shards whose results merge in any or
     rarity = bank_rarity(features, reference)                              # [N, T]: rows of all shards
     cut = rarity_cut(rarity, 0.9)
     moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
-    direction = Direction.from_moments(moments, reference.bank.header, 6)
+    direction = Direction.from_moments(moments, reference.bank.header, 6, **rarity_target(reference, 0.9, cut))
 
 ``Direction.fit`` is these lines. No label enters: what is handed from pass to pass is rarity, not the 0 and 1 that it
 becomes, so that every pass can refuse what looks like a mask.
@@ -77,7 +77,7 @@ class Direction:
 
         Args:
             source: the header of the reference bank, or ``bank.origin`` of all the bank's pictures.
-            about: what else the header is to say of the target.
+            about: what the header is to say of the target (``rarity_target``).
         """
         weight, mean = solve(moments, ridge)
         header = {key: source[key] for key in _ORIGIN} | {"kind": "direction", "block": block, "pooled": True}
@@ -111,8 +111,9 @@ class Direction:
         left = self.weight - (self.weight @ u) * u
         if not torch.linalg.vector_norm(left) > 1e-9 * torch.linalg.vector_norm(self.weight):
             raise CovtokenError("the two directions are parallel: nothing is left of one without the other")
-        erased = [*self.header.get("without", []), other.header["content_sha256"]]
-        return Direction(left, self.mean, _sealed(left, self.mean, self.header | {"without": erased}))
+        header = {name: value for name, value in self.header.items() if name != "explained"}  # no longer true
+        header["without"] = [*header.get("without", []), other.header["content_sha256"]]
+        return Direction(left, self.mean, _sealed(left, self.mean, header))
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, or nothing."""
@@ -148,8 +149,7 @@ def fit_many(
         reference = RaritySubspace.fit(bank, k, neighbours)
         rarity = bank_rarity(bank_features, reference, progress)
         cut = rarity_cut(rarity, quantile)
-        about = {"target": "rarity", "target_block": target_block, "quantile": quantile, "cut": cut}
-        about |= {"size": int(size), "k": k, "neighbours": neighbours, "key": key}
+        about = rarity_target(reference, quantile, cut)
         found = {}
         for block in blocks:
             moments = direction_moments(bank_features, block, rarity, cut, progress=progress)
@@ -177,6 +177,13 @@ def rarity_cut(rarity: torch.Tensor, quantile: float = 0.9) -> float:
     """The exact quantile of the rarity of *all* bank tokens (rows of all shards), linear between order statistics."""
     _check_quantile(quantile)
     return float(np.quantile(torch.as_tensor(rarity).double().numpy(), quantile))
+
+
+def rarity_target(reference: RaritySubspace, quantile: float, cut: float) -> dict:
+    """What the header of a direction says of its target where that is rarity above ``cut``."""
+    bank = reference.bank.header
+    made = {"target": "rarity", "target_block": bank["block"], "quantile": quantile, "cut": cut}
+    return made | {"size": bank["size"], "k": reference.k, "neighbours": reference.neighbours, "key": bank["key"]}
 
 
 def direction_moments(
