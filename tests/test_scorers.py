@@ -30,7 +30,7 @@ def both():
     return StubFeatures.of(6, 2), StubFeatures.of(3, 2, prefix="v")
 
 
-@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student"])
+@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "direction_without_head"])
 def test_maps_have_one_form_and_do_not_depend_on_order(both, name):
     bank, features = both
     recipe = choices(name, 4)[-1]
@@ -95,6 +95,7 @@ def test_the_grid_is_the_same_for_all():
         (block, True, (9, 0.9, 1.0)) for block in range(4, 11)
     }
     assert {r.block for r in choices("head_student", 12)} == set(range(4, 11))
+    assert [r.extra for r in choices("direction_without_head", 12)] == [r.extra for r in choices("direction", 12)]
 
 
 def test_recipes_survive_json():

@@ -96,7 +96,8 @@ class Direction:
 
         ω′·(x − m) equals ω·(I − uuᵀ)(x − m): the score of tokens whose component along u was projected out, at the same
         mean and without a new fit. It is a projection in token space, not of scores: where tokens vary in a correlated
-        way, ω′'s scores can still correlate with other's. Pooling may differ, for it commutes with the projection.
+        way, ω′'s scores can still correlate with other's (``erasure.without_linear`` sees to that). Pooling may differ,
+        for it commutes with the projection.
 
         Raises:
             CovtokenError: directions of other blocks, weights or preprocessing, or parallel ones.
@@ -111,9 +112,12 @@ class Direction:
         left = self.weight - (self.weight @ u) * u
         if not torch.linalg.vector_norm(left) > 1e-9 * torch.linalg.vector_norm(self.weight):
             raise CovtokenError("the two directions are parallel: nothing is left of one without the other")
+        return self.replaced(left, without=[*self.header.get("without", []), other.header["content_sha256"]])
+
+    def replaced(self, weight: torch.Tensor, **about) -> Direction:
+        """This direction with another ω at the same mean; ``about`` is what the header is to say of the change."""
         header = {name: value for name, value in self.header.items() if name != "explained"}  # no longer true
-        header["without"] = [*header.get("without", []), other.header["content_sha256"]]
-        return Direction(left, self.mean, _sealed(left, self.mean, header))
+        return Direction(weight, self.mean, _sealed(weight, self.mean, header | about))
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, or nothing."""

@@ -61,7 +61,7 @@ def solve(moments: Moments, ridge: float = 1.0) -> tuple[torch.Tensor, torch.Ten
     """
     if not ridge >= 0:
         raise CovtokenError(f"ridge must be 0 or more, got {ridge}: it is λ, in units of the mean variance")
-    covariance, cross, _ = _central(moments)
+    covariance, cross, _ = central(moments)
     width = len(moments.x)
     spread = covariance.trace() / width
     factor, failed = torch.linalg.cholesky_ex(covariance + ridge * spread * torch.eye(width, dtype=torch.float64))
@@ -75,11 +75,11 @@ def solve(moments: Moments, ridge: float = 1.0) -> tuple[torch.Tensor, torch.Ten
 
 def explained(moments: Moments, weight: torch.Tensor) -> float:
     """R²: the share of the target's variance that t̄ + ω·(x − m) accounts for, on the tokens that were summed."""
-    covariance, cross, variance = _central(moments)
+    covariance, cross, variance = central(moments)
     return ((2 * weight @ cross - weight @ covariance @ weight) / variance).item()
 
 
-def _central(moments: Moments) -> tuple[torch.Tensor, torch.Tensor, float]:
+def central(moments: Moments) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Covariance [D, D], covariance with the target [D], variance of the target; all ÷ n."""
     n = moments.n
     if n < 2:

@@ -160,6 +160,15 @@ def _direction(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: fitted.score(z), block, True, features)
 
 
+def _direction_without_head(block, pooled, bank_features, features, seed, extra):
+    """D after the direction that best predicts the head's logit at the same block was projected out (METHOD §11)."""
+    if not pooled:
+        raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
+    head = Direction.fit_target(bank_features, block, bank_features.saliency(), target="saliency logit")
+    fitted = Direction.fit(bank_features, block, *extra).without(head)
+    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+
 def _head_student(block, pooled, bank_features, features, seed, extra):
     """What of the saliency head's logit a linear map can read off the tokens of one block (METHOD §10)."""
     logits = bank_features.saliency()
@@ -270,6 +279,13 @@ SCORERS: dict[str, Scorer] = dict(
         _scorer("residual", "B, residual", "tokens bank", _residual, _middle),
         _scorer("rarity", "N, rarity at second order", "tokens bank", _rarity, _middle),
         _scorer("direction", "D, distilled direction", "tokens bank", _direction, _directions),
+        _scorer(
+            "direction_without_head",
+            "D without the saliency head's direction",
+            "tokens bank saliency",
+            _direction_without_head,
+            _directions,
+        ),
         _scorer("centre_prior", "centre prior", "", _map_like(_centre_prior), _blockless),
         _scorer(
             "attention",
