@@ -25,6 +25,7 @@ from covtoken.subspace.direction import (
     direction_moments,
     fit_many,
     load_direction,
+    moments_at_cuts,
     rarity_cut,
     rarity_target,
 )
@@ -95,6 +96,18 @@ def test_many_blocks_share_one_search(features, fitted, monkeypatch):
     found = fit_many(features, [1, 2], target_block=3)
     assert searched == [1] and list(found) == [1, 2]
     assert torch.equal(found[2].weight, fitted.weight) and found[2].header == fitted.header
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_many_cuts_share_one_pass(features, pool):
+    rarity = torch.from_numpy(np.random.default_rng(1).random((16, 20)))
+    cuts = [0.5, 0.9, 0.95]
+    for cut, found in zip(cuts, moments_at_cuts(features, 2, rarity, cuts, pooled=pool), strict=True):
+        wanted = direction_moments(features, 2, rarity, cut, pooled=pool)
+        for name in ("n", "x", "xx", "t", "xt", "tt"):
+            torch.testing.assert_close(torch.as_tensor(getattr(found, name)), torch.as_tensor(getattr(wanted, name)))
+    with pytest.raises(LabelLeak):
+        moments_at_cuts(features, 2, rarity > 0.5, cuts)
 
 
 def test_the_cut_is_the_exact_quantile():

@@ -202,12 +202,7 @@ def direction_moments(
         LabelLeak: something like a label was handed in (0 and 1 come from ``cut``, never from outside).
         CovtokenError: another shape than the features'.
     """
-    refuse_label_arrays("the target of a direction", target)
-    _refuse(features)
-    target = torch.as_tensor(target)
-    expected = (len(features), features.rows * features.cols)
-    if tuple(target.shape) != expected:
-        raise CovtokenError(f"the target of a direction must be {list(expected)}, got {list(target.shape)}")
+    target = _checked_target(features, target)
     target = target.double() if cut is None else (target.double() > cut).double()
     moments = None
     with construction("a direction"):
@@ -215,6 +210,22 @@ def direction_moments(
             these = Moments.of(tokens, target[part])
             moments = these if moments is None else moments + these
     return moments
+
+
+def moments_at_cuts(
+    features, block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
+) -> list[Moments]:
+    """``direction_moments`` at each of several cuts in one pass, for Σx and Σxxᵀ, which cost, know nothing of a cut."""
+    target = _checked_target(features, target).double()
+    shared, cross, counts = None, 0, [0.0] * len(cuts)
+    with construction("a direction"):
+        for part, tokens in _streamed(features, block, pooled, f"direction, block {block}", progress):
+            calls = torch.stack([(target[part] > cut).double() for cut in cuts])  # [cuts, n, T]
+            these = Moments.of(tokens, calls[0])
+            shared = these if shared is None else shared + these
+            cross = cross + calls.flatten(1) @ tokens.flatten(0, 1).double()
+            counts = [count + call.sum().item() for count, call in zip(counts, calls, strict=True)]
+    return [Moments(shared.n, shared.x, shared.xx, t, xt, t) for t, xt in zip(counts, cross, strict=True)]  # t² = t
 
 
 def load_direction(path: Path) -> Direction:
@@ -241,6 +252,16 @@ def _refuse(features) -> None:
     refuse_label_choice("a direction", features)
     if len(features) == 0:
         raise CovtokenError("a direction needs pictures: the bank is empty")
+
+
+def _checked_target(features, target) -> torch.Tensor:
+    refuse_label_arrays("the target of a direction", target)
+    _refuse(features)
+    target = torch.as_tensor(target)
+    expected = (len(features), features.rows * features.cols)
+    if tuple(target.shape) != expected:
+        raise CovtokenError(f"the target of a direction must be {list(expected)}, got {list(target.shape)}")
+    return target
 
 
 def _streamed(features, block, pooled: bool, what: str, progress: bool):

@@ -329,3 +329,6 @@ SCORERS: dict[str, Scorer] = dict(
         _scorer("head_student", "student of the saliency head", "tokens bank saliency", _head_student, _from_a_third),
     ]
 )
+
+# What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
+RECOMMENDED = Recipe("direction", 6, True, 0.5, extra=(9, 0.9, 10.0))
