@@ -93,7 +93,7 @@ def ablate(
     if choose:
         recipe, ranking = ablation.recommend()
         console.print(show_ablation.ranking_table(ranking))
-        console.print(str(recipe), markup=False)
+        console.print(str(recipe), markup=False, soft_wrap=True)
         return
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(show_ablation.single_table(content))
