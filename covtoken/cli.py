@@ -76,6 +76,34 @@ def lock(
 
 
 @app.command()
+def ablate(
+    cohort: CohortOption = "busi",
+    backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
+    data: Annotated[
+        str | None, typer.Option(help="Folder of a committed cohort that does not lie under COVTOKEN_DATA.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed ablation (selection alone).")] = False,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="Run nothing: print the recipe that the committed ablations give.")
+    ] = False,
+) -> None:
+    """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
+    from covtoken.gates import ablation, show_ablation
+
+    if choose:
+        recipe, ranking = ablation.recommend()
+        console.print(show_ablation.ranking_table(ranking))
+        console.print(str(recipe), markup=False, soft_wrap=True)
+        return
+    content = ablation.run_ablation(cohort, backbone, data=data)
+    console.print(show_ablation.single_table(content))
+    console.print(show_ablation.factorial_table(content))
+    console.print(f"ablation: {ablation.write_ablation(content, recorded=False)}")
+    if record:
+        console.print(f"recorded: {ablation.write_ablation(content, recorded=True)}")
+
+
+@app.command()
 def report() -> None:
     """Write the tables that show committed reports: the README's, and the data cards' sizes."""
     from covtoken.gates import tables

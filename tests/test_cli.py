@@ -28,6 +28,7 @@ def _run(*arguments):
         (["lock", "headline", "--cohort", "/tmp/nowhere"], "gate_reports/nowhere/gate1.json"),
         (["gate", "1", "--cohort", "/tmp/nowhere"], "/tmp/nowhere is no folder"),
         (["gate", "1", "--data", "/tmp"], "leave the data folder (/tmp) out"),
+        (["ablate", "--cohort", "bussi"], "did you mean busi"),
         (["gate", "1", "--split", "test", "--record", "--precision", "bf16"], "recorded numbers are fp32"),
     ],
 )
@@ -43,5 +44,5 @@ def test_help_is_quick_of_imports_and_names_the_commands():
     code = "import sys, covtoken.cli; assert 'torch' not in sys.modules; covtoken.cli.app(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("gate", "lock", "report", "signoff"):
+    for command in ("gate", "lock", "ablate", "report", "signoff"):
         assert command in result.stdout
