@@ -29,6 +29,35 @@ _PUBLIC = {
     "TokenBank": "covtoken.subspace.bank",
     "build_bank": "covtoken.subspace.bank",
     "DensitySubspace": "covtoken.subspace.density",
+    "ResidualSubspace": "covtoken.subspace.residual",
     "RaritySubspace": "covtoken.subspace.rarity",
     "Direction": "covtoken.subspace.direction",
     "load_direction": "covtoken.subspace.direction",
+    "greedy_k_center": "covtoken.subspace.coreset",
+    "prototype_bank": "covtoken.subspace.prototypes",
+    "Recipe": "covtoken.subspace.scorers",
+    "RECOMMENDED": "covtoken.subspace.scorers",
+    "SCORERS": "covtoken.subspace.scorers",
+    "raw_maps": "covtoken.subspace.scorers",
+    "score_maps": "covtoken.subspace.scorers",
+    "label": "covtoken.evaluation.labels",
+    "measure": "covtoken.evaluation.measure",
+    "load_scores": "covtoken.evaluation.recorded",
+    "run_gate0": "covtoken.gates.gate0",
+    "run_gate1": "covtoken.gates.gate1",
+    "GateReport": "covtoken.gates.report",
+    "construction": "covtoken.leak_guard",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'covtoken' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -63,8 +63,8 @@ def test_the_factorial_is_whole_and_each_variant_is_the_recipe(splits, found):
 def test_one_setting_at_a_time(splits, found):
     bank, selection, labels = splits
     single = found["single"]
-    assert found["default"] | {"block": 2, "target_block": 3, "ridge": 10.0} == found["default"]
-    default = _row(found["factorial"], block=2, quantile=0.9, ridge=10.0, sigma=0.5)
+    assert found["default"] | {"block": 2, "target_block": 3, "ridge": 1.0} == found["default"]
+    default = _row(found["factorial"], block=2, quantile=0.9, ridge=1.0, sigma=0.5)
     for name in ("block", "target_block", "quantile", "ridge", "pooled", "sigma", "size", "share", "key", "head"):
         assert _row(single, setting=name, value=found["default"][name]) == default
         assert {row["value"] for row in single if row["setting"] == name} == set(found["ladder"][name])
@@ -73,25 +73,30 @@ def test_one_setting_at_a_time(splits, found):
         z = pool3x3(of.tokens(2), 4, 5) if pool else of.tokens(2)
         return _values(smooth(fitted.score(z).numpy(), 4, 5, 0.5), labels)
 
-    other = Direction.fit(bank, 2, 3, ridge=10.0, key="covtoken-ablation-1")
+    other = Direction.fit(bank, 2, 3, ridge=1.0, key="covtoken-ablation-1")
     assert _row(single, setting="key", value="covtoken-ablation-1") == scored(other)
-    assert _row(single, setting="target_block", value=2) == scored(Direction.fit(bank, 2, 2, ridge=10.0))
+    assert _row(single, setting="target_block", value=2) == scored(Direction.fit(bank, 2, 2, ridge=1.0))
     quarter = ablation._share_of(bank, 0.25)
     assert len(set(quarter.units)) == 3 and len(quarter) == 9
-    assert _row(single, setting="share", value=0.25) == scored(Direction.fit(quarter, 2, 3, ridge=10.0))
+    assert _row(single, setting="share", value=0.25) == scored(Direction.fit(quarter, 2, 3, ridge=1.0))
     head = Direction.fit_target(bank, 2, bank.saliency())
-    plain = Direction.fit(bank, 2, 3, ridge=10.0).without(head)
+    plain = Direction.fit(bank, 2, 3, ridge=1.0).without(head)
     assert _row(single, setting="head", value=ablation.HEADS[1]) == scored(plain)
     known = {(row["setting"], row["value"]) for row in single if row["value"] != found["default"][row["setting"]]}
-    inside = {("block", 3), ("block", 4)} | {(n, v) for n, v in known if n in ("quantile", "ridge", "sigma")}
-    assert found["n_variants"] == len(found["factorial"]) + len(known - inside)
+    inside = {("block", 3), ("block", 4)} | {(n, v) for n, v in known if n in ("quantile", "ridge", "sigma", "rounds")}
+    rounds = [row for row in found["rounds"] if row["rounds"]]
+    assert len(rounds) == 2 * 3 * 3 and found["n_variants"] == len(found["factorial"]) + len(rounds) + len(
+        known - inside
+    )
+    again = Direction.fit(bank, 2, 3, ridge=1.0, rounds=2)
+    assert _row(single, setting="rounds", value=2) == scored(again) != default and again.header["rounds"] == 2
 
 
 def test_the_search_runs_once_a_target(splits, found, monkeypatch):
     seen, real = [], ablation._rarity
     monkeypatch.setattr(ablation, "_rarity", lambda bank, v: (seen.append(v), real(bank, v))[1])
     monkeypatch.setattr(ablation, "QUANTILES", (0.9,))  # fewer, for speed
-    monkeypatch.setattr(ablation, "RIDGES", (10.0,))
+    monkeypatch.setattr(ablation, "RIDGES", (1.0,))
     again = ablation.ablate(*splits, n_blocks=4, with_head=True)
     rows = [row for row in found["single"] if row["value"] in again["ladder"][row["setting"]]]
     assert again["single"] == rows, "an ablation is deterministic"
@@ -100,11 +105,12 @@ def test_the_search_runs_once_a_target(splits, found, monkeypatch):
 
 def _content(cohort, factorial, **changes):
     rows = [
-        dict(zip(("block", "quantile", "ridge", "sigma", "auroc"), row)) | {"image_auroc": 0.5} for row in factorial
+        dict(zip(("block", "quantile", "ridge", "sigma", "auroc"), row)) | {"image_auroc": 0.5, "rounds": 0}
+        for row in factorial
     ]
     content = {
         "schema": ablation.SCHEMA, "split": "selection", "cohort": cohort, "backbone": "b", "n_blocks": 12,
-        "n": {"units": 3, "images": 4, "bank_units": 5}, "n_variants": len(rows), "factorial": rows,
+        "n": {"units": 3, "images": 4, "bank_units": 5}, "n_variants": len(rows), "factorial": rows, "rounds": [],
         "default": {"target_block": 9, "block": 6}, "ladder": {"block": [6]},
         "single": [{"setting": "block", "value": 6, "auroc": 0.912345, "image_auroc": 0.9}],
         "provenance": {"weights_sha256": "w"},
@@ -123,7 +129,7 @@ def _write(tmp_path, by_row, **changes):
 def test_the_rule(tmp_path):
     best = {(7, 0.9, 1.0, 0.5): 0.99, (6, 0.9, 3.0, 1.0): 0.93, (5, 0.9, 1.0, 0.5): 0.9279, (4, 0.8, 1.0, 0.0): 0.91}
     recipe, ranking = ablation.recommend(_write(tmp_path, best))
-    assert recipe == Recipe("direction", 6, True, 1.0, extra=(9, 0.9, 3.0)), (
+    assert recipe == Recipe("direction", 6, True, 1.0, extra=(9, 0.9, 3.0, 0)), (
         "block 7 is too late, block 5 just not tied"
     )
     assert [row["tied"] for row in ranking] == [True, False, False] and len(ranking) == 3
@@ -137,7 +143,7 @@ def test_the_rule(tmp_path):
     for n in range(1, len(orders) + 1):
         recipe, _ = ablation.recommend(_write(tmp_path, dict(orders[:n])))
         (block, quantile, ridge, sigma), _ = orders[n - 1]
-        assert recipe == Recipe("direction", block, True, sigma, extra=(9, quantile, ridge))
+        assert recipe == Recipe("direction", block, True, sigma, extra=(9, quantile, ridge, 0))
     assert ranking_table(ranking).row_count == 4
 
 

@@ -6,7 +6,7 @@
 **The rule.** Among the factorial's variants that read D at a block ≤ L/2, so that a route can act on it, take the
 highest mean over the recipe cohorts of pooled token AUROC. Variants within 0.002 of that are tied. A tie goes to the
 earlier block (the cheaper route), then to the smaller σ, then to the ridge nearest 1 in ratio, then to the quantile
-nearest 0.9, then to the higher mean.
+nearest 0.9, then to fewer rounds, then to the higher mean. Rounds were tried at the default block and quantile alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from covtoken.evaluation.stats import auroc, image_auroc
 from covtoken.gates.report import provenance, report_path
 from covtoken.paths import write_then_rename
 from covtoken.subspace.bank import KEY, build_bank, hash_unit, origin
-from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, moments_at_cuts, rarity_cut
+from covtoken.subspace.direction import (
+    Direction,
+    bank_rarity,
+    direction_moments,
+    moments_at_cuts,
+    rarity_cut,
+    refined,
+)
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.rarity import RaritySubspace
@@ -48,6 +55,7 @@ RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SIZES = (1_000, 3_000, 12_000)
 SHARES = (0.25, 0.5, 1.0)
 KEYS = (KEY, "covtoken-ablation-1", "covtoken-ablation-2")
+ROUNDS = (0, 1, 2, 3)
 HEADS = ("kept", "its direction out", "all it says linearly out")
 TIED = 0.002
 
@@ -59,12 +67,13 @@ class Variant:
     block: int
     target_block: int
     quantile: float = 0.9
-    ridge: float = 10.0
+    ridge: float = 1.0
     pooled: bool = True
     sigma: float = 0.5
     size: int = 12_000
     share: float = 1.0
     key: str = KEY
+    rounds: int = 0
     head: str = HEADS[0]
 
 
@@ -86,6 +95,7 @@ def ladder(n_blocks: int, with_head: bool) -> dict[str, tuple]:
         "size": SIZES,
         "share": SHARES,
         "key": KEYS,
+        "rounds": ROUNDS,
     } | ({"head": HEADS} if with_head else {})
 
 
@@ -153,19 +163,25 @@ def ablate(
 
     Returns:
         ``{default, ladder, n_variants, factorial, single}``. A row of ``factorial`` (block × quantile × ridge × σ, at
-        the default target block) has those four, ``auroc`` and ``image_auroc``; a row of ``single`` has ``setting``,
-        ``value`` and the same two.
+        the default target block, 0 rounds) has those five, ``auroc`` and ``image_auroc``, and so has a row of
+        ``rounds`` (rounds × ridge × σ at the default block and quantile); a row of ``single`` has ``setting``,
+        ``value`` and the two.
     """
     centre, steps = default(n_blocks), ladder(n_blocks, with_head)
     rarity = _rarity(bank, centre)
-    four = ("block", "quantile", "ridge", "sigma")
+    five = ("block", "quantile", "ridge", "sigma", "rounds")
     factorial = {}
     for block in track(steps["block"], "factorial", disable=not progress):
         variants = [
             replace(centre, block=block, quantile=q, ridge=r, sigma=s) for q, r, s in product(QUANTILES, RIDGES, SIGMAS)
         ]
         factorial |= _evaluated(variants, bank, rarity, selection, labels)
-    known, rows = dict(factorial), []
+    known, rows, rounds = dict(factorial), [], []
+    for ridge, sigma, n in track(list(product((1.0, 3.0), SIGMAS, ROUNDS)), "rounds", disable=not progress):
+        variant = replace(centre, ridge=ridge, sigma=sigma, rounds=n)
+        if variant not in known:
+            known |= _evaluated([variant], bank, rarity, selection, labels)
+        rounds.append({name: getattr(variant, name) for name in five} | known[variant])
     moved = [(name, value) for name, values in steps.items() for value in values]
     for name, value in track(moved, "one at a time", disable=not progress):
         variant = replace(centre, **{name: value})
@@ -178,7 +194,8 @@ def ablate(
         "default": asdict(centre),
         "ladder": {name: list(values) for name, values in steps.items()},
         "n_variants": len(known),
-        "factorial": [{name: getattr(v, name) for name in four} | values for v, values in factorial.items()],
+        "factorial": [{name: getattr(v, name) for name in five} | values for v, values in factorial.items()],
+        "rounds": rounds,
         "single": rows,
     }
 
@@ -211,7 +228,7 @@ def read_ablation(cohort: str, root: Path | None = None) -> dict[str, Any]:
 
 def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe that the rule above gives, and the ranking behind it: tied variants in the rule's order, then the rest
-    by mean; rows ``{block, quantile, ridge, sigma, mean, <cohort>…, tied}``.
+    by mean; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
 
     Raises:
         CovtokenError: an ablation is not recorded, or the cohorts' are of other backbones or grids.
@@ -223,23 +240,23 @@ def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
             f"the ablations of {', '.join(found)} are of other backbones, weights or grids: record them alike"
         )
     content = next(iter(found.values()))
-    four = ("block", "quantile", "ridge", "sigma")
+    five = ("block", "quantile", "ridge", "sigma", "rounds")
     values = {
-        cohort: {tuple(row[k] for k in four): row["auroc"] for row in c["factorial"]} for cohort, c in found.items()
+        cohort: {tuple(row[k] for k in five): row["auroc"] for row in (*c["factorial"], *c["rounds"])}
+        for cohort, c in found.items()
     }
     rows = []
     for key in values[content["cohort"]]:
         each = {cohort: table[key] for cohort, table in values.items()}
         if key[0] <= content["n_blocks"] / 2:
-            rows.append(dict(zip(four, key)) | {"mean": sum(each.values()) / len(each)} | each)
+            rows.append(dict(zip(five, key)) | {"mean": sum(each.values()) / len(each)} | each)
     best = max(row["mean"] for row in rows)
     for row in rows:
         row["tied"] = row["mean"] >= best - TIED
     rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
     first, target = rows[0], content["default"]["target_block"]
-    return Recipe(
-        "direction", first["block"], True, first["sigma"], extra=(target, first["quantile"], first["ridge"])
-    ), rows
+    extra = (target, first["quantile"], first["ridge"], first["rounds"])
+    return Recipe("direction", first["block"], True, first["sigma"], extra=extra), rows
 
 
 def recipe_cohorts() -> tuple[str, ...]:
@@ -250,7 +267,7 @@ def recipe_cohorts() -> tuple[str, ...]:
 def _cost(row: dict[str, Any]) -> tuple:
     """How the rule orders tied variants."""
     ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
-    return row["block"], row["sigma"], round(ratio, 9), round(distance, 9), -row["mean"]
+    return row["block"], row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], -row["mean"]
 
 
 def _rarity(bank, variant: Variant) -> torch.Tensor:
@@ -277,7 +294,7 @@ def _evaluated(
     cuts = [rarity_cut(rarity, q) for q in quantiles]
     moments = dict(zip(quantiles, moments_at_cuts(bank, block, rarity, cuts, pooled), strict=True))
     places = list(dict.fromkeys(replace(v, sigma=0.0) for v in variants))  # σ comes after the score
-    weights = torch.stack([_direction(moments[p.quantile], p, bank).weight for p in places], dim=1).float()
+    weights = torch.stack([_direction(moments[p.quantile], p, bank, rarity).weight for p in places], dim=1).float()
     raw = token_maps(lambda z, part: z @ weights, block, pooled, selection)  # [N, T, places]
     keep, out = ~labels.ignore, {}
     for variant in variants:
@@ -289,9 +306,12 @@ def _evaluated(
     return out
 
 
-def _direction(moments: Moments, variant: Variant, bank) -> Direction:
+def _direction(moments: Moments, variant: Variant, bank, rarity: torch.Tensor) -> Direction:
     """D; where the head is to go, without its student's direction (λ = 1) or all linear information (LEACE)."""
-    fitted = Direction.from_moments(moments, origin(bank), variant.block, variant.ridge, pooled=variant.pooled)
+    about = {"target": "rarity", "quantile": variant.quantile, "pooled": variant.pooled}
+    fitted = Direction.from_moments(moments, origin(bank), variant.block, variant.ridge, **about)
+    for _ in range(variant.rounds):
+        fitted = refined(fitted, bank, rarity)
     if variant.head == HEADS[0]:
         return fitted
     if variant.head == HEADS[1]:

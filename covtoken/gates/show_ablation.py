@@ -19,6 +19,7 @@ WORDS = {
     "size": "reference tokens",
     "share": "share of the bank's units",
     "key": "hash key of the reference",
+    "rounds": "rounds of agreement",
     "head": "the saliency head",
 }
 
@@ -64,8 +65,9 @@ def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
     tied = sum(row["tied"] for row in ranking)
     best = max(ranking, key=lambda row: row["mean"])
     table = Table(title=f"{tied} of {len(ranking)} variants within {TIED} of the best mean; first {n} by the rule")
-    cohorts = [name for name in best if name not in ("block", "quantile", "ridge", "sigma", "mean", "tied")]
-    columns = ("block", "sigma", "ridge", "quantile", "mean", *cohorts)
+    settings = ("block", "sigma", "ridge", "quantile", "rounds")
+    cohorts = [name for name in best if name not in (*settings, "mean", "tied")]
+    columns = (*settings, "mean", *cohorts)
     for column in columns:
         table.add_column(column, justify="right")
     for row in (*ranking[:n], best):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
-from covtoken.subspace.direction import Direction
+from covtoken.subspace.direction import Direction, direction_moments
+from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.neighbors import nearest
 from covtoken.subspace.pooling import pool3x3, smooth
 from covtoken.subspace.rarity import RaritySubspace
@@ -153,7 +154,7 @@ def _rarity(block, pooled, bank_features, features, seed, extra):
 
 
 def _direction(block, pooled, bank_features, features, seed, extra):
-    """D. ``extra`` holds its target block, quantile and ridge. It is defined on pooled tokens alone."""
+    """D. ``extra`` holds its target block, quantile, ridge and rounds. It is defined on pooled tokens alone."""
     if not pooled:
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
     fitted = Direction.fit(bank_features, block, *extra)
@@ -161,11 +162,11 @@ def _direction(block, pooled, bank_features, features, seed, extra):
 
 
 def _direction_without_head(block, pooled, bank_features, features, seed, extra):
-    """D after the direction that best predicts the head's logit at the same block was projected out (METHOD §11)."""
+    """D read off tokens that say nothing linear about the head's logit: does D only find the head back?"""
     if not pooled:
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
-    head = Direction.fit_target(bank_features, block, bank_features.saliency(), target="saliency logit")
-    fitted = Direction.fit(bank_features, block, *extra).without(head)
+    head = direction_moments(bank_features, block, bank_features.saliency())
+    fitted = without_linear(Direction.fit(bank_features, block, *extra), head, target="saliency logit")
     return token_maps(lambda z, part: fitted.score(z), block, True, features)
 
 
@@ -281,7 +282,7 @@ SCORERS: dict[str, Scorer] = dict(
         _scorer("direction", "D, distilled direction", "tokens bank", _direction, _directions),
         _scorer(
             "direction_without_head",
-            "D without the saliency head's direction",
+            "D without what the saliency head says",
             "tokens bank saliency",
             _direction_without_head,
             _directions,
@@ -329,6 +330,16 @@ SCORERS: dict[str, Scorer] = dict(
         _scorer("head_student", "student of the saliency head", "tokens bank saliency", _head_student, _from_a_third),
     ]
 )
+
+
+def recommended(n_blocks: int) -> Recipe:
+    """The recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
+    if n_blocks == 12:
+        return RECOMMENDED
+    target = max(1, round(RECOMMENDED.extra[0] * n_blocks / 12))
+    block = max(1, RECOMMENDED.block * n_blocks // 12)
+    return replace(RECOMMENDED, block=block, extra=(target, *RECOMMENDED.extra[1:]))
+
 
 # What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
 RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 3.0))
