@@ -100,20 +100,31 @@ def check_bank(
 def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
     """The alarm of these statistics. One that decides and could not be computed fires."""
     reasons = []
-    if found["units"] < limits.units_min:
+    few = found["units"] < limits.units_min
+    if few:
         reasons.append(f"the bank has {found['units']:.0f} units, fewer than {limits.units_min}")
     for name, what in (("agreement", "D and A agree by ρ"), ("halves", "D of two halves of the bank agrees by r")):
-        limit = getattr(limits, f"{name}_min")
-        if limit is not None and not reasons and (found[name] is None or not found[name] >= limit):
-            reasons.append(f"{what} = {_number(found[name])}, less than {limit:.2f}")
-    drift, limit = found["drift"], limits.drift_max
-    if limit is not None and not (drift is not None and drift <= limit):
-        reasons.append(f"the pictures lie {_number(drift)} times as far from the bank as it from itself, {limit:.2f} at most")
+        value, limit = found[name], getattr(limits, f"{name}_min")
+        unknown_of_few = few and value is None  # said already
+        if limit is not None and not unknown_of_few and (value is None or value < limit):
+            reasons.append(f"{what} = {_number(value)}, less than {limit:.2f}")
+    far, limit = found["drift"], limits.drift_max
+    if limit is not None and not (few and far is None) and (far is None or far > limit):
+        reasons.append(
+            f"the pictures lie {_number(far)} times as far from the bank as it from itself, {limit:.2f} at most"
+        )
     return Alarm(dict(found), bool(reasons), tuple(reasons))
 
 
 def statistics(
-    bank_features, features, recipe: Recipe, fallback: Recipe, limits: Limits, maps=None, fallback_maps=None, halves=None
+    bank_features,
+    features,
+    recipe: Recipe,
+    fallback: Recipe,
+    limits: Limits,
+    maps=None,
+    fallback_maps=None,
+    halves=None,
 ) -> dict[str, float | None]:
     """The four numbers; arguments as ``check_bank``. halves: compute them (default: where they decide)."""
     refuse_label_arrays("an alarm", bank_features, features, *(m for m in (maps, fallback_maps) if m is not None))
@@ -133,7 +144,9 @@ def statistics(
         sample = features.subset(chosen)
         bank_features = _sorted(bank_features)
         ours = score_maps(recipe, bank_features, sample) if maps is None else np.asarray(maps)[chosen]
-        theirs = score_maps(fallback, bank_features, sample) if fallback_maps is None else np.asarray(fallback_maps)[chosen]
+        theirs = (
+            score_maps(fallback, bank_features, sample) if fallback_maps is None else np.asarray(fallback_maps)[chosen]
+        )
         found["agreement"] = _finite(spearmanr(ours.ravel(), theirs.ravel())[0])
         found["drift"] = drift(bank_features, sample, fallback)
         if halves and units >= FEWEST_UNITS:

@@ -1,0 +1,252 @@
+"""The alarm: few units fire, order changes nothing, equal halves agree fully, no mask is read, limits are locked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from covtoken.backbone.feature_set import FeatureSet
+from covtoken.cli import app
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import SplitLabels
+from covtoken.gates import alarm as gate
+from covtoken.gates import alarm_conditions as conditions
+from covtoken.leak_guard import LabelLeak, register_mask_files
+from covtoken.subspace.alarm import Alarm, Limits, bank_halves, check_bank, drift, halves_agree, judge, statistics
+from covtoken.subspace.scorers import Recipe, score_maps
+from tests.stub_features import StubFeatures
+
+D = Recipe("direction", 2, True, 0.5, extra=(3, 0.9, 1.0))
+A = Recipe("density", 3, False, 0.5)
+LIMITS = Limits(units_min=4, agreement_min=-1.0, drift_max=10.0)
+FOUND = {"units": 50.0, "agreement": 0.6, "drift": 1.0, "halves": 0.8}
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return StubFeatures.of(8, 3)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return StubFeatures.of(5, 2, prefix="q")
+
+
+@pytest.mark.parametrize(("n_units", "fires"), [(1, True), (2, True), (3, True), (4, False), (8, False)])
+def test_few_units_fire_whatever_the_rest_says(pictures, n_units, fires):
+    alarm = check_bank(StubFeatures.of(n_units, 4), pictures, D, A, LIMITS)
+    assert alarm.fired == fires and alarm.recommended == ("A" if fires else "D")
+    assert not fires or f"the bank has {n_units} units, fewer than 4" in str(alarm)
+
+
+def test_the_order_of_pictures_changes_nothing(bank, pictures):
+    def shuffled(features, seed):
+        return features.subset(np.random.default_rng(seed).permutation(len(features)).tolist())
+
+    one = statistics(bank, pictures, D, A, LIMITS, halves=True)
+    assert statistics(shuffled(bank, 1), shuffled(pictures, 2), D, A, LIMITS, halves=True) == pytest.approx(
+        one, abs=1e-5
+    )
+    assert None not in one.values()
+
+
+def test_equal_halves_agree_fully_and_halves_share_no_unit(bank, pictures):
+    assert halves_agree(bank, bank, pictures, D) == pytest.approx(1.0)
+    first, second = bank_halves(bank)
+    assert not set(first.units) & set(second.units) and set(first.units) | set(second.units) == set(bank.units)
+    assert abs(halves_agree(first, second, pictures, D)) < 0.9  # noise: two halves learn two directions
+
+
+def test_agreement_is_that_of_the_two_maps(bank, pictures):
+    ours = score_maps(D, bank, pictures)
+    for theirs, expected in ((ours**3, 1.0), (-ours, -1.0)):
+        found = statistics(bank, pictures, D, A, LIMITS, maps=ours, fallback_maps=theirs)
+        assert found["agreement"] == pytest.approx(expected)
+    given = statistics(bank, pictures, D, A, LIMITS, ours, score_maps(A, bank, pictures))
+    assert given == pytest.approx(statistics(bank, pictures, D, A, LIMITS), abs=1e-5, nan_ok=False)
+
+
+def test_drift_is_one_for_pictures_like_the_banks_and_grows_with_distance(bank, pictures):
+    near = drift(bank, pictures, A)
+    assert near == pytest.approx(1.0, abs=0.15)
+    moved = FeatureSet.from_arrays({3: pictures.tokens(3) + 5}, 4, 5, pictures.units, digests=pictures.digests)
+    assert drift(bank, moved, A) > 3 * near
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"units": 3.0}, "the bank has 3 units, fewer than 4"),
+        ({"agreement": 0.4}, "D and A agree by ρ = 0.40, less than 0.50"),
+        ({"agreement": None}, "D and A agree by ρ = nothing"),
+        ({"halves": 0.1}, "two halves of the bank agrees by r = 0.10"),
+        ({"drift": 1.3}, "1.30 times as far"),
+        ({"drift": None}, "nothing times as far"),
+    ],
+)
+def test_each_statistic_that_decides_can_fire_and_says_why(changed, reason):
+    alarm = judge(FOUND | changed, Limits(4, 0.5, 1.2, 0.3))
+    assert alarm.fired == (reason is not None)
+    assert reason is None or reason in alarm.reasons[0]
+    assert not judge({"units": 9.0, "agreement": None, "drift": None, "halves": None}, Limits()).fired  # none decides
+
+
+def test_limits_survive_json_and_refuse_other_names():
+    limits = Limits(5, 0.49, 1.2)
+    assert Limits.from_json(json.loads(json.dumps(limits.to_json()))) == limits
+    with pytest.raises(CovtokenError, match=r"expected agreement_min, .* got threshold"):
+        Limits.from_json({"threshold": 1})
+    assert str(Alarm({}, False, ())).startswith("no alarm")
+
+
+def test_no_pictures_are_refused(bank, pictures):
+    for one, other in ((bank.subset([]), pictures), (bank, pictures.subset([]))):
+        with pytest.raises(CovtokenError, match="an alarm needs pictures"):
+            check_bank(one, other, D, A, LIMITS)
+
+
+def test_a_mask_that_is_opened_while_the_alarm_is_computed_raises(tmp_path, bank, pictures):
+    mask = tmp_path / "lesion_mask.png"
+    mask.write_bytes(b"mask")
+    register_mask_files([mask])
+
+    class Peeking(StubFeatures):
+        def tokens(self, block):
+            mask.read_bytes()
+            return super().tokens(block)
+
+    peeking = Peeking(pictures.names)
+    peeking.subset = lambda indices: peeking
+    with pytest.raises(LabelLeak, match="lesion_mask"):
+        check_bank(bank, peeking, D, A, LIMITS)
+    mask.read_bytes()  # outside of the construction it may be read
+
+
+def test_labels_in_place_of_maps_and_banks_chosen_by_a_mask_are_refused(bank, pictures):
+    with pytest.raises(LabelLeak):
+        check_bank(bank, pictures, D, A, LIMITS, maps=np.zeros((10, 20), dtype=bool))
+    tokens = {b: bank.tokens(b) for b in (2, 3)}
+    held = FeatureSet.from_arrays(tokens, 4, 5, bank.units, digests=bank.digests)
+    with pytest.raises(LabelLeak, match="boolean mask chose"):
+        check_bank(held.subset(torch.tensor([True, False] * 12)), pictures, D, A, LIMITS)
+
+
+# --- conditions and limits
+
+
+def labels_of(features) -> SplitLabels:
+    lesion = np.zeros((len(features), 20), dtype=bool)
+    lesion[:, :3] = True
+    names, unit = np.unique(features.units, return_inverse=True)
+    return SplitLabels(lesion, np.zeros_like(lesion), None, unit, (), tuple(names), tuple(features.names), 4, 5)
+
+
+def test_shares_are_nested_under_a_key_and_blind_to_order(bank):
+    small, large = conditions.share_of(bank, 2, "k"), conditions.share_of(bank, 5, "k")
+    assert len(set(small.units)) == 2 and set(small.units) < set(large.units)
+    turned = bank.subset(list(range(len(bank)))[::-1])
+    assert set(conditions.share_of(turned, 2, "k").units) == set(small.units)
+    assert len({frozenset(conditions.share_of(bank, 2, f"k{i}").units) for i in range(6)}) > 1
+
+
+def test_shares_that_say_nothing_new_are_left_out(bank, pictures):
+    found = list(conditions.bank_shares(bank, pictures, labels_of(pictures), (0.02, 0.05, 0.5, 1.0), ("t-0", "t-1")))
+    assert [c.name for c in found] == [
+        "2% of units, 0",
+        "50% of units, 0",
+        "whole bank",
+        "2% of units, 1",
+        "50% of units, 1",
+    ]
+    assert [len(set(c.bank.units)) for c in found] == [2, 4, 8, 2, 4]
+
+
+def test_defining_and_testing_share_no_key():
+    assert not set(conditions.DEFINE_KEYS) & set(conditions.TEST_KEYS)
+    assert "selection" not in conditions.TEST_SPLIT.values()
+
+
+@pytest.mark.parametrize(
+    ("d", "a", "failed"), [(0.9, 0.8, False), (0.8, 0.805, False), (0.8, 0.82, True), (0.74, 0.5, True)]
+)
+def test_failure_is_falling_behind_or_being_of_no_use(d, a, failed):
+    assert conditions.has_failed(d, a) is failed
+
+
+def test_a_condition_gives_a_row_that_the_alarm_is_judged_from(bank, pictures):
+    recipes = conditions.Recipes(D, A)
+    assert recipes.blocks == [2, 3] and conditions.Recipes.from_json(recipes.to_json()) == recipes
+    condition = conditions.Condition("all", "fraction", bank, pictures, labels_of(pictures))
+    row = conditions.run_condition(condition, recipes, LIMITS, halves=True)
+    assert row["failed"] == conditions.has_failed(row["auroc_d"], row["auroc_a"])
+    assert row["right"] == (row["failed"] == row["fired"]) and row["units"] == 8 and row["units_scored"] == 5
+    assert {name: row[name] for name in ("fired", "reasons", "right")} == gate.judged(row, LIMITS)
+    assert gate.judged(row, Limits(units_min=9))["fired"]
+
+
+def test_noise_follows_from_the_picture_and_stays_in_range():
+    case = conditions.open_cohort("phantom", n=12).cases[0]
+    one, again = (conditions.noisy(case).pixels() for _ in range(2))
+    clean = case.pixels()
+    assert (one == again).all() and one.shape == clean.shape and one.min() >= 0 and one.max() <= max(255, clean.max())
+    inner = (clean > 80) & (clean < 170)
+    assert np.std((one - clean)[inner]) == pytest.approx(25.5, rel=0.1)
+
+
+def rows_like(agreement, failed, **more):
+    one = {"units": 9.0, "drift": 1.0, "halves": 0.5, "cohort": "busi", "condition": "c", "fired": False}
+    return [
+        one | {"agreement": a, "failed": f} | {k: v[i] for k, v in more.items()}
+        for i, (a, f) in enumerate(zip(agreement, failed))
+    ]
+
+
+def test_one_statistic_decides_where_it_is_enough_and_a_second_only_if_it_is_worth_it():
+    rows = rows_like(
+        [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [True, True, True, False, False, False], drift=[3, 1, 1, 1.1, 1, 1]
+    )
+    limits, looked_at = gate.choose_limits(rows)
+    assert limits == Limits(4, 0.5, 1.21, None)  # the widest gap's middle; drift beyond the working conditions
+    assert looked_at["agreement"]["right"] == 6 and len(looked_at) == 7
+    assert gate.right_counts(rows, limits) == {
+        "fired_failed": 3, "fired_worked": 0, "silent_failed": 0, "silent_worked": 3
+    }  # fmt: skip
+    units = [9, 9, 9, 9, 9, 2.0, 2, 2]
+    rows = rows_like(
+        [0.1, 0.2, 0.6, 0.7, 0.8, 0.9, 0.8, 0.7], [True, True, False, False, False, True, True, True], units=units
+    )
+    limits, _ = gate.choose_limits(rows)
+    assert limits.units_min == 6 and limits.agreement_min == pytest.approx(0.4) and limits.halves_min is None
+
+
+def test_limits_are_locked_changed_with_a_reason_and_refused_when_edited(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    monkeypatch.setattr(gate, "data_fingerprint", lambda cohort: "data")
+    monkeypatch.setattr(gate, "open_cohort", lambda name: name)
+    with pytest.raises(CovtokenError, match="covtoken alarm --define"):
+        gate.read_limits(tmp_path)
+    rows = rows_like([0.1, 0.2, 0.7, 0.8], [True, True, False, False])
+    limits, _ = gate.define(rows=rows, root=tmp_path)
+    assert gate.read_limits(tmp_path)[:2] == (limits, conditions.Recipes())
+    with pytest.raises(CovtokenError, match="Say why"):
+        gate.define(rows=rows_like([0.1, 0.2, 0.3, 0.8], [True, True, True, False]), root=tmp_path)
+    path = tmp_path / "configs" / gate.LOCK
+    path.write_text(path.read_text().replace(str(limits.agreement_min), "0.1"))
+    with pytest.raises(CovtokenError, match=r"alarm\.lock\.json: edited by hand"):
+        gate.read_limits(tmp_path)
+
+
+def test_the_line_counts_both_kinds():
+    counts = {"fired_failed": 4, "fired_worked": 1, "silent_failed": 2, "silent_worked": 5}
+    line = gate.agreement_line(counts)
+    assert "agree in 9 of 12" in line and "4 of 6 that failed" in line and "5 of 6 that worked" in line
+
+
+def test_an_unknown_cohort_is_refused_before_anything_is_read():
+    with pytest.raises(CovtokenError, match="did you mean busi"):
+        gate.test("bussi")
+    assert any(command.callback.__name__ == "alarm" for command in app.registered_commands)
