@@ -184,7 +184,7 @@ def test_a_condition_gives_a_row_that_the_alarm_is_judged_from(bank, pictures):
     row = conditions.run_condition(condition, recipes, LIMITS, halves=True)
     assert row["failed"] == conditions.has_failed(row["auroc_d"], row["auroc_a"])
     assert row["right"] == (row["failed"] == row["fired"]) and row["units"] == 8 and row["units_scored"] == 5
-    assert {name: row[name] for name in ("fired", "reasons", "right")} == gate.judged(row, LIMITS)
+    assert {name: row[name] for name in ("fired", "reasons", "right", "recommended")} == gate.judged(row, LIMITS)
     assert gate.judged(row, Limits(units_min=9))["fired"]
 
 
@@ -250,3 +250,39 @@ def test_an_unknown_cohort_is_refused_before_anything_is_read():
     with pytest.raises(CovtokenError, match="did you mean busi"):
         gate.test("bussi")
     assert any(command.callback.__name__ == "alarm" for command in app.registered_commands)
+
+
+def test_a_test_run_reports_every_condition_counts_both_kinds_and_logs_the_look(monkeypatch, bank, pictures):
+    weights, looks, written = "0" * 64, [], []
+    vit = type("Vit", (), {"weights_sha256": weights})
+    whole = conditions.Condition("whole bank", "fraction", bank, pictures, labels_of(pictures))
+    poor = conditions.Condition(
+        "poor bank", "fraction", conditions.share_of(bank, 2, "k"), pictures, labels_of(pictures)
+    )
+    entry = {"backbone": "stub", "weights_sha256": weights}
+    monkeypatch.setattr(gate, "read_limits", lambda: (LIMITS, conditions.Recipes(D, A), entry))
+    monkeypatch.setattr(gate, "load_backbone", lambda *a, **k: vit)
+    monkeypatch.setattr(gate, "open_cohort", lambda name: type("Cohort", (), {"curated": "by hand"}))
+    monkeypatch.setattr(gate, "data_fingerprint", lambda cohort: "data")
+    monkeypatch.setattr(gate, "test_conditions", lambda *a: iter([whole, poor]))
+    monkeypatch.setattr(gate.locks, "log_look", lambda line, recorded: looks.append((line["split"], recorded)))
+    monkeypatch.setattr(gate, "write_report", lambda report, path: written.append(path) or path)
+    report, path = gate.test("phantom", progress=False)
+    assert looks == [("test", False)] and "_run" in path.parts and written == [path]
+    rows = {row["condition"]: row for row in report.chart_data["conditions"]}
+    assert rows["poor bank"]["fired"] and rows["poor bank"]["recommended"] == "A" and not rows["whole bank"]["fired"]
+    assert sum(report.checks[name] for name in gate.right_counts([])) == 2
+    followed = (rows["poor bank"]["auroc_a"] + rows["whole bank"]["auroc_d"]) / 2
+    assert report.metrics["mean_auroc.recommended"]["value"] == pytest.approx(followed, abs=1e-3)
+    right = [row["right"] for row in rows.values()]
+    assert report.decision == ("GO" if np.mean(right) >= 0.9 else "NO-GO")
+    gate.test("busi", progress=False)
+    assert len(looks) == 1  # the calibration split is no test split
+    entry["weights_sha256"] = "f" * 64
+    with pytest.raises(CovtokenError, match="fixed with weights ffffffffffff, these are 000000000000"):
+        gate.test("phantom", progress=False)
+
+
+def test_the_locked_alarm_takes_the_locked_recipes(monkeypatch, bank, pictures):
+    monkeypatch.setattr(gate, "read_limits", lambda root: (Limits(9), conditions.Recipes(D, A), {}))
+    assert str(gate.locked_alarm(bank, pictures)).startswith("ALARM: the bank has 8 units, fewer than 9")

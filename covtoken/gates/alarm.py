@@ -40,7 +40,7 @@ from covtoken.gates.report import (
     source_digest,
     write_report,
 )
-from covtoken.subspace.alarm import FEWEST_UNITS, Limits, judge
+from covtoken.subspace.alarm import FEWEST_UNITS, Alarm, Limits, check_bank, judge
 
 LOCK = "alarm.lock.json"
 DEFINED_ON = ("busi", "lidc-crops")
@@ -168,6 +168,17 @@ def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, An
     return Limits.from_json(entry["limits"]), Recipes.from_json(entry["recipes"]), entry
 
 
+def locked_alarm(bank, pictures, maps=None, fallback_maps=None, root: Path | None = None) -> Alarm:
+    """The alarm under the locked limits, for any bank and pictures; ``str`` of it is the sentence that a report prints.
+
+    Args:
+        bank, pictures: FeatureSets with the tokens of the locked recipes' blocks. maps, fallback_maps: as
+            ``check_bank``; they must come from the locked recipes.
+    """
+    limits, recipes, _ = read_limits(root)
+    return check_bank(bank, pictures, recipes.direction, recipes.fallback, limits, maps, fallback_maps)
+
+
 def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:
     """Try the locked alarm on conditions it was not fixed on, and write the report (the committed one: ``record``).
 
@@ -207,7 +218,10 @@ def total_counts(root: Path | None = None) -> dict[str, int]:
 def judged(row: dict, limits: Limits) -> dict:
     """What the alarm says of a row's statistics under these limits: {fired, reasons, right}."""
     alarm = judge({name: row[name] for name in (*SEARCHED, "drift")}, limits)
-    return {"fired": alarm.fired, "reasons": list(alarm.reasons), "right": alarm.fired == row["failed"]}
+    return {
+        **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": alarm.fired == row["failed"]},
+        "recommended": alarm.recommended,
+    }
 
 
 def _report(cohort, split, rows, limits, recipes, entry, seconds) -> GateReport:
@@ -218,7 +232,12 @@ def _report(cohort, split, rows, limits, recipes, entry, seconds) -> GateReport:
         n = (row["units_scored"], row["pictures"], row["tokens"])
         for name in ("auroc_d", "auroc_a"):
             metrics[f"{name}.{row['condition']}"] = metric(row[name], None, *n)
-    metrics["alarm.right"] = metric(share, None, rows[0]["units_scored"], rows[0]["pictures"], rows[0]["tokens"])
+    followed = [row["auroc_a" if row["recommended"] == "A" else "auroc_d"] for row in rows]
+    means = {"d": [row["auroc_d"] for row in rows], "a": [row["auroc_a"] for row in rows], "recommended": followed}
+    n = tuple(max(row[name] for row in rows) for name in ("units_scored", "pictures", "tokens"))
+    for name, values in means.items():  # what following the alarm is worth, beside always D and always A
+        metrics[f"mean_auroc.{name}"] = metric(float(np.mean(values)), None, *n)
+    metrics["alarm.right"] = metric(share, None, *n)
     opened = open_cohort(cohort)
     return GateReport(
         gate="alarm",

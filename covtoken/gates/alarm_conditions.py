@@ -103,6 +103,7 @@ def run_condition(condition: Condition, recipes: Recipes, limits: Limits, halves
         **{"units_scored": len(set(pictures.units)), "tokens": int(keep.sum())},
         **{"auroc_d": d, "auroc_a": a, "gain": d - a, "failed": failed, **found},
         **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": failed == alarm.fired},
+        "recommended": alarm.recommended,
     }
 
 
