@@ -93,10 +93,10 @@ def alarm(
         report, path = gate.test(cohort, record=record)
         rows, title = report.chart_data["conditions"], f"alarm, {report.cohort}, {report.split}: {report.decision}"
     table = Table(title=title)
-    for column in ("condition", "units", "D", "A", "D failed", "agreement", "drift", "alarm"):
+    for column in ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm"):
         table.add_column(column, justify="left" if column == "condition" else "right")
     for row in rows:
-        numbers = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("agreement", "drift"))
+        numbers = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("backing", "drift"))
         scores = (f"{row[name]:.3f}" for name in ("auroc_d", "auroc_a"))
         name = " ".join(filter(None, (row.get("cohort"), row["condition"])))
         table.add_row(

@@ -262,14 +262,14 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
 
 
 def alarm_against_failure(
-    rows: Iterable[Mapping], title: str = "Does the alarm fire where D fails?", statistic: str = "agreement"
+    rows: Iterable[Mapping], title: str = "Does the alarm fire where D fails?", statistic: str = "backing"
 ):
     """Each condition by a label-free statistic and by what D gains over A; colour: the alarm, shape: what happened.
 
     Args:
         rows: mappings with ``condition``, the statistic (None: left out), ``gain`` (AUROC of D minus A's), ``fired``
             and ``failed``; optionally ``cohort``.
-        statistic: agreement, drift, halves or units.
+        statistic: backing, agreement, drift or units.
     """
     if statistic not in _STATISTICS:
         raise CovtokenError(f"statistic {statistic!r}: expected one of {', '.join(_STATISTICS)}")
@@ -315,9 +315,9 @@ CHARTS = {
     "token_marks": token_marks,
 }
 _STATISTICS = {
+    "backing": "How often A backs what D points to (AUROC)",
     "agreement": "Agreement of D and A (Spearman's ρ)",
     "drift": "Drift (1: pictures like the bank's)",
-    "halves": "Agreement of two halves of the bank (r)",
     "units": "Units in the bank",
 }
 _PIXELS = alt.Axis(grid=False, tickCount=3, labelFontSize=11)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.cli import app
@@ -15,14 +16,14 @@ from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates import alarm as gate
 from covtoken.gates import alarm_conditions as conditions
 from covtoken.leak_guard import LabelLeak, register_mask_files
-from covtoken.subspace.alarm import Alarm, Limits, bank_halves, check_bank, drift, halves_agree, judge, statistics
+from covtoken.subspace.alarm import Alarm, Limits, backing, check_bank, judge, statistics
 from covtoken.subspace.scorers import Recipe, score_maps
 from tests.stub_features import StubFeatures
 
 D = Recipe("direction", 2, True, 0.5, extra=(3, 0.9, 1.0))
 A = Recipe("density", 3, False, 0.5)
 LIMITS = Limits(units_min=4, agreement_min=-1.0, drift_max=10.0)
-FOUND = {"units": 50.0, "agreement": 0.6, "drift": 1.0, "halves": 0.8}
+FOUND = {"units": 50.0, "agreement": 0.6, "backing": 0.9, "drift": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,34 +47,42 @@ def test_the_order_of_pictures_changes_nothing(bank, pictures):
     def shuffled(features, seed):
         return features.subset(np.random.default_rng(seed).permutation(len(features)).tolist())
 
-    one = statistics(bank, pictures, D, A, LIMITS, halves=True)
-    assert statistics(shuffled(bank, 1), shuffled(pictures, 2), D, A, LIMITS, halves=True) == pytest.approx(
-        one, abs=1e-5
-    )
+    one = statistics(bank, pictures, D, A)
+    assert statistics(shuffled(bank, 1), shuffled(pictures, 2), D, A) == pytest.approx(one, abs=1e-5)
     assert None not in one.values()
 
 
-def test_equal_halves_agree_fully_and_halves_share_no_unit(bank, pictures):
-    assert halves_agree(bank, bank, pictures, D) == pytest.approx(1.0)
-    first, second = bank_halves(bank)
-    assert not set(first.units) & set(second.units) and set(first.units) | set(second.units) == set(bank.units)
-    assert abs(halves_agree(first, second, pictures, D)) < 0.9  # noise: two halves learn two directions
-
-
-def test_agreement_is_that_of_the_two_maps(bank, pictures):
+def test_agreement_and_backing_are_those_of_the_two_maps(bank, pictures):
     ours = score_maps(D, bank, pictures)
-    for theirs, expected in ((ours**3, 1.0), (-ours, -1.0)):
-        found = statistics(bank, pictures, D, A, LIMITS, maps=ours, fallback_maps=theirs)
-        assert found["agreement"] == pytest.approx(expected)
-    given = statistics(bank, pictures, D, A, LIMITS, ours, score_maps(A, bank, pictures))
-    assert given == pytest.approx(statistics(bank, pictures, D, A, LIMITS), abs=1e-5, nan_ok=False)
+    for theirs, rho, backed in ((ours**3, 1.0, 1.0), (-ours, -1.0, 0.0)):
+        found = statistics(bank, pictures, D, A, maps=ours, fallback_maps=theirs)
+        assert (found["agreement"], found["backing"]) == (pytest.approx(rho), pytest.approx(backed))
+    given = statistics(bank, pictures, D, A, ours, score_maps(A, bank, pictures))
+    assert given == pytest.approx(statistics(bank, pictures, D, A), abs=1e-5)
+
+
+def test_equal_halves_of_a_bank_back_each_other_fully_and_disjoint_ones_do_not(bank, pictures):
+    halves = [bank.subset([i for i, unit in enumerate(bank.units) if int(unit[1:]) % 2 == side]) for side in (0, 1)]
+    one, other = (score_maps(D, half, pictures) for half in halves)
+    assert backing(one, one) == 1.0
+    assert backing(one, other) < 0.95  # noise: two halves learn two directions
+
+
+def test_backing_is_the_auroc_of_the_top_tenth():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(2, 5, 40))
+    theirs = theirs.round(1)  # ties
+    assert backing(ours, theirs) == pytest.approx(roc_auc_score(ours.ravel() > np.quantile(ours, 0.9), theirs.ravel()))
+    assert backing(ours, np.exp(theirs)) == backing(ours, theirs)
+    assert backing(np.ones(10), np.arange(10)) is None  # a constant map has no top
 
 
 def test_drift_is_one_for_pictures_like_the_banks_and_grows_with_distance(bank, pictures):
-    near = drift(bank, pictures, A)
+    near = statistics(bank, pictures, D, A)["drift"]
     assert near == pytest.approx(1.0, abs=0.15)
-    moved = FeatureSet.from_arrays({3: pictures.tokens(3) + 5}, 4, 5, pictures.units, digests=pictures.digests)
-    assert drift(bank, moved, A) > 3 * near
+    tokens = {b: pictures.tokens(b) + 5 for b in (2, 3)}
+    moved = FeatureSet.from_arrays(tokens, 4, 5, pictures.units, digests=pictures.digests)
+    assert statistics(bank, moved, D, A)["drift"] > 3 * near
 
 
 @pytest.mark.parametrize(
@@ -83,20 +92,20 @@ def test_drift_is_one_for_pictures_like_the_banks_and_grows_with_distance(bank, 
         ({"units": 3.0}, "the bank has 3 units, fewer than 4"),
         ({"agreement": 0.4}, "D and A agree by ρ = 0.40, less than 0.50"),
         ({"agreement": None}, "D and A agree by ρ = nothing"),
-        ({"halves": 0.1}, "two halves of the bank agrees by r = 0.10"),
+        ({"backing": 0.7}, "A backs what D points to by AUROC = 0.70, less than 0.85"),
         ({"drift": 1.3}, "1.30 times as far"),
         ({"drift": None}, "nothing times as far"),
     ],
 )
 def test_each_statistic_that_decides_can_fire_and_says_why(changed, reason):
-    alarm = judge(FOUND | changed, Limits(4, 0.5, 1.2, 0.3))
+    alarm = judge(FOUND | changed, Limits(4, 0.5, 0.85, 1.2))
     assert alarm.fired == (reason is not None)
     assert reason is None or reason in alarm.reasons[0]
-    assert not judge({"units": 9.0, "agreement": None, "drift": None, "halves": None}, Limits()).fired  # none decides
+    assert not judge({"units": 9.0, "agreement": None, "backing": None, "drift": None}, Limits()).fired  # none decides
 
 
 def test_limits_survive_json_and_refuse_other_names():
-    limits = Limits(5, 0.49, 1.2)
+    limits = Limits(5, None, 0.85, 1.2)
     assert Limits.from_json(json.loads(json.dumps(limits.to_json()))) == limits
     with pytest.raises(CovtokenError, match=r"expected agreement_min, .* got threshold"):
         Limits.from_json({"threshold": 1})
@@ -181,7 +190,7 @@ def test_a_condition_gives_a_row_that_the_alarm_is_judged_from(bank, pictures):
     recipes = conditions.Recipes(D, A)
     assert recipes.blocks == [2, 3] and conditions.Recipes.from_json(recipes.to_json()) == recipes
     condition = conditions.Condition("all", "fraction", bank, pictures, labels_of(pictures))
-    row = conditions.run_condition(condition, recipes, LIMITS, halves=True)
+    row = conditions.run_condition(condition, recipes, LIMITS)
     assert row["failed"] == conditions.has_failed(row["auroc_d"], row["auroc_a"])
     assert row["right"] == (row["failed"] == row["fired"]) and row["units"] == 8 and row["units_scored"] == 5
     assert {name: row[name] for name in ("fired", "reasons", "right", "recommended")} == gate.judged(row, LIMITS)
@@ -198,7 +207,7 @@ def test_noise_follows_from_the_picture_and_stays_in_range():
 
 
 def rows_like(agreement, failed, **more):
-    one = {"units": 9.0, "drift": 1.0, "halves": 0.5, "cohort": "busi", "condition": "c", "fired": False}
+    one = {"units": 9.0, "drift": 1.0, "backing": 0.5, "cohort": "busi", "condition": "c", "fired": False}
     return [
         one | {"agreement": a, "failed": f} | {k: v[i] for k, v in more.items()}
         for i, (a, f) in enumerate(zip(agreement, failed))
@@ -210,8 +219,8 @@ def test_one_statistic_decides_where_it_is_enough_and_a_second_only_if_it_is_wor
         [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [True, True, True, False, False, False], drift=[3, 1, 1, 1.1, 1, 1]
     )
     limits, looked_at = gate.choose_limits(rows)
-    assert limits == Limits(4, 0.5, 1.21, None)  # the widest gap's middle; drift beyond the working conditions
-    assert looked_at["agreement"]["right"] == 6 and len(looked_at) == 7
+    assert limits == Limits(4, 0.5, None, 1.21)  # the widest gap's middle; drift beyond the working conditions
+    assert looked_at["agreement"]["right"] == 1 and len(looked_at) == 7
     assert gate.right_counts(rows, limits) == {
         "fired_failed": 3, "fired_worked": 0, "silent_failed": 0, "silent_worked": 3
     }  # fmt: skip
@@ -219,8 +228,17 @@ def test_one_statistic_decides_where_it_is_enough_and_a_second_only_if_it_is_wor
     rows = rows_like(
         [0.1, 0.2, 0.6, 0.7, 0.8, 0.9, 0.8, 0.7], [True, True, False, False, False, True, True, True], units=units
     )
-    limits, _ = gate.choose_limits(rows)
-    assert limits.units_min == 6 and limits.agreement_min == pytest.approx(0.4) and limits.halves_min is None
+    limits, looked_at = gate.choose_limits(rows)
+    assert looked_at["agreement"]["right"] == 0.7 and looked_at["units+agreement"]["right"] == 1
+    assert limits.units_min == 6 and limits.agreement_min == pytest.approx(0.4) and limits.backing_min is None
+
+
+def test_one_that_never_fires_is_no_alarm_however_rare_failures_are():
+    rows = rows_like([0.3] + [0.2, 0.4] * 20, [True] + [False] * 40)
+    limits, looked_at = gate.choose_limits(rows)
+    assert looked_at["agreement"]["right"] == 0.75 and 0.3 < limits.agreement_min < 0.4
+    with pytest.raises(CovtokenError, match="in every condition, or in none"):
+        gate.choose_limits(rows[1:])
 
 
 def test_limits_are_locked_changed_with_a_reason_and_refused_when_edited(tmp_path, monkeypatch):

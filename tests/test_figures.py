@@ -51,11 +51,11 @@ PANELS = [
     for h, w in ((10, 20), (20, 10))
 ]
 ALARMS = [
-    {"condition": f"{fired} {failed}", "agreement": 0.5 + 0.1 * fired, "gain": 0.1 - 0.2 * failed}
+    {"condition": f"{fired} {failed}", "backing": 0.5 + 0.1 * fired, "gain": 0.1 - 0.2 * failed}
     | {"fired": bool(fired), "failed": bool(failed)}
     for fired in (0, 1)
     for failed in (0, 1)
-] + [{"condition": "one unit", "agreement": None, "gain": -0.3, "fired": True, "failed": True}]
+] + [{"condition": "one unit", "backing": None, "gain": -0.3, "fired": True, "failed": True}]
 CHARTS = {
     "alarms": lambda: figures.alarm_against_failure(ALARMS),
     "blocks": lambda: figures.auroc_by_block(BLOCKS, threshold=0.72),
@@ -181,5 +181,5 @@ def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_le
         "1 0": ("alarm", "D worked"),
         "1 1": ("alarm", "D failed"),
     }
-    with pytest.raises(CovtokenError, match="expected one of agreement, drift, halves, units"):
+    with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
         figures.alarm_against_failure(ALARMS, statistic="luck")

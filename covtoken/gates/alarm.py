@@ -49,8 +49,8 @@ TITLE = "A warning without labels"
 QUESTION = "Does a label-free alarm fire where the distilled direction fails, and stay silent where it works?"
 RIGHT_SHARE = 0.9
 DRIFT_MARGIN = 1.1  # beyond the largest drift of a working condition: no condition of define has other pictures
-SEARCHED = ("units", "agreement", "halves")
-WORTH = 1  # condition more that a further deciding statistic must be right in, at least
+SEARCHED = ("units", "agreement", "backing")
+WORTH = 0.02  # of the mean share of right calls
 
 
 def define(
@@ -76,7 +76,7 @@ def define(
     given, rows = rows, list(rows or ())
     for name in cohorts if given is None else ():
         for condition in track(list(define_conditions(name, recipes, vit)), f"define, {name}", disable=not progress):
-            rows.append({"cohort": name} | run_condition(condition, recipes, Limits(), halves=True))
+            rows.append({"cohort": name} | run_condition(condition, recipes, Limits()))
     limits, looked_at = choose_limits(rows)
     new = {
         "limits": limits.to_json(),
@@ -96,13 +96,17 @@ def define(
 
 
 def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
-    """The limits that are most often right, and what every set of deciding statistics looked at would be right in.
+    """The limits that are right most often, and what every set of deciding statistics looked at would be right in.
 
-    Units, agreement and halves are searched together, on the middles between the values seen; each further statistic
-    that decides must be right in more than ``WORTH`` more conditions, and of equals the widest gaps win. Drift is not
-    searched, for no condition of ``define`` has other pictures: its limit is one that no working condition reaches.
+    Right: the mean of the shares of failed conditions that fire and of working ones that stay silent, since most banks
+    work and an alarm that never fires would be right in most. Units, agreement and backing are searched together, on
+    the middles between the values seen; each further one must be worth more than ``WORTH``, and of equals the widest
+    gaps win. Drift is not searched, for no condition of ``define`` has other pictures: its limit is one that no working
+    condition reaches.
     """
     failed = np.array([row["failed"] for row in rows])
+    if failed.all() or not failed.any():
+        raise CovtokenError("D failed in every condition, or in none: there is nothing to set a limit by")
     values = {
         name: np.array([-np.inf if row[name] is None else row[name] for row in rows], dtype=float) for name in SEARCHED
     }
@@ -118,7 +122,7 @@ def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
     chosen = {f"{name}_min": round(limit, 3) for name, limit in looked_at[best]["limits"].items()}
     if "units_min" in chosen:
         chosen["units_min"] = max(FEWEST_UNITS, int(np.ceil(chosen["units_min"])))
-    return Limits(drift_max=round(DRIFT_MARGIN * max(drifts), 3) if drifts else None, **chosen), looked_at
+    return Limits(drift_max=round(DRIFT_MARGIN * max(drifts), 3), **chosen), looked_at
 
 
 def _searched(values: Sequence[np.ndarray], failed: np.ndarray):
@@ -133,7 +137,8 @@ def _searched(values: Sequence[np.ndarray], failed: np.ndarray):
         options.append([(float((a + b) / 2), float(b - a) / span) for a, b in pairwise(edges)])
     for choice in product(*options):
         called = np.any([one < limit for one, (limit, _) in zip(values, choice)], axis=0)
-        yield int((called == failed).sum()), min(gap for _, gap in choice), tuple(limit for limit, _ in choice)
+        right = (called[failed].mean() + (~called[~failed]).mean()) / 2
+        yield round(float(right), 9), min(gap for _, gap in choice), tuple(limit for limit, _ in choice)
 
 
 def right_counts(rows: Sequence[dict], limits: Limits | None = None) -> dict[str, int]:

@@ -85,7 +85,7 @@ def has_failed(direction: float, fallback: float) -> bool:
     return bool(direction < fallback - FALLS_BEHIND or direction < NO_USE)
 
 
-def run_condition(condition: Condition, recipes: Recipes, limits: Limits, halves: bool = False) -> dict:
+def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dict:
     """One row: AUROC of D and A, whether D failed, the statistics, and whether the alarm fired.
 
     The alarm is asked before labels are looked at; it gets the maps that are scored, to save a second fit.
@@ -93,7 +93,7 @@ def run_condition(condition: Condition, recipes: Recipes, limits: Limits, halves
     bank, pictures = condition.bank, condition.pictures
     ours = score_maps(recipes.direction, bank, pictures)
     theirs = score_maps(recipes.fallback, bank, pictures)
-    found = statistics(bank, pictures, recipes.direction, recipes.fallback, limits, ours, theirs, halves)
+    found = statistics(bank, pictures, recipes.direction, recipes.fallback, ours, theirs)
     alarm = judge(found, limits)
     keep = ~condition.labels.ignore
     d, a = (float(auroc(maps[keep], condition.labels.lesion[keep])) for maps in (ours, theirs))

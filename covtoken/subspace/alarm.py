@@ -3,15 +3,16 @@
 D is fitted to a call on the bank's own tokens. Where the bank is poor, the call is about something else than what is
 rare, and D points there with as much contrast as ever. Four things can be asked without a label:
 
-    units       how many units fed the bank. One cannot be halved, and two leave no second opinion.
+    units       how many units fed the bank. With two or three, a single one decides what is rare.
     agreement   Spearman's ρ, over query tokens, of D and a score that searches the bank (A), which has no call to get
-                wrong. A poor call turns D away from A; a sound one refines it.
-    drift       how far the queries' tokens lie from the bank, A's median over the median sparsity of the bank itself:
+                wrong.
+    backing     how often A ranks a token of D's top tenth above a token of the rest (an AUROC). Agreement looks at all
+                tokens, of which nearly all are background; backing at those that D points to.
+    drift       how far the queries' tokens lie from the bank: A's median over the median sparsity of the bank itself,
                 1 for pictures like the bank's.
-    halves      Pearson's r, over query tokens, of D fitted on either half of the bank's units.
 
-``check_bank`` computes the first three and, where asked, the fourth; ``Limits`` says which decide, and where. The
-limits are an argument: they were fixed on selection splits (``covtoken.gates.alarm``, configs/alarm.lock.json).
+``check_bank`` computes them; ``Limits`` says which decide, and where. The limits are an argument: they were fixed on
+selection splits (``covtoken.gates.alarm``, configs/alarm.lock.json).
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ import hashlib
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import sparsity
-from covtoken.subspace.pooling import pool3x3
 from covtoken.subspace.scorers import Recipe, score_maps
 
 KEY = "covtoken-alarm-v1"  # of the samples of units, pictures and tokens below
-FEWEST_UNITS = 4  # two in either half: a bank token needs tokens of other units
-UNITS_A_HALF = 60
+FEWEST_UNITS = 4
+TOP = 0.9  # quantile of D's map above which a token is of its top tenth, as D's own target was made
 QUERY_PICTURES = 64
 BANK_TOKENS = 2_000  # reference tokens whose own sparsity is looked at: enough for a median
 
@@ -42,8 +42,8 @@ class Limits:
 
     units_min: int = FEWEST_UNITS
     agreement_min: float | None = None
+    backing_min: float | None = None
     drift_max: float | None = None
-    halves_min: float | None = None
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -94,7 +94,7 @@ def check_bank(
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
         CovtokenError: what the recipes' scorers raise.
     """
-    return judge(statistics(bank_features, features, recipe, fallback, limits, maps, fallback_maps), limits)
+    return judge(statistics(bank_features, features, recipe, fallback, maps, fallback_maps), limits)
 
 
 def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
@@ -103,7 +103,7 @@ def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
     few = found["units"] < limits.units_min
     if few:
         reasons.append(f"the bank has {found['units']:.0f} units, fewer than {limits.units_min}")
-    for name, what in (("agreement", "D and A agree by ρ"), ("halves", "D of two halves of the bank agrees by r")):
+    for name, what in (("agreement", "D and A agree by ρ"), ("backing", "A backs what D points to by AUROC")):
         value, limit = found[name], getattr(limits, f"{name}_min")
         unknown_of_few = few and value is None  # said already
         if limit is not None and not unknown_of_few and (value is None or value < limit):
@@ -117,24 +117,15 @@ def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
 
 
 def statistics(
-    bank_features,
-    features,
-    recipe: Recipe,
-    fallback: Recipe,
-    limits: Limits,
-    maps=None,
-    fallback_maps=None,
-    halves=None,
+    bank_features, features, recipe: Recipe, fallback: Recipe, maps=None, fallback_maps=None
 ) -> dict[str, float | None]:
-    """The four numbers; arguments as ``check_bank``. halves: compute them (default: where they decide)."""
+    """The four numbers, None where two units are missing or a map is constant; arguments as ``check_bank``."""
     refuse_label_arrays("an alarm", bank_features, features, *(m for m in (maps, fallback_maps) if m is not None))
     refuse_label_choice("an alarm", bank_features)
     if len(bank_features) == 0 or len(features) == 0:
         raise CovtokenError(f"an alarm needs pictures, got {len(bank_features)} of a bank and {len(features)} to score")
-    halves = limits.halves_min is not None if halves is None else halves
     units = len(set(bank_features.units))
-    found: dict[str, float | None] = dict.fromkeys(("units", "agreement", "drift", "halves"))
-    found["units"] = float(units)
+    found: dict[str, float | None] = {"units": float(units), "agreement": None, "backing": None, "drift": None}
     if units < 2:
         return found  # no bank token has tokens of another unit to be compared with
     with construction("an alarm"):
@@ -143,42 +134,34 @@ def statistics(
         chosen = chosen[:QUERY_PICTURES]
         sample = features.subset(chosen)
         bank_features = _sorted(bank_features)
-        ours = score_maps(recipe, bank_features, sample) if maps is None else np.asarray(maps)[chosen]
-        theirs = (
-            score_maps(fallback, bank_features, sample) if fallback_maps is None else np.asarray(fallback_maps)[chosen]
+        ours, theirs = (
+            (score_maps(r, bank_features, sample) if given is None else np.asarray(given)[chosen]).ravel()
+            for r, given in ((recipe, maps), (fallback, fallback_maps))
         )
-        found["agreement"] = _finite(spearmanr(ours.ravel(), theirs.ravel())[0])
-        found["drift"] = drift(bank_features, sample, fallback)
-        if halves and units >= FEWEST_UNITS:
-            found["halves"] = halves_agree(*bank_halves(bank_features), sample, recipe)
+        found["agreement"] = _finite(spearmanr(ours, theirs)[0])
+        found["backing"] = backing(ours, theirs)
+        found["drift"] = _finite(np.median(theirs) / own_sparsity(bank_features, fallback))
     return found
 
 
-def drift(bank_features, features, fallback: Recipe) -> float | None:
-    """Median sparsity of the pictures' tokens over that of the bank's own, each against other units; 1: alike."""
+def backing(ours: np.ndarray, theirs: np.ndarray) -> float | None:
+    """How often ``theirs`` ranks a token of our top tenth above one of the rest, ties half; 1: always, ½: by chance.
+
+    Args:
+        ours, theirs: two maps of the same tokens, any equal shape.
+    """
+    ours, theirs = np.ravel(ours), np.ravel(theirs)
+    top = ours > np.quantile(ours, TOP)
+    n, rest = int(top.sum()), int((~top).sum())
+    if not n:
+        return None
+    return float((rankdata(theirs)[top].sum() - n * (n + 1) / 2) / (n * rest))
+
+
+def own_sparsity(bank_features, fallback: Recipe) -> float:
+    """Median sparsity of the bank's own tokens, each against those of other units."""
     bank = build_bank(bank_features, fallback.block, pooled=fallback.pooled)
-    own = sparsity(bank.tokens[:BANK_TOKENS], bank, bank.units[:BANK_TOKENS]).median()
-    far, units = [], bank.unit_ids(features.units)
-    for part, tokens in features.chunks(fallback.block):
-        tokens = pool3x3(tokens, features.rows, features.cols) if fallback.pooled else tokens
-        far.append(sparsity(tokens, bank, units[part]).numpy().ravel())
-    return _finite(np.median(np.concatenate(far)) / float(own)) if own > 0 else None
-
-
-def bank_halves(bank_features):
-    """Two FeatureSets, disjoint by unit: at most ``UNITS_A_HALF`` units each, by keyed hash of the unit."""
-    units = sorted(set(bank_features.units), key=_hash)[: 2 * UNITS_A_HALF]
-    half_of = {unit: i % 2 for i, unit in enumerate(units)}
-    return tuple(
-        bank_features.subset([i for i, unit in enumerate(bank_features.units) if half_of.get(unit) == half])
-        for half in (0, 1)
-    )
-
-
-def halves_agree(first, second, features, recipe: Recipe) -> float | None:
-    """Pearson's r of the maps that a recipe makes of ``features`` with either half of a bank."""
-    a, b = (score_maps(recipe, half, features).ravel().astype(np.float64) for half in (first, second))
-    return _finite(np.corrcoef(a, b)[0, 1])
+    return float(sparsity(bank.tokens[:BANK_TOKENS], bank, bank.units[:BANK_TOKENS]).median())
 
 
 def _sorted(features):
