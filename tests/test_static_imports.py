@@ -35,7 +35,7 @@ def test_construction_imports_no_mask_reader(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["bank", "density", "residual", "rarity", "ridge", "direction", "scorers", "neighbors"]
+    "module", ["bank", "density", "residual", "rarity", "ridge", "direction", "scorers", "neighbors", "alarm"]
 )
 def test_importing_a_subspace_loads_no_mask_module(module):
     code = f"import sys, covtoken.subspace.{module}; print([m for m in sys.modules if m.startswith({FORBIDDEN!r})])"
