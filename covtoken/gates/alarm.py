@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,29 @@ def locked_alarm(bank, pictures, maps=None, fallback_maps=None, root: Path | Non
     """
     limits, recipes, _ = read_limits(root)
     return check_bank(bank, pictures, recipes.direction, recipes.fallback, limits, maps, fallback_maps)
+
+
+def scaled_alarm(n_blocks: int, root: Path | None = None) -> tuple[Limits, Recipes]:
+    """The locked limits and recipes; on a backbone of another depth, its recipes at the same shares of it.
+
+    The limits are then those of the backbone they were fixed on: a warning more than a measurement.
+    """
+    limits, recipes, _ = read_limits(root)
+    if n_blocks == 12:
+        return limits, recipes
+    block, target = (max(1, round(b * n_blocks / 12)) for b in (recipes.direction.block, recipes.direction.extra[0]))
+    direction = replace(recipes.direction, block=block, extra=(target, *recipes.direction.extra[1:]))
+    fallback = replace(recipes.fallback, block=max(1, round(recipes.fallback.block * n_blocks / 12)))
+    return limits, Recipes(direction, fallback)
+
+
+def alarm_sentence(alarms: Sequence[dict]) -> str:
+    """What a gate's report says of the alarms of its banks (one, or one a fold)."""
+    fired = [alarm for alarm in alarms if alarm["fired"]]
+    if not fired:
+        return "no alarm: the recommended score is D"
+    reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
+    return f"ALARM in {len(fired)} of {len(alarms)} banks, where the recommended score fell back to A: {reasons}"
 
 
 def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:

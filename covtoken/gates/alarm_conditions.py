@@ -21,11 +21,10 @@ from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.data.intensity import WINDOWS_HU
-from covtoken.data.splits import folds, load_splits
+from covtoken.data.splits import N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc
-from covtoken.gates.gate1 import N_FOLDS, SMALL_COHORT
 from covtoken.subspace.alarm import Limits, judge, statistics
 from covtoken.subspace.scorers import Recipe, score_maps
 

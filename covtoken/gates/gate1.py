@@ -20,15 +20,18 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import folds, load_splits
+from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.evaluation.measure import N_DRAWS, Measured, measure
 from covtoken.evaluation.recorded import RecordedScores, hashed_units, to_float16
 from covtoken.gates import locks
+from covtoken.gates.alarm import alarm_sentence, scaled_alarm
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.gates.report import GateReport, provenance
+from covtoken.subspace.alarm import check_bank
+from covtoken.subspace.pooling import smooth
 from covtoken.subspace.scorers import CORESET, RECOMMENDED, SCORERS, SIGMAS, Recipe, raw_maps, recommended, score_maps
 
 TITLE = "Where lesions live"
@@ -59,7 +62,7 @@ PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
     "random",
     "intensity_flipped",
 )
-SMALL_COHORT, FEW_UNITS, FEWEST_UNITS, N_FOLDS = 100, 20, 12, 5  # METHOD, section 2
+FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
 SEED = 0
 METHOD_PARAMETERS = {
     "reference_size": 12_000,
@@ -156,7 +159,7 @@ def run_gate1(
         opened = limited(opened, limit_units)
     found = binding(opened, vit)
     plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found, need_lock)
-    maps, labels, cases = _score(opened, split, plan, extracting)
+    maps, labels, cases, alarms = _score(opened, split, plan, extracting)
     _need_lesions(labels, opened, split)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
@@ -178,7 +181,7 @@ def run_gate1(
     measured = headline(recorded)
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
-    report = _report(recorded, measured, others, plan, opened, locked, started)
+    report = _report(recorded, measured, others, plan, opened, locked, alarms, started)
     return Gate1Run(report, recorded, plan, cases, opened)
 
 
@@ -425,12 +428,16 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
         evaluated = _in_split(cohort, splits, split)
         pairs = [(extracting(_in_split(cohort, splits, "bank")), extracting(evaluated))]
     extracting.grid = (pairs[0][1].rows, pairs[0][1].cols)
-    parts = [_all_maps(plan, bank, pictures, extracting.vit) for bank, pictures in pairs]
+    parts, alarms = [], []
+    for bank, pictures in pairs:
+        maps = _all_maps(plan, bank, pictures, extracting.vit)
+        alarms.append(_heed_alarm(maps, bank, pictures, extracting.vit.n_blocks))
+        parts.append(maps)
     if split == "crossfit":  # a small cohort chooses no sign: print the one of the recipe and its opposite
         for part in parts:
             part["intensity_flipped"] = -part["intensity"]
     maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated)
+    return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated), alarms
 
 
 def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
@@ -440,6 +447,23 @@ def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
     maps["density.norm"] = raw_maps("density", "norm", False, bank, pictures, seed=SEED)
     return maps
+
+
+def _heed_alarm(maps: dict[str, np.ndarray], bank: FeatureSet, pictures: FeatureSet, n_blocks: int) -> dict[str, Any]:
+    """Ask the label-free alarm whether this bank carries a direction; where it fires, A stands in for the recommended.
+
+    Returns:
+        the alarm as the report keeps it: statistics, fired, reasons, score.
+    """
+    limits, recipes = scaled_alarm(n_blocks)
+    fallback = recipes.fallback
+    raw = maps.get(f"density.block{fallback.block}") if not fallback.pooled else None
+    theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
+    alarm = check_bank(bank, pictures, recipes.direction, fallback, limits, fallback_maps=theirs)
+    if alarm.fired:
+        maps["recommended"] = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
+    numbers = {name: None if value is None else round(value, 4) for name, value in alarm.statistics.items()}
+    return {"fired": alarm.fired, "reasons": list(alarm.reasons), "statistics": numbers, "score": alarm.recommended}
 
 
 def _in_split(cohort: Cohort, splits: dict[str, str], split: str):
@@ -461,7 +485,7 @@ def _unit_names(cases) -> list[str]:
     return sorted({case.unit for case in cases})
 
 
-def _report(recorded, measured, others, plan, cohort, locked, started) -> GateReport:
+def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -> GateReport:
     header, labels = recorded.header, recorded.labels
     decision, checks = decide(measured, plan.threshold, measured.n[0])
     checks["plan_locked_before"] = locked
@@ -480,6 +504,8 @@ def _report(recorded, measured, others, plan, cohort, locked, started) -> GateRe
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "n_variants_looked_at": len(plan.table),
+            "alarm": alarms,
+            "alarm_says": alarm_sentence(alarms),
         },
         thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": locked},
         metrics=metrics,
