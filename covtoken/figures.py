@@ -150,16 +150,18 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
     """Pictures with the score laid over them and the lesion's outline.
 
     Args:
-        cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None.
+        cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None;
+            optionally ``case``, the picture's name where ``name`` is the score's.
         columns: pictures beside each other; two stay readable on a phone.
         size: width of a picture in px.
     """
     panels = []
     for case in cases:
         url = "data:image/jpeg;base64," + base64.b64encode(_overlay(case, size)).decode()
-        pixels = alt.Chart(pd.DataFrame({"url": [url], "name": [str(case["name"])]}))
+        place = {"name": [str(case["name"])], "case": [str(case.get("case", case["name"]))]}
+        pixels = alt.Chart(pd.DataFrame({"url": [url]} | place))
         image = pixels.mark_image(width=size, height=size).encode(
-            x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip="name:N"
+            x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip=["case:N", "name:N"]
         )
         head = alt.TitleParams(str(case["name"]), fontSize=13, fontWeight="normal", anchor="start", offset=4)
         panels.append(image.properties(width=size, height=size, title=head))

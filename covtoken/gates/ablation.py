@@ -55,7 +55,7 @@ RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SIZES = (1_000, 3_000, 12_000)
 SHARES = (0.25, 0.5, 1.0)
 KEYS = (KEY, "covtoken-ablation-1", "covtoken-ablation-2")
-ROUNDS = (0, 1, 2, 3)
+ROUNDS, ROUND_RIDGES = (0, 1, 2, 3), (1.0, 3.0)
 HEADS = ("kept", "its direction out", "all it says linearly out")
 TIED = 0.002
 
@@ -176,12 +176,8 @@ def ablate(
             replace(centre, block=block, quantile=q, ridge=r, sigma=s) for q, r, s in product(QUANTILES, RIDGES, SIGMAS)
         ]
         factorial |= _evaluated(variants, bank, rarity, selection, labels)
-    known, rows, rounds = dict(factorial), [], []
-    for ridge, sigma, n in track(list(product((1.0, 3.0), SIGMAS, ROUNDS)), "rounds", disable=not progress):
-        variant = replace(centre, ridge=ridge, sigma=sigma, rounds=n)
-        if variant not in known:
-            known |= _evaluated([variant], bank, rarity, selection, labels)
-        rounds.append({name: getattr(variant, name) for name in five} | known[variant])
+    refined_ones = _rounds(centre, bank, rarity, selection, labels, progress)
+    known, rows = factorial | refined_ones, []
     moved = [(name, value) for name, values in steps.items() for value in values]
     for name, value in track(moved, "one at a time", disable=not progress):
         variant = replace(centre, **{name: value})
@@ -195,7 +191,7 @@ def ablate(
         "ladder": {name: list(values) for name, values in steps.items()},
         "n_variants": len(known),
         "factorial": [{name: getattr(v, name) for name in five} | values for v, values in factorial.items()],
-        "rounds": rounds,
+        "rounds": [{name: getattr(v, name) for name in five} | values for v, values in refined_ones.items()],
         "single": rows,
     }
 
@@ -296,14 +292,35 @@ def _evaluated(
     places = list(dict.fromkeys(replace(v, sigma=0.0) for v in variants))  # σ comes after the score
     weights = torch.stack([_direction(moments[p.quantile], p, bank, rarity).weight for p in places], dim=1).float()
     raw = token_maps(lambda z, part: z @ weights, block, pooled, selection)  # [N, T, places]
-    keep, out = ~labels.ignore, {}
+    out = {}
     for variant in variants:
-        maps = raw[..., places.index(replace(variant, sigma=0.0))]
-        maps = smooth(maps, selection.rows, selection.cols, variant.sigma)
-        inside = np.nanmean(image_auroc(maps, labels.lesion, keep))
-        over_all = auroc(maps[keep], labels.lesion[keep])
-        out[variant] = {"auroc": round(float(over_all), 6), "image_auroc": round(float(inside), 6)}
+        out[variant] = _values(raw[..., places.index(replace(variant, sigma=0.0))], variant.sigma, selection, labels)
     return out
+
+
+def _rounds(
+    centre: Variant, bank, rarity: torch.Tensor, selection, labels: SplitLabels, progress: bool
+) -> dict[Variant, dict[str, float]]:
+    """{auroc, image_auroc} of rounds × ridge × σ at the default block and quantile; each round starts from the last."""
+    out = {}
+    moments = moments_at_cuts(bank, centre.block, rarity, [rarity_cut(rarity, centre.quantile)], centre.pooled)[0]
+    fitted = None
+    for ridge, n in track(list(product(ROUND_RIDGES, ROUNDS)), "rounds", disable=not progress):
+        variant = replace(centre, ridge=ridge, rounds=n, sigma=0.0)
+        first = replace(variant, rounds=0)
+        fitted = refined(fitted, bank, rarity) if n else _direction(moments, first, bank, rarity)
+        weight = fitted.weight.float()
+        raw = token_maps(lambda z, part, weight=weight: z @ weight, centre.block, centre.pooled, selection)
+        out |= {replace(variant, sigma=s): _values(raw, s, selection, labels) for s in SIGMAS}
+    return out
+
+
+def _values(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> dict[str, float]:
+    """Pooled and image AUROC of smoothed maps."""
+    keep, maps = ~labels.ignore, smooth(raw, selection.rows, selection.cols, sigma)
+    inside = np.nanmean(image_auroc(maps, labels.lesion, keep))
+    over_all = auroc(maps[keep], labels.lesion[keep])
+    return {"auroc": round(float(over_all), 6), "image_auroc": round(float(inside), 6)}
 
 
 def _direction(moments: Moments, variant: Variant, bank, rarity: torch.Tensor) -> Direction:
