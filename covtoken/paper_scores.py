@@ -1,7 +1,7 @@
 """Sphinx extension of the working paper: scores beside each other, cohort by cohort, from committed reports.
 
 Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort) and ``{verdict-table}`` (one
-score against every baseline: wins, loses, undecided). Like ``covtoken.paper`` they warn where no report is recorded.
+score against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``covtoken.paper`` they warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -99,8 +99,30 @@ def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
     return f"Read as: {ours} loses {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}."
 
 
+class AlarmTable(_Reader, SphinxDirective):
+    """How often alarm and failure go together, a row a cohort, from the committed alarm reports."""
+
+    def run(self) -> list[nodes.Node]:
+        root, rows = self.root(), []
+        found = sorted(path.parent.name for path in root.glob("gate_reports/*/alarm.json"))
+        for cohort in (name for name in found if not name.startswith("_")):
+            self.depends_on(root / "gate_reports" / cohort / "alarm.json")
+            report = _read(root, f"{cohort}/alarm")
+            checks, metrics = report["checks"], report["metrics"]
+            failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
+            means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
+            counts = [f"{failed[0]} of {sum(failed)}", f"{worked[1]} of {sum(worked)}"]
+            right = f"{failed[0] + worked[1]} of {sum(failed) + sum(worked)}"
+            rows.append([f"{cohort}, {report['split']}", *counts, right, *means])
+        if not rows:
+            return [nodes.paragraph("", "", self.missing(CovtokenError(f"alarm: {MISSING}"), self.lineno))]
+        head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
+        return [_table(head, rows)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("report-matrix", ReportMatrix)
     app.add_directive("verdict-table", VerdictTable)
+    app.add_directive("alarm-table", AlarmTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
