@@ -1,7 +1,8 @@
 """Sphinx extension of the working paper: scores beside each other, cohort by cohort, from committed reports.
 
-Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort) and ``{verdict-table}`` (one
-score against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``covtoken.paper`` they warn where no report is recorded.
+Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
+against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``covtoken.paper``
+they warn where no report is recorded.
 """
 
 from __future__ import annotations

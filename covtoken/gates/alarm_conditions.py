@@ -26,7 +26,7 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc
 from covtoken.subspace.alarm import Limits, judge, statistics
-from covtoken.subspace.scorers import Recipe, score_maps
+from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 
 FALLS_BEHIND, NO_USE = 0.01, 0.75
 FAILURE = (
@@ -42,7 +42,7 @@ TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibrati
 FOLDS = (0, 1)  # of five: each is a condition of its own
 FEW_PICTURES, FEW_UNITS = 40, 60  # that are extracted anew, at another size or under noise
 OTHER_SIZE = 168  # pixels: 12 × 12 tokens of 14
-DIRECTION = Recipe("direction", 6, True, 0.5, extra=(9, 0.9, 1.0))
+DIRECTION = RECOMMENDED
 DENSITY = Recipe("density", 9, False, 0.5)
 NOISE = 0.1  # standard deviation, share of the unit range
 

@@ -62,7 +62,7 @@ SIDE_BY_SIDE = ("recommended", "density", "attention_best", "saliency_head")
 
 
 def lesion_cases(run: Gate1Run, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_SIDE) -> list[dict]:
-    """Panels for ``figures.lesion_maps``, a row a case: lesion pictures evenly spread over size, not chosen by score."""
+    """Panels for ``figures.lesion_maps``, a row a case: lesions of evenly spread sizes, not chosen by score."""
     rows, cols = run.recorded.grid
     labels = run.recorded.labels
     area = np.zeros(len(labels.unit))
