@@ -431,7 +431,7 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
     parts, alarms = [], []
     for bank, pictures in pairs:
         maps = _all_maps(plan, bank, pictures, extracting.vit)
-        alarms.append(_heed_alarm(maps, bank, pictures, extracting.vit.n_blocks))
+        alarms.append(_heed_alarm(maps, plan, bank, pictures, extracting.vit.n_blocks))
         parts.append(maps)
     if split == "crossfit":  # a small cohort chooses no sign: print the one of the recipe and its opposite
         for part in parts:
@@ -449,7 +449,9 @@ def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT
     return maps
 
 
-def _heed_alarm(maps: dict[str, np.ndarray], bank: FeatureSet, pictures: FeatureSet, n_blocks: int) -> dict[str, Any]:
+def _heed_alarm(
+    maps: dict[str, np.ndarray], plan: Plan, bank: FeatureSet, pictures: FeatureSet, n_blocks: int
+) -> dict[str, Any]:
     """Ask the label-free alarm whether this bank carries a direction; where it fires, A stands in for the recommended.
 
     Returns:
@@ -459,7 +461,8 @@ def _heed_alarm(maps: dict[str, np.ndarray], bank: FeatureSet, pictures: Feature
     fallback = recipes.fallback
     raw = maps.get(f"density.block{fallback.block}") if not fallback.pooled else None
     theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
-    alarm = check_bank(bank, pictures, recipes.direction, fallback, limits, fallback_maps=theirs)
+    ours = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
+    alarm = check_bank(bank, pictures, recipes.direction, fallback, limits, ours, theirs)
     if alarm.fired:
         maps["recommended"] = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
     numbers = {name: None if value is None else round(value, 4) for name, value in alarm.statistics.items()}
