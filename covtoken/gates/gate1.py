@@ -32,6 +32,7 @@ from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.gates.report import GateReport, provenance
 from covtoken.subspace.alarm import check_bank
 from covtoken.subspace.pooling import smooth
+from covtoken.subspace.recommended import recommended_maps
 from covtoken.subspace.scorers import CORESET, RECOMMENDED, SCORERS, SIGMAS, Recipe, raw_maps, recommended, score_maps
 
 TITLE = "Where lesions live"
@@ -441,7 +442,9 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
 
 
 def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
-    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in plan.recipes.items()}
+    chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
+    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
+    maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
