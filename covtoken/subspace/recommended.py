@@ -1,4 +1,4 @@
-"""The recommended score and two that explain it, from one fit: D, the PN that its target is made of, D without the head.
+"""The recommended score and two that explain it, from one fit: D, the PN its target is made of, D without the head.
 
 Each is a score of its own in ``scorers``; run one by one they would search the bank three times for the same rarity.
 """
