@@ -69,16 +69,22 @@ def test_where_the_alarm_fires_a_stands_in(monkeypatch):
     bank, pictures = StubFeatures.of(12, prefix="b"), StubFeatures.of(3, prefix="q")
     recipes = Recipes(Recipe("direction", 2, True, 0.0, extra=(3, 0.9, 1.0)), Recipe("density", 3, False, 0.5))
     plan = gate1.Plan({"recommended": recipes.direction}, 3, 0.8, "", 0.1)
-    raw = {"density.block3": raw_maps("density", 3, False, bank, pictures)}
-    ours = score_maps(recipes.direction, bank, pictures)
-    theirs = smooth(raw["density.block3"], pictures.rows, pictures.cols, 0.5)
-    for limits, fired in ((Limits(units_min=2), False), (Limits(units_min=20), True)):
-        monkeypatch.setattr(gate1, "scaled_alarm", lambda n_blocks, limits=limits: (limits, recipes))
-        maps = raw | {"recommended": ours}
-        said = gate1._heed_alarm(maps, plan, bank, pictures, 4)
-        assert said["fired"] is fired and said["score"] == ("A" if fired else "D")
-        np.testing.assert_array_equal(maps["recommended"], theirs if fired else ours)
-        assert gate1.alarm_sentence([said]).startswith("ALARM in 1 of 1" if fired else "no alarm")
+    poorer = bank.subset(range(30))  # ten units
+    pairs = [(bank, pictures), (poorer, pictures)]
+    for fewest, fired in ((2, 0), (11, 1), (20, 2)):
+        limits = Limits(units_min=fewest)
+        monkeypatch.setattr(gate1, "scaled_alarm", lambda vit, limits=limits: (limits, recipes, None))
+        raw = [raw_maps("density", 3, False, one, pictures) for one, _ in pairs]
+        ours = [score_maps(recipes.direction, one, pictures) for one, _ in pairs]
+        parts = [{"density.block3": a, "recommended": d} for a, d in zip(raw, ours)]
+        said = gate1._heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4))
+        assert [alarm["fired"] for alarm in said].count(True) == fired
+        assert {alarm["score"] for alarm in said} == {"A" if fired else "D"}, "folds of two scales cannot be pooled"
+        for part, a, d in zip(parts, raw, ours):
+            wanted = smooth(a, pictures.rows, pictures.cols, 0.5) if fired else d
+            np.testing.assert_array_equal(part["recommended"], wanted)
+        starts = ("no alarm: the recommended score is D", "ALARM of 1 of 2 banks", "ALARM of 2 of 2 banks")
+        assert gate1.alarm_sentence(said).startswith(starts[fired])
 
 
 def test_few_units_of_a_small_cohort_can_still_be_cross_fitted():

@@ -99,9 +99,13 @@ def measure(
             continue
         average = stats.aupr(values, labels.lesion, keep)
         out.add(f"aupr.{name}", average, stats.aupr_draws(values, labels.lesion, unit, weights, keep))
-        _add_mean(out, f"image_auroc.{name}", stats.image_auroc(values, labels.lesion, keep), unit, weights)
+        each = stats.image_auroc(values, labels.lesion, keep)
+        held = np.flatnonzero(~np.isnan(each))  # lesion pictures alone
+        n = (len(np.unique(unit[held])), len(held), int(keep[held].sum()))
+        _add_mean(out, f"image_auroc.{name}", each, unit, weights, n if len(held) else None)
         for rate, point in froc(values.reshape(-1, rows, cols), labels, FP_RATES).items():
             _add_mean(out, f"froc.fp{rate:g}.{name}", point.hits, lesion_unit, weights)
+            out.more[f"froc.fp{rate:g}.{name}"] = {"n_lesions": len(lesion_unit)}
         if organ is not None:
             _add_organ(out, name, values, organ, unit, weights)
     return out

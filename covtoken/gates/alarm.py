@@ -42,6 +42,7 @@ from covtoken.gates.report import (
     write_report,
 )
 from covtoken.subspace.alarm import FEWEST_UNITS, Alarm, Limits, check_bank, judge
+from covtoken.subspace.scorers import at_depth, scaled
 
 LOCK = "alarm.lock.json"
 DEFINED_ON = ("busi", "lidc-crops")
@@ -193,27 +194,29 @@ def locked_alarm(bank, pictures, maps=None, fallback_maps=None, root: Path | Non
     return check_bank(bank, pictures, recipes.direction, recipes.fallback, limits, maps, fallback_maps)
 
 
-def scaled_alarm(n_blocks: int, root: Path | None = None) -> tuple[Limits, Recipes]:
-    """The locked limits and recipes; on a backbone of another depth, its recipes at the same shares of it.
+def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
+    """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
 
-    The limits are then those of the backbone they were fixed on: a warning more than a measurement.
+    Returns:
+        limits, recipes, and the backbone that the limits were fixed on where this is another, else None: on other
+        weights the alarm fires by numbers that were measured elsewhere, and the report says so.
     """
-    limits, recipes, _ = read_limits(root)
-    if n_blocks == 12:
-        return limits, recipes
-    block, target = (max(1, round(b * n_blocks / 12)) for b in (recipes.direction.block, recipes.direction.extra[0]))
-    direction = replace(recipes.direction, block=block, extra=(target, *recipes.direction.extra[1:]))
-    fallback = replace(recipes.fallback, block=max(1, round(recipes.fallback.block * n_blocks / 12)))
-    return limits, Recipes(direction, fallback)
+    limits, recipes, entry = read_limits(root)
+    limits_of = None if entry["weights_sha256"] == vit.weights_sha256 else entry["backbone"]
+    fallback = replace(recipes.fallback, block=at_depth(recipes.fallback.block, vit.n_blocks))
+    return limits, Recipes(scaled(recipes.direction, vit.n_blocks), fallback), limits_of
 
 
 def alarm_sentence(alarms: Sequence[dict]) -> str:
     """What a gate's report says of the alarms of its banks (one, or one a fold)."""
     fired = [alarm for alarm in alarms if alarm["fired"]]
+    others = {alarm.get("limits_of") for alarm in alarms} - {None}
+    remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""
     if not fired:
-        return "no alarm: the recommended score is D"
+        return f"no alarm: the recommended score is D{remark}"
     reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
-    return f"ALARM in {len(fired)} of {len(alarms)} banks, where the recommended score fell back to A: {reasons}"
+    banks = f"{len(fired)} of {len(alarms)} banks" if len(alarms) > 1 else "the bank"
+    return f"ALARM of {banks}: the recommended score is A throughout, for {reasons}{remark}"
 
 
 def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:

@@ -61,7 +61,6 @@ PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
     "attention_last",
     "variance",
     "random",
-    "intensity_flipped",
 )
 FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
 SEED = 0
@@ -175,6 +174,7 @@ def run_gate1(
         "n_blocks": vit.n_blocks,
         "plan": plan.to_json(),
         "units": hashed_units(_unit_names(cases)),
+        "recommended_is": alarms[0]["score"],
         **found,
     }
     kept = {name: values for name, values in maps.items() if name in recorded_names(plan, vit.n_blocks)}
@@ -193,12 +193,15 @@ def headline(recorded: RecordedScores) -> Measured:
     n_blocks = recorded.header["n_blocks"]
     maps = dict(recorded.scores)
     maps["centre_prior"] = centre_maps(plan, rows, cols, len(recorded.labels.unit))
+    if recorded.header["split"] == "crossfit":  # a small cohort chooses no sign: the recipe's and its opposite
+        maps["intensity_flipped"] = -maps["intensity"]
     measured = measure(maps, recorded.labels, rows, cols)
     finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]
     better = max((name for name in finals if name in measured.values), key=measured.values.get)
     measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
     for ours, kind in product((name for name in ("recommended", "density") if name in maps), ("auroc", "image_auroc")):
-        for other in (name for name in ("density", *BASELINES) if name in maps and name != ours):
+        others = ("density", *BASELINES, "intensity_flipped")
+        for other in (name for name in others if name in maps and name != ours):
             measured.difference(f"{kind}_gain.{ours}_minus_{other}", f"{kind}.{ours}", f"{kind}.{other}")
     return measured
 
@@ -429,14 +432,8 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
         evaluated = _in_split(cohort, splits, split)
         pairs = [(extracting(_in_split(cohort, splits, "bank")), extracting(evaluated))]
     extracting.grid = (pairs[0][1].rows, pairs[0][1].cols)
-    parts, alarms = [], []
-    for bank, pictures in pairs:
-        maps = _all_maps(plan, bank, pictures, extracting.vit)
-        alarms.append(_heed_alarm(maps, plan, bank, pictures, extracting.vit.n_blocks))
-        parts.append(maps)
-    if split == "crossfit":  # a small cohort chooses no sign: print the one of the recipe and its opposite
-        for part in parts:
-            part["intensity_flipped"] = -part["intensity"]
+    parts = [_all_maps(plan, bank, pictures, extracting.vit) for bank, pictures in pairs]
+    alarms = _heed_alarms(parts, pairs, plan, extracting.vit)
     maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in parts[0]}
     return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated), alarms
 
@@ -444,7 +441,13 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
 def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
     chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
     maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
-    maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
+    try:
+        maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
+    except CovtokenError as error:
+        n = f"{len(set(bank.units))} units, {len(bank)} pictures"
+        raise CovtokenError(
+            f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
+        ) from error
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
@@ -452,24 +455,37 @@ def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT
     return maps
 
 
-def _heed_alarm(
-    maps: dict[str, np.ndarray], plan: Plan, bank: FeatureSet, pictures: FeatureSet, n_blocks: int
-) -> dict[str, Any]:
-    """Ask the label-free alarm whether this bank carries a direction; where it fires, A stands in for the recommended.
+def _heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: FrozenViT) -> list[dict[str, Any]]:
+    """Ask the label-free alarm whether the banks carry a direction; where one fires, A stands in for the recommended.
+
+    In cross-fitting it stands in for all folds: D and A have other scales, and one pooled number needs one score.
 
     Returns:
-        the alarm as the report keeps it: statistics, fired, reasons, score.
+        the alarms as the report keeps them, a dict a bank: fired, reasons, statistics, score, fallback, limits_of.
     """
-    limits, recipes = scaled_alarm(n_blocks)
-    fallback = recipes.fallback
-    raw = maps.get(f"density.block{fallback.block}") if not fallback.pooled else None
-    theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
-    ours = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
-    alarm = check_bank(bank, pictures, recipes.direction, fallback, limits, ours, theirs)
-    if alarm.fired:
-        maps["recommended"] = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
-    numbers = {name: None if value is None else round(value, 4) for name, value in alarm.statistics.items()}
-    return {"fired": alarm.fired, "reasons": list(alarm.reasons), "statistics": numbers, "score": alarm.recommended}
+    limits, recipes, limits_of = scaled_alarm(vit)
+    fallback, said, stand_in = recipes.fallback, [], []
+    for maps, (bank, pictures) in zip(parts, pairs, strict=True):
+        raw = None if fallback.pooled else maps.get(f"density.block{fallback.block}")
+        theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
+        theirs = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
+        ours = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
+        said.append(check_bank(bank, pictures, recipes.direction, fallback, limits, ours, theirs))
+        stand_in.append(theirs)
+    fired = any(alarm.fired for alarm in said)
+    for maps, theirs in zip(parts, stand_in, strict=True):
+        maps["recommended"] = theirs if fired else maps["recommended"]
+    return [
+        {
+            "fired": alarm.fired,
+            "reasons": list(alarm.reasons),
+            "statistics": {k: None if v is None else round(v, 4) for k, v in alarm.statistics.items()},
+            "score": "A" if fired else "D",
+            "fallback": fallback.to_json(),
+            "limits_of": limits_of,
+        }
+        for alarm in said
+    ]
 
 
 def _in_split(cohort: Cohort, splits: dict[str, str], split: str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, rarity_cut, rarity_target, refined
 from covtoken.subspace.erasure import without_linear
@@ -29,6 +29,8 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
     Raises:
         LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
     """
+    refuse_label_arrays("the recommended score", bank_features, features)
+    refuse_label_choice("the recommended score", bank_features)
     if recipe.scorer != "direction" or not recipe.pooled:
         raise CovtokenError(f"the recommended score is the pooled direction, got {recipe.scorer!r}")
     target_block, quantile, ridge, *rounds = recipe.extra
@@ -51,4 +53,7 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
         head = direction_moments(bank_features, recipe.block, bank_features.saliency())
         erased = without_linear(fitted, head, target="saliency logit")
         raw["direction_without_head"] = token_maps(lambda z, part: erased.score(z), recipe.block, True, features)
+    for name, maps in raw.items():
+        if not np.isfinite(maps).all():
+            raise CovtokenError(f"score {name!r} at block {recipe.block} gave NaN: check the weights and the pictures")
     return {name: recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma) for name, maps in raw.items()}

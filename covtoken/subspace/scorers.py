@@ -334,11 +334,18 @@ SCORERS: dict[str, Scorer] = dict(
 
 def recommended(n_blocks: int) -> Recipe:
     """The recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
-    if n_blocks == 12:
-        return RECOMMENDED
-    target = max(1, round(RECOMMENDED.extra[0] * n_blocks / 12))
-    block = max(1, RECOMMENDED.block * n_blocks // 12)
-    return replace(RECOMMENDED, block=block, extra=(target, *RECOMMENDED.extra[1:]))
+    return scaled(RECOMMENDED, n_blocks)
+
+
+def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
+    """A recipe of D for 12 blocks, at the same shares of a backbone of another depth."""
+    target = at_depth(recipe.extra[0], n_blocks)
+    return replace(recipe, block=at_depth(recipe.block, n_blocks), extra=(target, *recipe.extra[1:]))
+
+
+def at_depth(block: int, n_blocks: int) -> int:
+    """The block that lies as deep among ``n_blocks`` as ``block`` among 12, rounded down."""
+    return max(1, block * n_blocks // 12)
 
 
 # What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.

@@ -64,7 +64,8 @@ gain_forest(run.report.chart_data["gains"])
 # Six lesion pictures, a row each, evenly spread over lesion size, not chosen by score.
 
 # %%
-lesion_maps(show.lesion_cases(run), title="Four scores, six cases", columns=4, size=160)
+panels = show.lesion_cases(run)
+lesion_maps(panels, title="Scores side by side", columns=len({panel["name"] for panel in panels}), size=160)
 
 # %%
 score_densities(run.report.chart_data["densities"])
