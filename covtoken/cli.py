@@ -76,6 +76,67 @@ def lock(
 
 
 @app.command()
+def ablate(
+    cohort: CohortOption = "busi",
+    backbone: Annotated[str, typer.Option(help="embedded, dinov2-base, … or any timm ViT.")] = "embedded",
+    data: Annotated[
+        str | None, typer.Option(help="Folder of a committed cohort that does not lie under COVTOKEN_DATA.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed ablation (selection alone).")] = False,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="Run nothing: print the recipe that the committed ablations give.")
+    ] = False,
+) -> None:
+    """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
+    from covtoken.gates import ablation, show_ablation
+
+    if choose:
+        recipe, ranking = ablation.recommend()
+        console.print(show_ablation.ranking_table(ranking))
+        console.print(str(recipe), markup=False, soft_wrap=True)
+        return
+    content = ablation.run_ablation(cohort, backbone, data=data)
+    console.print(show_ablation.single_table(content))
+    console.print(show_ablation.factorial_table(content))
+    console.print(f"ablation: {ablation.write_ablation(content, recorded=False)}")
+    if record:
+        console.print(f"recorded: {ablation.write_ablation(content, recorded=True)}")
+
+
+@app.command()
+def alarm(
+    cohort: CohortOption = "phantom",
+    define: Annotated[bool, typer.Option("--define", help="Fix and lock the limits, on selection splits.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed report; logs the look.")] = False,
+    reason: ReasonOption = "",
+) -> None:
+    """Does the label-free alarm fire where D fails? Tries conditions that its limits were not fixed on."""
+    from covtoken.gates import alarm as gate
+
+    if define:
+        limits, rows = gate.define(reason=reason)
+        rows = [row | gate.judged(row, limits) for row in rows]
+        title, path = f"limits: {limits}", None
+    else:
+        report, path = gate.test(cohort, record=record)
+        rows, title = report.chart_data["conditions"], f"alarm, {report.cohort}, {report.split}: {report.decision}"
+    table = Table(title=title)
+    for column in ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm"):
+        table.add_column(column, justify="left" if column == "condition" else "right")
+    for row in rows:
+        numbers = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("backing", "drift"))
+        scores = (f"{row[name]:.3f}" for name in ("auroc_d", "auroc_a"))
+        name = " ".join(filter(None, (row.get("cohort"), row["condition"])))
+        table.add_row(
+            name, f"{row['units']:.0f}", *scores, "failed" if row["failed"] else "", *numbers, "ALARM" * row["fired"]
+        )
+    console.print(table)
+    console.print(gate.agreement_line(gate.right_counts(rows)))
+    if path is not None:
+        console.print(f"report: {path}")
+
+
+@app.command()
 def report() -> None:
     """Write the tables that show committed reports: the README's, and the data cards' sizes."""
     from covtoken.gates import tables

@@ -23,6 +23,7 @@ from covtoken.offline_renderer import install_renderer, write_bundle
 __all__ = [
     "CHARTS",
     "agreement_by_block",
+    "alarm_against_failure",
     "auroc_by_block",
     "gain_forest",
     "install_renderer",
@@ -149,16 +150,18 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
     """Pictures with the score laid over them and the lesion's outline.
 
     Args:
-        cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None.
+        cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None;
+            optionally ``case``, the picture's name where ``name`` is the score's.
         columns: pictures beside each other; two stay readable on a phone.
         size: width of a picture in px.
     """
     panels = []
     for case in cases:
         url = "data:image/jpeg;base64," + base64.b64encode(_overlay(case, size)).decode()
-        pixels = alt.Chart(pd.DataFrame({"url": [url], "name": [str(case["name"])]}))
+        place = {"name": [str(case["name"])], "case": [str(case.get("case", case["name"]))]}
+        pixels = alt.Chart(pd.DataFrame({"url": [url]} | place))
         image = pixels.mark_image(width=size, height=size).encode(
-            x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip="name:N"
+            x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip=["case:N", "name:N"]
         )
         head = alt.TitleParams(str(case["name"]), fontSize=13, fontWeight="normal", anchor="start", offset=4)
         panels.append(image.properties(width=size, height=size, title=head))
@@ -260,12 +263,64 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
     return chart.configure(font=FONT).configure_view(strokeWidth=0)
 
 
+def alarm_against_failure(
+    rows: Iterable[Mapping], title: str = "Does the alarm fire where D fails?", statistic: str = "backing"
+):
+    """Each condition by a label-free statistic and by what D gains over A; colour: the alarm, shape: what happened.
+
+    Args:
+        rows: mappings with ``condition``, the statistic (None: left out), ``gain`` (AUROC of D minus A's), ``fired``
+            and ``failed``; optionally ``cohort``.
+        statistic: backing, agreement, drift or units.
+    """
+    if statistic not in _STATISTICS:
+        raise CovtokenError(f"statistic {statistic!r}: expected one of {', '.join(_STATISTICS)}")
+    table = _table(rows, "condition", statistic, "gain", "fired", "failed")
+    table = table[table[statistic].notna()]
+    table = table.assign(
+        alarm=np.where(table["fired"].astype(bool), "alarm", "silent"),
+        outcome=np.where(table["failed"].astype(bool), "D failed", "D worked"),
+    )
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(y="zero:Q")
+    legend = alt.Legend(title=None, orient="top", labelFontSize=12, symbolSize=80)
+    named = ["cohort:N"] if "cohort" in table else []
+    points = (
+        alt.Chart(table)
+        .mark_point(size=75, opacity=0.9, strokeWidth=2)
+        .encode(
+            x=alt.X(f"{statistic}:Q", title=_STATISTICS[statistic], scale=alt.Scale(zero=False)),
+            y=alt.Y("gain:Q", title="AUROC of D minus A's"),
+            color=alt.Color(
+                "alarm:N", scale=alt.Scale(domain=["alarm", "silent"], range=[COLOURS[1], COLOURS[0]]), legend=legend
+            ),
+            shape=alt.Shape(
+                "outcome:N", scale=alt.Scale(domain=["D failed", "D worked"], range=["cross", "circle"]), legend=legend
+            ),
+            tooltip=[
+                *named,
+                "condition:N",
+                *(alt.Tooltip(f"{name}:Q", format="+.3f") for name in (statistic, "gain")),
+                "alarm:N",
+                "outcome:N",
+            ],
+        )
+    )
+    return _styled(alt.layer(zero, points), title, 300, "One mark a condition: a bank and the pictures it is used on.")
+
+
 CHARTS = {
+    "alarm_against_failure": alarm_against_failure,
     "auroc_by_block": auroc_by_block,
     "score_densities": score_densities,
     "gain_forest": gain_forest,
     "agreement_by_block": agreement_by_block,
     "token_marks": token_marks,
+}
+_STATISTICS = {
+    "backing": "How often A backs what D points to (AUROC)",
+    "agreement": "Agreement of D and A (Spearman's ρ)",
+    "drift": "Drift (1: pictures like the bank's)",
+    "units": "Units in the bank",
 }
 _PIXELS = alt.Axis(grid=False, tickCount=3, labelFontSize=11)
 

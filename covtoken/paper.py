@@ -31,6 +31,9 @@ READABLE = {
     "auroc": "token AUROC",
     "image_auroc": "AUROC inside one image",
     "organ_auroc": "token AUROC inside the organ",
+    "organ_aupr": "token AUPR inside the organ",
+    "organ_image_auroc": "AUROC inside one image's organ",
+    "organ_froc": "lesion sensitivity inside the organ",
     "aupr": "token AUPR",
     "auroc_gain": "difference in token AUROC",
     "image_auroc_gain": "difference in AUROC inside one image",
@@ -150,43 +153,6 @@ class ReportTable(_Reader, SphinxDirective):
         return [table, nodes.paragraph(text=" ".join(notes), classes=["covtoken-note"])]
 
 
-class VerdictTable(_Reader, SphinxDirective):
-    """Membership against every baseline: wins, loses or undecided, a row a baseline and a column a cohort."""
-
-    option_spec: ClassVar = {"gate": directives.unchanged, "kinds": directives.unchanged}
-
-    def run(self) -> list[nodes.Node]:
-        gate, root = self.options.get("gate", "1"), self.root()
-        try:
-            reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in _cohorts(root, gate)}
-            if not reports:
-                raise CovtokenError(f"gate {gate}: {MISSING}")
-        except CovtokenError as error:
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
-        for cohort in reports:
-            self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
-        rows = []
-        for kind in self.options.get("kinds", "auroc image_auroc").split():
-            start = f"{kind}.density_against_"
-            names = dict.fromkeys(n for report in reports.values() for n in report["checks"] if n.startswith(start))
-            for name in names:
-                label = f"{name.removeprefix(start).replace('_', ' ')}, {KINDS[kind]}"
-                rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
-        return [_table(["A against", *reports], rows), nodes.paragraph(text=_losses(reports, rows))]
-
-
-KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}
-
-
-def _losses(reports: dict, rows: list[list[str]]) -> str:
-    """One sentence that names every baseline that beats the method, cohort by cohort."""
-    found = []
-    for column, cohort in enumerate(reports, start=1):
-        lost = [row[0] for row in rows if row[column] == "loses"]
-        found.append(f"on {cohort} to {'; '.join(lost)}" if lost else f"on {cohort} to nothing")
-    return f"Membership A loses {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}."
-
-
 class ReportChart(_Reader, SphinxDirective):
     """A chart drawn from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``."""
 
@@ -206,7 +172,8 @@ class ReportChart(_Reader, SphinxDirective):
                 raise CovtokenError(f"{place} chart_data {key}: {MISSING}")
             options = {"title": self.options["title"]} if "title" in self.options else {}
             if chart == "auroc_by_block":
-                options["threshold"] = report["thresholds"].get("auroc.density")
+                thresholds = report["thresholds"]
+                options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
             spec = figures.CHARTS[chart](report["chart_data"][key], **options).to_dict()
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
@@ -313,7 +280,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for name in ("report", "report-value", "report-decision", "report-parameter"):
         app.add_role(name, ReportRole(kinds.get(name, name.removeprefix("report-"))))
     app.add_directive("report-table", ReportTable)
-    app.add_directive("verdict-table", VerdictTable)
     app.add_directive("report-chart", ReportChart)
     app.add_directive("published-table", PublishedTable)
     app.add_directive("looks-table", LooksTable)

@@ -43,12 +43,12 @@ def identity(path: Path) -> list[str]:
     return [bank.header["content_sha256"], *(hashlib.sha256(part).hexdigest() for part in parts)]
 
 
-def a_life(target: Path, steps: int) -> tuple[bool, str]:
-    """Build in a forked process that kills itself after some steps; (whether it was killed, where)."""
+def a_life(target: Path, steps: int, only: str = "") -> tuple[bool, str]:
+    """Build in a forked process that kills itself after some steps (of one place); (whether it was killed, where)."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _die_after(steps, writer)
+        _die_after(steps, writer, only)
         build(target)
         os._exit(0)
     os.close(writer)
@@ -59,12 +59,12 @@ def a_life(target: Path, steps: int) -> tuple[bool, str]:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, where
 
 
-def _die_after(steps: int, writer: int) -> None:
+def _die_after(steps: int, writer: int, only: str) -> None:
     left = steps
 
     def step(where: str) -> None:
         nonlocal left
-        left -= 1
+        left -= not only or where == only
         if left == 0:
             os.write(writer, where.encode())
             os.kill(os.getpid(), signal.SIGKILL)
@@ -95,8 +95,9 @@ def main(folder: Path) -> None:
     killed, resumed, finished = [], 0, []
     while len(killed) < KILLS or not target.exists():
         resumed += target.with_name("bank.safetensors.partial").exists()
-        steps = int(random.integers(1, 160)) if len(killed) < KILLS else 10**9
-        was_killed, where = a_life(target, steps)
+        only = "half a file" if len(killed) % 5 == 4 else ""  # few steps of many: left to chance they may be missed
+        steps = int(random.integers(1, 6 if only else 160)) if len(killed) < KILLS else 10**9
+        was_killed, where = a_life(target, steps, only)
         if was_killed:
             killed.append(where)
         else:

@@ -21,6 +21,7 @@ def _run(*arguments):
         (["gate", "1", "--record"], "--record needs --split test"),
         (["gate", "1", "--cohort", "phantom", "--split", "training"], "expected selection, test or crossfit"),
         (["gate", "1", "--backbone", "vit_smal_patch14_dinov2"], "vit_small_patch14_dinov2"),
+        (["alarm", "--cohort", "bussi"], "did you mean busi"),
         (["lock", "everything"], "expected thresholds or headline"),
         (["signoff", "1", "--cohort", "nowhere", "--name", "A"], "no report at"),
         (["signoff", "1", "--cohort", "/tmp/nowhere", "--name", "A"], "gate_reports/nowhere/gate1.json"),
@@ -28,6 +29,7 @@ def _run(*arguments):
         (["lock", "headline", "--cohort", "/tmp/nowhere"], "gate_reports/nowhere/gate1.json"),
         (["gate", "1", "--cohort", "/tmp/nowhere"], "/tmp/nowhere is no folder"),
         (["gate", "1", "--data", "/tmp"], "leave the data folder (/tmp) out"),
+        (["ablate", "--cohort", "bussi"], "did you mean busi"),
         (["gate", "1", "--split", "test", "--record", "--precision", "bf16"], "recorded numbers are fp32"),
     ],
 )
@@ -43,5 +45,5 @@ def test_help_is_quick_of_imports_and_names_the_commands():
     code = "import sys, covtoken.cli; assert 'torch' not in sys.modules; covtoken.cli.app(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("gate", "lock", "report", "signoff"):
+    for command in ("gate", "lock", "ablate", "alarm", "report", "signoff"):
         assert command in result.stdout

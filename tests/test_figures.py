@@ -50,7 +50,14 @@ PANELS = [
     {"height": h, "width": w, "rows": 2, "cols": 3, "response": [0, 0.1, 1, 0, 0, 0], "boxes": [[1, 5, 15, 19]]}
     for h, w in ((10, 20), (20, 10))
 ]
+ALARMS = [
+    {"condition": f"{fired} {failed}", "backing": 0.5 + 0.1 * fired, "gain": 0.1 - 0.2 * failed}
+    | {"fired": bool(fired), "failed": bool(failed)}
+    for fired in (0, 1)
+    for failed in (0, 1)
+] + [{"condition": "one unit", "backing": None, "gain": -0.3, "fired": True, "failed": True}]
 CHARTS = {
+    "alarms": lambda: figures.alarm_against_failure(ALARMS),
     "blocks": lambda: figures.auroc_by_block(BLOCKS, threshold=0.72),
     "gains": lambda: figures.gain_forest(GAINS),
     "densities": lambda: figures.score_densities(densities()),
@@ -163,3 +170,16 @@ def test_a_mark_and_its_token_share_their_pixels():
     box = next(row for row in rows if "response" not in row)
     assert brightest["left"] <= box["left"] < box["right"] <= brightest["right"]
     assert brightest["top"] <= box["top"] < box["bottom"] <= brightest["bottom"]
+
+
+def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_left_out():
+    rows = [row for data in figures.alarm_against_failure(ALARMS).to_dict()["datasets"].values() for row in data]
+    drawn = {row["condition"]: (row["alarm"], row["outcome"]) for row in rows if "condition" in row}
+    assert drawn == {
+        "0 0": ("silent", "D worked"),
+        "0 1": ("silent", "D failed"),
+        "1 0": ("alarm", "D worked"),
+        "1 1": ("alarm", "D failed"),
+    }
+    with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
+        figures.alarm_against_failure(ALARMS, statistic="luck")

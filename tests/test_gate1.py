@@ -1,17 +1,23 @@
 """Gate 1 end to end: planted defects turn the verdict, recorded numbers are the reported ones, pixels give them too."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stub_features import StubFeatures
 
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.recorded import load_scores
 from covtoken.gates import gate1, locks, runs
+from covtoken.gates.alarm_conditions import Recipes
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
+from covtoken.subspace.alarm import Limits
+from covtoken.subspace.pooling import smooth
+from covtoken.subspace.scorers import Recipe, raw_maps, score_maps
 
 REPORTS = [report for report in committed_reports() if report.gate == 1]
 
@@ -47,15 +53,45 @@ def test_a_planted_defect_turns_the_verdict(report, defect):
     if defect == "final_as_middle":
         assert checks["middle_beats_final"] and not broken_checks["middle_beats_final"]
     else:
-        below = honest.values["auroc.density"] - broken.values["auroc.density"]
-        assert below > 0.05, "the defect did not even move the number"
+        for name in ("auroc.density", "auroc.recommended"):
+            assert honest.values[name] - broken.values[name] > 0.05, f"the defect did not even move {name}"
 
 
 def test_every_baseline_has_a_verdict():
     for report in REPORTS:
-        for baseline in gate1.BASELINES:
-            outcome = report.checks.get(f"auroc.density_against_{baseline}")
-            assert outcome in ("wins", "loses", "undecided") or baseline in gate1.PIXELS_ONLY
+        for ours, baseline in product(("recommended", "density"), gate1.BASELINES):
+            for kind in ("auroc", "image_auroc"):
+                outcome = report.checks.get(f"{kind}.{ours}_against_{baseline}")
+                assert outcome in ("wins", "loses", "undecided") or baseline in gate1.PIXELS_ONLY
+
+
+def test_where_the_alarm_fires_a_stands_in(monkeypatch):
+    bank, pictures = StubFeatures.of(12, prefix="b"), StubFeatures.of(3, prefix="q")
+    recipes = Recipes(Recipe("direction", 2, True, 0.0, extra=(3, 0.9, 1.0)), Recipe("density", 3, False, 0.5))
+    plan = gate1.Plan({"recommended": recipes.direction}, 3, 0.8, "", 0.1)
+    poorer = bank.subset(range(30))  # ten units
+    pairs = [(bank, pictures), (poorer, pictures)]
+    for fewest, fired in ((2, 0), (11, 1), (20, 2)):
+        limits = Limits(units_min=fewest)
+        monkeypatch.setattr(gate1, "scaled_alarm", lambda vit, limits=limits: (limits, recipes, None))
+        raw = [raw_maps("density", 3, False, one, pictures) for one, _ in pairs]
+        ours = [score_maps(recipes.direction, one, pictures) for one, _ in pairs]
+        parts = [{"density.block3": a, "recommended": d} for a, d in zip(raw, ours)]
+        said = gate1._heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4))
+        assert [alarm["fired"] for alarm in said].count(True) == fired
+        assert {alarm["score"] for alarm in said} == {"A" if fired else "D"}, "folds of two scales cannot be pooled"
+        for part, a, d in zip(parts, raw, ours):
+            wanted = smooth(a, pictures.rows, pictures.cols, 0.5) if fired else d
+            np.testing.assert_array_equal(part["recommended"], wanted)
+        starts = ("no alarm: the recommended score is D", "ALARM of 1 of 2 banks", "ALARM of 2 of 2 banks")
+        assert gate1.alarm_sentence(said).startswith(starts[fired])
+
+
+def test_few_units_of_a_small_cohort_can_still_be_cross_fitted():
+    assert len(gate1.limited(_folder(30), 4).units) == gate1.FEWEST_UNITS
+    assert len(gate1.limited(_folder(30), 20).units) == 20
+    large = gate1.limited(_folder(130), 4)
+    assert len(large.units) == 4 * 4 and set(large.units) <= set(_folder(130).units)
 
 
 def test_transposing_twice_is_the_identity():
@@ -134,6 +170,6 @@ def test_phantom_from_pixels_repeats_the_committed_report():
     report = next(r for r in REPORTS if r.cohort == "phantom")
     run = gate1.run_gate1("phantom", "test", progress=False)
     assert run.report.decision == report.decision
-    for name in ("auroc.density", "auroc.attention_best", "auroc_gain.middle_minus_final"):
+    for name in ("auroc.recommended", "auroc.density", "auroc.attention_best", "auroc_gain.middle_minus_final"):
         assert run.report.metrics[name]["value"] == pytest.approx(report.metrics[name]["value"], abs=0.01)
     assert np.isfinite(run.recorded.scores["density"].astype(float)).all()

@@ -35,6 +35,8 @@ from covtoken.leak_guard import LabelLeak, construction, register_mask_files
 from covtoken.paths import PACKAGE
 from covtoken.subspace.bank import TokenBank, build_bank, load_bank
 from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.direction import Direction, fit_many, load_direction
+from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.scorers import raw_maps
 
 ROWS = COLS = 2
@@ -161,8 +163,28 @@ def test_mask_stored_as_safetensors_and_read_in_rust(tmp_path):
     save_file({"block1": torch.randn(4, 8)}, path)
     register_mask_files([path])
     refused(lambda: Disk([path])("block1", [0]))
-    with construction("a bank"), pytest.raises(LabelLeak):
-        load_bank(path)
+    for door in (load_bank, load_direction):
+        with construction("a bank"), pytest.raises(LabelLeak):
+            door(path)
+
+
+@pytest.mark.parametrize("read_at", range(4))
+def test_mask_opened_while_a_direction_is_fitted(mask_file, monkeypatch, read_at):
+    """In each of its passes: the reference, the rarity of all tokens, the sums of two blocks."""
+    real, passes = StubFeatures.chunks, []
+
+    def chunks(self, block, size=64):
+        if len(passes) == read_at:
+            mask_file.read_bytes()
+        passes.append(block)
+        yield from real(self, block, size)
+
+    monkeypatch.setattr(StubFeatures, "chunks", chunks)
+    with pytest.raises(LabelLeak, match=r"m0\.png"):
+        fit_many(StubFeatures.of(), [1, 2], target_block=3)
+    assert passes == [3, 3, 1, 2][:read_at]
+    passes.extend([0] * 4)
+    assert list(fit_many(StubFeatures.of(), [1, 2], target_block=3)) == [1, 2]
 
 
 def test_mask_listed_as_a_picture(cohort, mask_file):
@@ -195,6 +217,10 @@ def test_mask_array_as_features(cast):
         FeatureSet.from_arrays({1: cast(mask)}, ROWS, COLS, ["a", "b", "c", "d"])
     with pytest.raises(LabelLeak):
         DensitySubspace.fit(TokenBank(cast(mask).reshape(-1, 8), np.arange(16), {}), k=1, rank=2)
+    with pytest.raises(LabelLeak):
+        RaritySubspace.fit(TokenBank(cast(mask).reshape(-1, 8), np.arange(16), {}), k=1, neighbours=1)
+    with pytest.raises(LabelLeak):
+        Direction.fit_target(in_memory(), 1, cast(mask)[..., 0])
 
 
 def test_mask_streamed_as_tokens(monkeypatch):
@@ -243,6 +269,8 @@ def test_pictures_chosen_by_a_boolean_mask():
             build_bank(way_in, 1, size=4)
         with pytest.raises(LabelLeak, match="boolean mask"):
             raw_maps("token_norm_centred", 1, False, way_in, features)
+        with pytest.raises(LabelLeak, match="boolean mask"):
+            Direction.fit(way_in, 1, 1)
     assert len(build_bank(features.subset([0, 2, 3]), 1, size=4)) == 4
 
 

@@ -204,7 +204,9 @@ def test_masks_are_not_taken_for_features():
             raw_maps("token_norm", 3, False, bank, features)
 
 
-@pytest.mark.parametrize("scorer", ["density", "residual", "token_norm_centred", "patchcore"])
+@pytest.mark.parametrize(
+    "scorer", ["density", "residual", "token_norm_centred", "patchcore", "rarity", "direction", "head_student"]
+)
 def test_every_fit_of_a_score_is_under_construction(scorer, monkeypatch):
     from stub_features import StubFeatures
 
@@ -218,8 +220,13 @@ def test_every_fit_of_a_score_is_under_construction(scorer, monkeypatch):
         )
     monkeypatch.setattr(StubFeatures, "chunks", _watched(StubFeatures.chunks, built))
     bank, pictures = StubFeatures.of(6), StubFeatures.of(2, prefix="v")
-    scorers.raw_maps(scorer, 1, True, bank, pictures, extra=(2,) if scorer == "patchcore" else ())
-    expected = {"token_norm_centred": {"the mean of the bank"}, "patchcore": {"a token bank", "a coreset"}}
+    scorers.raw_maps(scorer, 1, True, bank, pictures, extra=(2,) if scorer in ("patchcore", "direction") else ())
+    expected = {
+        "token_norm_centred": {"the mean of the bank"},
+        "patchcore": {"a token bank", "a coreset"},
+        "direction": {"a token bank", "the rarity of a bank", "a direction"},
+        "head_student": {"a direction"},
+    }
     assert expected.get(scorer, {"a token bank"}) <= built
     assert not under_construction()
 

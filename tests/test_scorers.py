@@ -21,7 +21,7 @@ from covtoken.subspace.scorers import SCORERS, Recipe, choices, middle_blocks, r
 
 OURS = (
     "density residual centre_prior attention attention_last token_norm token_norm_centred intensity variance "
-    "patchcore random"
+    "patchcore random rarity direction"
 )
 
 
@@ -30,7 +30,7 @@ def both():
     return StubFeatures.of(6, 2), StubFeatures.of(3, 2, prefix="v")
 
 
-@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head"])
+@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "direction_without_head"])
 def test_maps_have_one_form_and_do_not_depend_on_order(both, name):
     bank, features = both
     recipe = choices(name, 4)[-1]
@@ -90,6 +90,12 @@ def test_the_grid_is_the_same_for_all():
     assert {r.block for r in choices("attention_last", 12)} == {12}
     assert {(r.block, r.sign) for r in choices("intensity", 12)} == {(None, 1), (None, -1)}
     assert {(r.block, r.extra) for r in choices("patchcore", 12)} >= {(3, (5,)), (8, (10,))}
+    assert len(choices("rarity", 12)) == 8 * 2 * 3
+    assert {(r.block, r.pooled, r.extra) for r in choices("direction", 12)} == {
+        (block, True, (9, 0.9, 1.0)) for block in range(4, 11)
+    }
+    assert {r.block for r in choices("head_student", 12)} == set(range(4, 11))
+    assert [r.extra for r in choices("direction_without_head", 12)] == [r.extra for r in choices("direction", 12)]
 
 
 def test_recipes_survive_json():

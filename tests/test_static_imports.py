@@ -34,7 +34,9 @@ def test_construction_imports_no_mask_reader(path):
     assert not bad, f"{path.name} imports {bad}: subspaces are built without labels"
 
 
-@pytest.mark.parametrize("module", ["bank", "density", "residual", "scorers", "neighbors"])
+@pytest.mark.parametrize(
+    "module", ["bank", "density", "residual", "rarity", "ridge", "direction", "scorers", "neighbors", "alarm"]
+)
 def test_importing_a_subspace_loads_no_mask_module(module):
     code = f"import sys, covtoken.subspace.{module}; print([m for m in sys.modules if m.startswith({FORBIDDEN!r})])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -19,6 +19,9 @@ from covtoken.paths import project_root, write_then_rename
 KEY = "covtoken-v1"
 SPLITS = ("bank", "selection", "calibration", "test")
 SHARES = {"bank": 0.30, "selection": 0.20, "calibration": 0.25, "test": 0.25}
+SMALL_COHORT = 100  # with fewer units a cohort chooses nothing and is cross-fitted over N_FOLDS
+N_FOLDS = 5
+FEWEST_UNITS = 12  # with fewer the other folds give no bank
 
 
 def assign(unit: str) -> str:

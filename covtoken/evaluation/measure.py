@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,18 +21,27 @@ class Measured:
 
     Attributes:
         n: (units, images, tokens) behind every pooled number.
+        own_n: the same by metric name, where fewer enter: in-organ numbers see the pictures with an organ mask alone.
+        more: further counts by metric name, for its report entry.
     """
 
     n: tuple[int, int, int]
     values: dict[str, float] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict)
+    own_n: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    more: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, value: float, draws: np.ndarray) -> None:
+    def add(self, name: str, value: float, draws: np.ndarray, n: tuple[int, int, int] | None = None) -> None:
         self.values[name], self.draws[name] = float(value), draws
+        if n is not None:
+            self.own_n[name] = n
 
     def difference(self, name: str, a: str, b: str) -> None:
-        """Add ``name`` = metric a − metric b, paired draw by draw."""
-        self.add(name, self.values[a] - self.values[b], self.draws[a] - self.draws[b])
+        """Add ``name`` = metric a − metric b, paired draw by draw; both must stand on the same tokens."""
+        n = self.own_n.get(a)
+        if n != self.own_n.get(b):
+            raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {self.own_n.get(b)}): they are not paired")
+        self.add(name, self.values[a] - self.values[b], self.draws[a] - self.draws[b], n)
 
     def interval(self, name: str) -> tuple[float, float]:
         """The 95 % percentile interval over units."""
@@ -40,9 +49,9 @@ class Measured:
 
     def entries(self) -> dict[str, dict]:
         """Report entries of all metrics."""
-        units, images, tokens = self.n
         out = {}
         for name, value in self.values.items():
+            units, images, tokens = self.own_n.get(name, self.n)
             low, high = (float(x) for x in self.interval(name))
             finite = np.isfinite([value, low, high])
             out[name] = {
@@ -51,6 +60,7 @@ class Measured:
                 "n_units": units,
                 "n_images": images,
                 "n_tokens": tokens,
+                **self.more.get(name, {}),
             }
         return out
 
@@ -65,10 +75,11 @@ def measure(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Measured:
-    """AUROC of every map [N, T]; for the names in ``full`` (default all) also AUPR, image AUROC, FROC, in-organ AUROC.
+    """AUROC of every map [N, T]; for the names in ``full`` (default all) also AUPR, image AUROC, FROC, and in-organ.
 
     Metric names are ``auroc.<name>``, ``aupr.<name>``, ``image_auroc.<name>``, ``froc.fp1.<name>``,
-    ``froc.fp4.<name>``, ``organ_auroc.<name>``.
+    ``froc.fp4.<name>``, and the same with ``organ_`` before them for what lies inside the organ's mask, on the pictures
+    that have one (none where lesions or other tokens are missing there).
 
     Raises:
         CovtokenError: the split holds no lesion token, or nothing else.
@@ -80,6 +91,7 @@ def measure(
     weights = stats.unit_draws(len(names), n_draws, seed)
     lesion_unit = unit[[lesion.picture for lesion in labels.lesions]]
     out = Measured((len(names), len(unit), int(keep.sum())))
+    organ = _in_organ(labels)
     for name, values in maps.items():
         values = np.asarray(values, dtype=np.float64)
         _add_auroc(out, f"auroc.{name}", values, labels.lesion, keep, unit, weights)
@@ -87,21 +99,92 @@ def measure(
             continue
         average = stats.aupr(values, labels.lesion, keep)
         out.add(f"aupr.{name}", average, stats.aupr_draws(values, labels.lesion, unit, weights, keep))
-        _add_mean(out, f"image_auroc.{name}", stats.image_auroc(values, labels.lesion, keep), unit, weights)
+        each = stats.image_auroc(values, labels.lesion, keep)
+        held = np.flatnonzero(~np.isnan(each))  # lesion pictures alone
+        n = (len(np.unique(unit[held])), len(held), int(keep[held].sum()))
+        _add_mean(out, f"image_auroc.{name}", each, unit, weights, n if len(held) else None)
         for rate, point in froc(values.reshape(-1, rows, cols), labels, FP_RATES).items():
             _add_mean(out, f"froc.fp{rate:g}.{name}", point.hits, lesion_unit, weights)
-        if labels.organ is not None:
-            inside = keep & labels.organ
-            if (labels.lesion & inside).any() and (~labels.lesion & inside).any():
-                _add_auroc(out, f"organ_auroc.{name}", values, labels.lesion, inside, unit, weights)
+            out.more[f"froc.fp{rate:g}.{name}"] = {"n_lesions": len(lesion_unit)}
+        if organ is not None:
+            _add_organ(out, name, values, organ, unit, weights)
     return out
 
 
-def _add_auroc(out: Measured, name: str, values, lesion, keep, unit, weights) -> None:
+@dataclass(frozen=True)
+class _Organ:
+    """What of the labels lies inside the organ.
+
+    Attributes:
+        inside: [N, T] bool, tokens that count. pictures: [n] rows of the pictures that have any.
+        labels: of those pictures, lesions cut to the organ; lesions without a token in it are left out.
+        left_out: how many those are, on all pictures.
+    """
+
+    inside: np.ndarray
+    pictures: np.ndarray
+    labels: SplitLabels
+    left_out: int
+
+
+def _in_organ(labels: SplitLabels) -> _Organ | None:
+    """The organ's part of the labels, or None where it is without lesion tokens or holds nothing else."""
+    if labels.organ is None:
+        return None
+    inside = labels.organ & ~labels.ignore
+    if not (labels.lesion & inside).any() or not (~labels.lesion & inside).any():
+        return None
+    pictures = np.flatnonzero(inside.any(axis=1))
+    place = {picture: row for row, picture in enumerate(pictures.tolist())}
+    lesions = []
+    for lesion in labels.lesions:
+        tokens = lesion.tokens[labels.organ[lesion.picture, lesion.tokens]]
+        if len(tokens):
+            lesions.append(replace(lesion, tokens=tokens, picture=place[lesion.picture]))
+    cut = replace(
+        labels,
+        lesion=(labels.lesion & labels.organ)[pictures],
+        ignore=(labels.ignore | ~labels.organ)[pictures],
+        organ=labels.organ[pictures],
+        unit=labels.unit[pictures],
+        lesions=tuple(lesions),
+        names=(),
+    )
+    return _Organ(inside, pictures, cut, len(labels.lesions) - len(lesions))
+
+
+def _add_organ(out: Measured, name: str, values, organ: _Organ, unit, weights) -> None:
+    """The in-organ numbers of one map, each with the units, images and tokens that it stands on."""
+    inside, lesion = organ.inside, np.zeros_like(organ.inside)
+    lesion[organ.pictures] = organ.labels.lesion
+
+    def n(pictures: np.ndarray) -> tuple[int, int, int]:
+        return len(np.unique(unit[pictures])), len(pictures), int(inside[pictures].sum())
+
+    everything = n(organ.pictures)
+    _add_auroc(out, f"organ_auroc.{name}", values, lesion, inside, unit, weights, everything)
+    average = stats.aupr(values, lesion, inside)
+    out.add(f"organ_aupr.{name}", average, stats.aupr_draws(values, lesion, unit, weights, inside), everything)
+    each = stats.image_auroc(values, lesion, inside)
+    defined = np.flatnonzero(~np.isnan(each))
+    if len(defined):
+        _add_mean(out, f"organ_image_auroc.{name}", each, unit, weights, n(defined))
+    # Below every score of the organ, what lies outside gives no component and hides none at the organ's edge.
+    only = np.where(organ.labels.organ, values[organ.pictures], -np.inf)
+    lesion_unit = unit[organ.pictures][[one.picture for one in organ.labels.lesions]]
+    counts = {"n_lesions": len(lesion_unit), "n_lesions_outside": organ.left_out}
+    grids = only.reshape(-1, organ.labels.rows, organ.labels.cols)
+    for rate, point in froc(grids, organ.labels, FP_RATES).items():
+        metric = f"organ_froc.fp{rate:g}.{name}"
+        _add_mean(out, metric, point.hits, lesion_unit, weights, everything)
+        out.more[metric] = counts
+
+
+def _add_auroc(out: Measured, name: str, values, lesion, keep, unit, weights, n=None) -> None:
     wins = stats.UnitWins(values, lesion, unit, keep, weights.shape[1])
-    out.add(name, wins.auroc(), wins.auroc(weights))
+    out.add(name, wins.auroc(), wins.auroc(weights), n)
 
 
-def _add_mean(out: Measured, name: str, values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> None:
+def _add_mean(out: Measured, name: str, values: np.ndarray, unit: np.ndarray, weights: np.ndarray, n=None) -> None:
     values = np.asarray(values, dtype=np.float64)
-    out.add(name, np.nanmean(values), stats.mean_draws(values, unit, weights))
+    out.add(name, np.nanmean(values), stats.mean_draws(values, unit, weights), n)

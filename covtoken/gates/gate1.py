@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,20 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import folds, load_splits
+from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.evaluation.measure import N_DRAWS, Measured, measure
 from covtoken.evaluation.recorded import RecordedScores, hashed_units, to_float16
 from covtoken.gates import locks
+from covtoken.gates.alarm import alarm_sentence, scaled_alarm
+from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.gates.report import GateReport, provenance
-from covtoken.subspace.scorers import CORESET, SCORERS, SIGMAS, Recipe, raw_maps, score_maps
+from covtoken.subspace.alarm import check_bank
+from covtoken.subspace.pooling import smooth
+from covtoken.subspace.recommended import recommended_maps
+from covtoken.subspace.scorers import CORESET, RECOMMENDED, SCORERS, SIGMAS, Recipe, raw_maps, recommended, score_maps
 
 TITLE = "Where lesions live"
 QUESTION = "At which block does label-free membership point at lesions, and does it beat what a person would try first?"
@@ -41,16 +47,22 @@ BASELINES = (
     "patchcore",
     "random",
     "saliency_head",
+    "head_student",
 )
 MEMBERSHIPS = ("density", "residual")
-SEARCHING = (*MEMBERSHIPS, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
-PIXELS_ONLY = (
+FIXED = ("recommended", "rarity", "direction_without_head")  # one recipe for all cohorts: not chosen here
+PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head")
+SEARCHING = (*PROPOSED, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
+PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
+    "residual",
+    "rarity",
+    "direction_without_head",
+    "token_norm",
     "attention_last",
     "variance",
     "random",
-    "intensity_flipped",
-)  # reported, but not among the ten recorded scorers
-SMALL_COHORT, FEW_UNITS, FEWEST_UNITS, N_FOLDS = 100, 20, 12, 5  # METHOD, section 2
+)
+FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
 SEED = 0
 METHOD_PARAMETERS = {
     "reference_size": 12_000,
@@ -59,6 +71,7 @@ METHOD_PARAMETERS = {
     "sigmas": list(SIGMAS),
     "label_threshold": 0.25,
     "n_draws": N_DRAWS,
+    "recommended": RECOMMENDED.to_json(),
 }
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
 
@@ -70,7 +83,7 @@ class Plan:
     Attributes:
         recipes: scorer → recipe, ``density`` and every baseline.
         middle: the middle block (1…L): best plain density on the selection split.
-        threshold: AUROC that the lower bound of ``auroc.density`` must beat; reason: where it comes from.
+        threshold: AUROC that the lower bound of ``auroc.recommended`` must beat; reason: where it comes from.
         small_cut: lesions up to this area (mm² or share of the picture) are small.
         table: every variant looked at on the selection split.
     """
@@ -146,7 +159,7 @@ def run_gate1(
         opened = limited(opened, limit_units)
     found = binding(opened, vit)
     plan, locked = (fixed_plan, True) if fixed_plan else _plan_for(opened, split, extracting, found, need_lock)
-    maps, labels, cases = _score(opened, split, plan, extracting)
+    maps, labels, cases, alarms = _score(opened, split, plan, extracting)
     _need_lesions(labels, opened, split)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
@@ -161,6 +174,7 @@ def run_gate1(
         "n_blocks": vit.n_blocks,
         "plan": plan.to_json(),
         "units": hashed_units(_unit_names(cases)),
+        "recommended_is": alarms[0]["score"],
         **found,
     }
     kept = {name: values for name, values in maps.items() if name in recorded_names(plan, vit.n_blocks)}
@@ -168,7 +182,7 @@ def run_gate1(
     measured = headline(recorded)
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
-    report = _report(recorded, measured, others, plan, opened, locked, started)
+    report = _report(recorded, measured, others, plan, opened, locked, alarms, started)
     return Gate1Run(report, recorded, plan, cases, opened)
 
 
@@ -179,33 +193,33 @@ def headline(recorded: RecordedScores) -> Measured:
     n_blocks = recorded.header["n_blocks"]
     maps = dict(recorded.scores)
     maps["centre_prior"] = centre_maps(plan, rows, cols, len(recorded.labels.unit))
+    if recorded.header["split"] == "crossfit":  # a small cohort chooses no sign: the recipe's and its opposite
+        maps["intensity_flipped"] = -maps["intensity"]
     measured = measure(maps, recorded.labels, rows, cols)
     finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]
     better = max((name for name in finals if name in measured.values), key=measured.values.get)
     measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
-    for baseline in (name for name in ("residual", *BASELINES) if name in maps):
-        measured.difference(f"auroc_gain.density_minus_{baseline}", "auroc.density", f"auroc.{baseline}")
-        measured.difference(
-            f"image_auroc_gain.density_minus_{baseline}", "image_auroc.density", f"image_auroc.{baseline}"
-        )
+    for ours, kind in product((name for name in ("recommended", "density") if name in maps), ("auroc", "image_auroc")):
+        others = ("density", *BASELINES, "intensity_flipped")
+        for other in (name for name in others if name in maps and name != ours):
+            measured.difference(f"{kind}_gain.{ours}_minus_{other}", f"{kind}.{ours}", f"{kind}.{other}")
     return measured
 
 
 def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict[str, Any]]:
     """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is."""
     gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
-    low = measured.interval("auroc.density")[0]
     checks: dict[str, Any] = {
         "middle_beats_final": bool(gain_low > 0),
-        "lower_bound_beats_threshold": bool(low > threshold),
+        "lower_bound_beats_threshold": bool(measured.interval("auroc.recommended")[0] > threshold),
+        "lower_bound_of_density_beats_threshold": bool(measured.interval("auroc.density")[0] > threshold),
     }
     for name in measured.values:
-        kind, _, baseline = name.partition("_gain.density_minus_")
-        if baseline:
+        kind, _, pair = name.partition("_gain.")
+        ours, _, other = pair.partition("_minus_")
+        if ours in ("recommended", "density"):
             below, above = measured.interval(name)
-            checks[f"{kind}.density_against_{baseline}"] = (
-                "wins" if below > 0 else "loses" if above < 0 else "undecided"
-            )
+            checks[f"{kind}.{ours}_against_{other}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
     if n_units < FEW_UNITS:
         return "NO-VERDICT", checks
     return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks
@@ -226,7 +240,8 @@ def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
     _need_lesions(labels, cohort, "selection")
     chosen = {}
     for name in (*MEMBERSHIPS, *SCORERS):
-        if name in chosen or ("saliency" in SCORERS[name].needs and not vit.has_saliency_head):
+        no_head = "saliency" in SCORERS[name].needs and not vit.has_saliency_head
+        if name in chosen or name in ("direction", *FIXED) or no_head:
             continue
         final = (vit.n_blocks, "norm") if name == "density" else ()
         chosen[name] = choose(name, bank, selection, labels, vit.n_blocks, blocks=final, seed=SEED)
@@ -240,13 +255,22 @@ def make_plan(cohort: Cohort, extracting: _Extractor) -> Plan:
     simple = {name: choice.auroc for name, choice in chosen.items() if name not in SEARCHING}
     best = max(simple, key=simple.get)
     return Plan(
-        recipes={name: choice.recipe for name, choice in chosen.items()},
+        recipes={name: choice.recipe for name, choice in chosen.items()} | fixed_recipes(vit),
         middle=middle,
         threshold=round(simple[best], 4),
         reason=f"best tuned baseline without a rarity search on the selection split: {best}",
         small_cut=small_cut(labels.lesions),
         table=tuple(row for choice in chosen.values() for row in choice.table),
     )
+
+
+def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
+    """The recipes that no cohort chooses: the recommended one, PN as its target is made, and D without the head."""
+    recipe = recommended(vit.n_blocks)
+    found = {"recommended": recipe, "rarity": Recipe("rarity", recipe.extra[0], True, recipe.sigma)}
+    if vit.has_saliency_head:
+        found["direction_without_head"] = replace(recipe, scorer="direction_without_head")
+    return found
 
 
 def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tuple[int, int]):
@@ -290,8 +314,13 @@ def resolve_split(cohort: Cohort, split: str) -> str:
 
 
 def limited(cohort: Cohort, n_units: int) -> Cohort:
-    """The cohort with at most ``n_units`` units of each split, chosen by keyed hash, so blind to everything else."""
-    splits = load_splits(cohort)
+    """The cohort with at most ``n_units`` units of each split, chosen by keyed hash, so blind to everything else.
+
+    A small cohort, which has no split but its folds, keeps so many in all, and enough to be cross-fitted.
+    """
+    small = len(cohort.units) < SMALL_COHORT
+    splits = dict.fromkeys(cohort.units, "all") if small else load_splits(cohort)
+    n_units = max(n_units, FEWEST_UNITS) if small else n_units
     kept = []
     for split in sorted(set(splits.values())):
         units = (unit for unit in cohort.units if splits[unit] == split)
@@ -303,7 +332,8 @@ def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
     """The at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
     plain = [f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"]
     return [
-        *MEMBERSHIPS,
+        "recommended",
+        "density",
         *dict.fromkeys(plain),
         *(n for n in BASELINES if n not in PIXELS_ONLY and n != "centre_prior"),
     ]
@@ -403,20 +433,59 @@ def _score(cohort: Cohort, split: str, plan: Plan, extracting: _Extractor):
         pairs = [(extracting(_in_split(cohort, splits, "bank")), extracting(evaluated))]
     extracting.grid = (pairs[0][1].rows, pairs[0][1].cols)
     parts = [_all_maps(plan, bank, pictures, extracting.vit) for bank, pictures in pairs]
-    if split == "crossfit":  # a small cohort chooses no sign: print the one of the recipe and its opposite
-        for part in parts:
-            part["intensity_flipped"] = -part["intensity"]
+    alarms = _heed_alarms(parts, pairs, plan, extracting.vit)
     maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated)
+    return maps, label(evaluated, cohort, *extracting.grid), tuple(evaluated), alarms
 
 
 def _all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
-    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in plan.recipes.items()}
+    chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
+    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
+    try:
+        maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
+    except CovtokenError as error:
+        n = f"{len(set(bank.units))} units, {len(bank)} pictures"
+        raise CovtokenError(
+            f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
+        ) from error
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
     maps["density.norm"] = raw_maps("density", "norm", False, bank, pictures, seed=SEED)
     return maps
+
+
+def _heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: FrozenViT) -> list[dict[str, Any]]:
+    """Ask the label-free alarm whether the banks carry a direction; where one fires, A stands in for the recommended.
+
+    In cross-fitting it stands in for all folds: D and A have other scales, and one pooled number needs one score.
+
+    Returns:
+        the alarms as the report keeps them, a dict a bank: fired, reasons, statistics, score, fallback, limits_of.
+    """
+    limits, recipes, limits_of = scaled_alarm(vit)
+    fallback, said, stand_in = recipes.fallback, [], []
+    for maps, (bank, pictures) in zip(parts, pairs, strict=True):
+        raw = None if fallback.pooled else maps.get(f"density.block{fallback.block}")
+        theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
+        theirs = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
+        ours = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
+        said.append(check_bank(bank, pictures, recipes.direction, fallback, limits, ours, theirs))
+        stand_in.append(theirs)
+    fired = any(alarm.fired for alarm in said)
+    for maps, theirs in zip(parts, stand_in, strict=True):
+        maps["recommended"] = theirs if fired else maps["recommended"]
+    return [
+        {
+            "fired": alarm.fired,
+            "reasons": list(alarm.reasons),
+            "statistics": {k: None if v is None else round(v, 4) for k, v in alarm.statistics.items()},
+            "score": "A" if fired else "D",
+            "fallback": fallback.to_json(),
+            "limits_of": limits_of,
+        }
+        for alarm in said
+    ]
 
 
 def _in_split(cohort: Cohort, splits: dict[str, str], split: str):
@@ -438,7 +507,7 @@ def _unit_names(cases) -> list[str]:
     return sorted({case.unit for case in cases})
 
 
-def _report(recorded, measured, others, plan, cohort, locked, started) -> GateReport:
+def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -> GateReport:
     header, labels = recorded.header, recorded.labels
     decision, checks = decide(measured, plan.threshold, measured.n[0])
     checks["plan_locked_before"] = locked
@@ -457,16 +526,20 @@ def _report(recorded, measured, others, plan, cohort, locked, started) -> GateRe
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "n_variants_looked_at": len(plan.table),
+            "alarm": alarms,
+            "alarm_says": alarm_sentence(alarms),
         },
-        thresholds={"auroc.density": plan.threshold, "reason": plan.reason, "locked": locked},
+        thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": locked},
         metrics=metrics,
         checks=checks,
         decision=decision,
         chart_data={
             "blocks": block_rows(metrics),
             "densities": density_rows(recorded),
-            "gains": gain_rows(metrics),
-            "image_gains": gain_rows(metrics, "image_auroc_gain"),
+            "gains": gain_rows(metrics, ours="recommended"),
+            "image_gains": gain_rows(metrics, "image_auroc_gain", "recommended"),
+            "density_gains": gain_rows(metrics),
+            "density_image_gains": gain_rows(metrics, "image_auroc_gain"),
             "selection": list(plan.table),
         },
         provenance=provenance(
@@ -477,62 +550,3 @@ def _report(recorded, measured, others, plan, cohort, locked, started) -> GateRe
             threads=torch.get_num_threads(),
         ),
     )
-
-
-LABELS = {
-    "density": "membership A",
-    "attention": "CLS attention",
-    "attention_best": "attention, tuned",
-    "attention_last": "attention, last block",
-    "centre_prior": "centre prior",
-    "token_norm": "token norm",
-    "intensity": "brightness",
-    "intensity_flipped": "brightness, other sign",
-    "residual": "membership B",
-    "variance": "patch variance",
-    "patchcore": "PatchCore-style",
-    "random": "random",
-    "saliency_head": "saliency head",
-}
-
-
-def block_rows(metrics: dict[str, dict]) -> list[dict]:
-    """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
-    rows = []
-    for name, entry in metrics.items():
-        scorer, _, block = name.removeprefix("auroc.").partition(".")
-        tuned_curve = scorer in ("density", "attention_best") and not block
-        if not name.startswith("auroc.") or entry["value"] is None or tuned_curve:
-            continue
-        place = int(block[5:]) if block.startswith("block") else block or None
-        low, high = entry["ci95"] or (None, None)
-        rows.append({"scorer": LABELS[scorer], "block": place, "value": entry["value"], "lo": low, "hi": high})
-    return sorted(
-        rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0)
-    )
-
-
-def gain_rows(metrics: dict[str, dict], kind: str = "auroc_gain") -> list[dict]:
-    """Rows for the forest of differences: A minus each baseline, {label, value, lo, hi}."""
-    start = f"{kind}.density_minus_"
-    return [
-        {"label": LABELS[name.removeprefix(start)], "value": e["value"], "lo": e["ci95"][0], "hi": e["ci95"][1]}
-        for name, e in sorted(metrics.items(), key=lambda item: item[1]["value"] or 0)
-        if name.startswith(start) and e["ci95"]
-    ]
-
-
-def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
-    """Histogram rows of the scores of lesion tokens and of all others: {panel, group, score, density}."""
-    keep, rows = ~recorded.labels.ignore, []
-    for name in ("density", "attention_best", "saliency_head"):
-        if name not in recorded.scores:
-            continue
-        values = recorded.scores[name].astype(np.float64)
-        edges = np.linspace(*np.quantile(values[keep], (0.001, 0.999)), n_bins + 1)
-        for kind, mask in (("lesion", recorded.labels.lesion & keep), ("other", ~recorded.labels.lesion & keep)):
-            heights, _ = np.histogram(values[mask], bins=edges, density=True)
-            for x, height in zip((edges[:-1] + edges[1:]) / 2, heights):
-                place = {"panel": LABELS[name], "group": f"{kind} tokens"}
-                rows.append(place | {"score": round(float(x), 4), "density": round(float(height), 4)})
-    return rows

@@ -14,6 +14,7 @@ from covtoken.errors import CovtokenError
 from covtoken.paths import PACKAGE, project_root, write_then_rename
 
 SCHEMA = "covtoken-gate-report/1"
+NOT_GATES = ("ablation",)  # committed beside the reports, in a form of their own
 DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
 
 
@@ -100,7 +101,7 @@ def read_report(path: Path) -> GateReport:
 def committed_reports(root: Path | None = None) -> list[GateReport]:
     """Every committed report, sorted by gate, then by cohort with the phantom first."""
     folder = (root or project_root()) / "gate_reports"
-    paths = [p for p in folder.glob("*/*.json") if not p.parent.name.startswith("_")]
+    paths = [p for p in folder.glob("*/*.json") if not p.parent.name.startswith("_") and p.stem not in NOT_GATES]
     reports = [read_report(path) for path in paths]
     return sorted(reports, key=lambda r: (str(r.gate), r.cohort != "phantom", r.cohort))
 

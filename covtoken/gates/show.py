@@ -10,7 +10,8 @@ from covtoken.data.masks import read_mask
 from covtoken.evaluation.recorded import load_scores
 from covtoken.evaluation.stats import delong
 from covtoken.gates import locks
-from covtoken.gates.gate1 import BASELINES, MEMBERSHIPS, Gate1Run, headline
+from covtoken.gates.gate1 import BASELINES, PROPOSED, Gate1Run, headline
+from covtoken.gates.gate1_rows import LABELS
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
 
@@ -34,7 +35,7 @@ def metric_table(metrics: dict[str, dict], names: list[str] | None = None) -> pd
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """One row a scorer, tuned alike: pooled, image and in-organ AUROC, AUPR, FROC at 1 and 4."""
     rows = []
-    for scorer in (*MEMBERSHIPS, *BASELINES, "intensity_flipped"):
+    for scorer in (*PROPOSED, *BASELINES, "intensity_flipped"):
         if f"auroc.{scorer}" not in metrics:
             continue
         row = {"scorer": scorer}
@@ -45,6 +46,9 @@ def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
             ("aupr", "AUPR"),
             ("froc.fp1", "sensitivity, 1 FP"),
             ("froc.fp4", "sensitivity, 4 FP"),
+            ("organ_aupr", "in-organ AUPR"),
+            ("organ_froc.fp1", "in-organ sensitivity, 1 FP"),
+            ("organ_froc.fp4", "in-organ sensitivity, 4 FP"),
         ):
             entry = metrics.get(f"{kind}.{scorer}")
             if entry is not None and entry["value"] is not None:
@@ -54,8 +58,11 @@ def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("scorer").fillna("")
 
 
-def lesion_cases(run: Gate1Run, n: int = 6, scorer: str = "density") -> list[dict]:
-    """Cases for ``figures.lesion_maps``: lesion pictures evenly spread over lesion size, not chosen by score."""
+SIDE_BY_SIDE = ("recommended", "density", "attention_best", "saliency_head")
+
+
+def lesion_cases(run: Gate1Run, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_SIDE) -> list[dict]:
+    """Panels for ``figures.lesion_maps``, a row a case: lesions of evenly spread sizes, not chosen by score."""
     rows, cols = run.recorded.grid
     labels = run.recorded.labels
     area = np.zeros(len(labels.unit))
@@ -64,18 +71,17 @@ def lesion_cases(run: Gate1Run, n: int = 6, scorer: str = "density") -> list[dic
     with_lesion = np.flatnonzero(labels.lesion.any(axis=1))
     ordered = with_lesion[np.argsort(area[with_lesion], kind="stable")]
     picked = ordered[np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))]
-    return [
-        {
-            "name": run.cases[i].name,
-            "picture": to_unit_range(run.cases[i].pixels(), run.cases[i]),
-            "score": run.recorded.scores[scorer][i].astype(np.float64).reshape(rows, cols),
-            "mask": read_mask(run.cohort.masks[run.cases[i].name]),
-        }
-        for i in picked
-    ]
+    panels = []
+    for i in picked:
+        case = run.cases[i]
+        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(run.cohort.masks[case.name])}
+        for scorer in (name for name in scorers if name in run.recorded.scores):
+            score = run.recorded.scores[scorer][i].astype(np.float64).reshape(rows, cols)
+            panels.append(shared | {"name": LABELS[scorer], "case": case.name, "score": score})
+    return panels
 
 
-def delong_line(run: Gate1Run, scorer: str = "density") -> str:
+def delong_line(run: Gate1Run, scorer: str = "recommended") -> str:
     """DeLong's interval of a pooled AUROC beside the unit bootstrap: it takes tokens for independent."""
     labels = run.recorded.labels
     keep = ~labels.ignore

@@ -13,10 +13,9 @@ import numpy as np
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.data.case import Cohort
 from covtoken.data.near_duplicates import pairs_across_units
-from covtoken.data.splits import assign, folds, load_splits
+from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, assign, folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
-from covtoken.gates.gate1 import FEWEST_UNITS, N_FOLDS, SMALL_COHORT
 from covtoken.leak_guard import LabelLeak, construction, register_mask_files
 from covtoken.subspace.bank import build_bank, hash_unit, load_bank
 

@@ -10,14 +10,16 @@ from covtoken.paths import project_root, write_then_rename
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
 COLUMNS = {
+    "auroc.recommended": "recommended (D)",
     "auroc.density": "membership A",
-    "auroc.residual": "membership B",
     "auroc.attention_best": "CLS attention",
     "auroc.saliency_head": "saliency head",
+    "auroc.head_student": "head's student",
     "auroc.intensity": "brightness",
     "auroc.centre_prior": "centre prior",
+    "image_auroc.recommended": "D inside one image",
+    "organ_auroc.recommended": "D inside the organ",
     "organ_auroc.density": "A inside the organ",
-    "image_auroc.density": "A inside one image",
     "auroc_gain.middle_minus_final": "A, middle − final block",
 }
 

@@ -80,20 +80,8 @@ def build_bank(
     if len(features) == 0 or size < 1:
         raise CovtokenError(f"a bank needs pictures and a size of at least 1, got {len(features)} and {size}")
     with construction("a token bank"):
-        names = sorted({hash_unit(unit) for unit in features.units})
-        number = {name: i for i, name in enumerate(names)}
-        header = {
-            "backbone": str(features.backbone),
-            "weights_sha256": str(features.weights_sha256),
-            "block": block,
-            "pooled": bool(pooled),
-            "preprocessing": str(features.preprocessing),
-            "cohort_fingerprint": fingerprint(features.digests),
-            "units": names,
-            "size": int(size),
-            "key": key,
-            "package_version": _version(),
-        }
+        header = origin(features) | {"block": block, "pooled": bool(pooled), "size": int(size), "key": key}
+        number = {name: i for i, name in enumerate(header["units"])}
         picture, token = choose_tokens(features.digests, features.units, features.rows * features.cols, size, key)
         units = np.array([number[hash_unit(features.units[p])] for p in picture], dtype=np.int64)
         target = None if target is None else Path(target)
@@ -152,10 +140,23 @@ def load_bank(path: Path) -> TokenBank:
     return TokenBank(tokens, units, header)
 
 
-def check_fits(bank: TokenBank, source, block=None, pooled: bool | None = None, pictures=None) -> None:
+def origin(features) -> dict:
+    """The header fields that say what features came from, of a bank and of all that is fitted on one."""
+    return {
+        "backbone": str(features.backbone),
+        "weights_sha256": str(features.weights_sha256),
+        "preprocessing": str(features.preprocessing),
+        "cohort_fingerprint": fingerprint(features.digests),
+        "units": sorted({hash_unit(unit) for unit in features.units}),
+        "package_version": _version(),
+    }
+
+
+def check_fits(bank, source, block=None, pooled: bool | None = None, pictures=None) -> None:
     """Refuse, by name, a bank of another backbone, weights, preprocessing, block, pooling or cohort.
 
     Args:
+        bank: a TokenBank, or a Direction, which names its origin likewise.
         source: a FeatureSet or a FrozenViT. block, pooled: what is about to be scored (None: not compared).
         pictures: the FeatureSet of the pictures that must have fed it, or None.
     """
@@ -164,9 +165,10 @@ def check_fits(bank: TokenBank, source, block=None, pooled: bool | None = None, 
     wanted |= {k: v for k, v in (("block", block), ("pooled", pooled)) if v is not None}
     wanted |= {} if pictures is None else {"cohort_fingerprint": fingerprint(pictures.digests)}
     has = {k: bank.header.get(k, "nothing") for k in wanted}
-    wrong = [f"{k}: expected {v!r}, the bank has {has[k]!r}" for k, v in wanted.items() if has[k] != v]
+    kind = bank.header.get("kind", "bank")
+    wrong = [f"{k}: expected {v!r}, the {kind} has {has[k]!r}" for k, v in wanted.items() if has[k] != v]
     if wrong:
-        raise CovtokenError(f"this bank does not fit ({'; '.join(wrong)}): build a bank for these features")
+        raise CovtokenError(f"this {kind} does not fit ({'; '.join(wrong)}): build a {kind} for these features")
 
 
 def choose_tokens(

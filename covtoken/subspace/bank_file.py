@@ -1,4 +1,4 @@
-"""The file of a token bank: safetensors with a JSON header, written whole or not at all, read with suspicion."""
+"""Files of banks and directions: safetensors with a JSON header, written whole or not at all, read with suspicion."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
-_FIELD = "covtoken_bank"
+_NAMES = {"bank": "token bank", "direction": "direction"}
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
-    """Write one safetensors file with a JSON header, or nothing."""
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict, kind: str = "bank") -> None:
+    """Write one safetensors file with a JSON header, or nothing. kind: ``bank`` or ``direction``."""
+    metadata = {f"covtoken_{kind}": json.dumps(header)}
     with write_then_rename(path) as temporary:
         try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={_FIELD: json.dumps(header)})
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
         except SafetensorError as error:  # a full disk shows up as this
             raise OSError(str(error)) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and header; a file that is missing, truncated, damaged or of another kind is refused by name."""
     if not path.is_file():
-        raise CovtokenError(f"{path}: no such bank; build it first")
+        raise CovtokenError(f"{path}: no such {kind}; build it first")
     refuse_mask_file(path)
     came, expected = path.stat().st_size, _length(path)
     if expected >= 0 and came != expected:
@@ -39,9 +40,9 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        header = json.loads(metadata[_FIELD])
+        header = json.loads(metadata[f"covtoken_{kind}"])
     except KeyError as error:
-        raise CovtokenError(f"{path}: a safetensors file, but not a token bank of covtoken") from error
+        raise CovtokenError(f"{path}: a safetensors file, but not a {_NAMES[kind]} of covtoken") from error
     except (SafetensorError, ValueError) as error:
         raise CovtokenError(f"{path}: damaged: expected a safetensors file, came {error}; build it again") from error
     if not isinstance(header, dict):

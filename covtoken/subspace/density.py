@@ -75,10 +75,14 @@ def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = 10) -> 
         units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; None: no token's
             unit is in the bank.
     """
-    shape = tokens.shape[:-1]
     flat = tokens.reshape(-1, tokens.shape[-1])
+    return mean_distance(flat, bank.tokens, k, *own_units(tokens, bank, units)).reshape(tokens.shape[:-1])
+
+
+def own_units(tokens: torch.Tensor, bank: TokenBank, units) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Units of tokens [..., D], one a token, and the bank's, as ``nearest`` takes them; see ``sparsity``."""
     if units is None:
-        return mean_distance(flat, bank.tokens, k).reshape(shape)
-    units = np.asarray(units)
-    units = np.broadcast_to(units.reshape(units.shape + (1,) * (len(shape) - units.ndim)), shape).reshape(-1)
-    return mean_distance(flat, bank.tokens, k, units, bank.units).reshape(shape)
+        return None, None
+    units, shape = np.asarray(units), tokens.shape[:-1]
+    units = np.broadcast_to(units.reshape(units.shape + (1,) * (len(shape) - units.ndim)), shape)
+    return units.reshape(-1), bank.units

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
+from covtoken.subspace.direction import Direction, direction_moments
+from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.neighbors import nearest
 from covtoken.subspace.pooling import pool3x3, smooth
+from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.residual import RANK, ResidualSubspace
 
 SIGMAS = (0.0, 0.5, 1.0)
@@ -143,6 +146,37 @@ def _residual(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
 
 
+def _rarity(block, pooled, bank_features, features, seed, extra):
+    """N, and PN where pooled."""
+    bank = build_bank(bank_features, block, pooled=pooled)
+    fitted, units = RaritySubspace.fit(bank), bank.unit_ids(features.units)
+    return token_maps(lambda z, part: fitted.score(z, units[part]), block, pooled, features)
+
+
+def _direction(block, pooled, bank_features, features, seed, extra):
+    """D. ``extra`` holds its target block, quantile, ridge and rounds. It is defined on pooled tokens alone."""
+    if not pooled:
+        raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
+    fitted = Direction.fit(bank_features, block, *extra)
+    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+
+def _direction_without_head(block, pooled, bank_features, features, seed, extra):
+    """D read off tokens that say nothing linear about the head's logit: does D only find the head back?"""
+    if not pooled:
+        raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
+    head = direction_moments(bank_features, block, bank_features.saliency())
+    fitted = without_linear(Direction.fit(bank_features, block, *extra), head, target="saliency logit")
+    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+
+def _head_student(block, pooled, bank_features, features, seed, extra):
+    """What of the saliency head's logit a linear map can read off the tokens of one block (METHOD §10)."""
+    logits = bank_features.saliency()
+    fitted = Direction.fit_target(bank_features, block, logits, pooled, target="saliency logit")
+    return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
+
+
 def _token_norm(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: z.norm(dim=2), block, pooled, features)
 
@@ -205,6 +239,17 @@ def _middle_to_last(n_blocks: int) -> list[dict]:
     return _places(range(middle_blocks(n_blocks)[0], n_blocks + 1))
 
 
+def _from_a_third(n_blocks: int) -> list[dict]:
+    """⌈L/3⌉ … the last middle block: before that, tokens know too little of the picture for one direction."""
+    return _places(range(math.ceil(n_blocks / 3), middle_blocks(n_blocks)[-1] + 1))
+
+
+def _directions(n_blocks: int) -> list[dict]:
+    """D's target is made at 0.75 L (block 9 of 12), whichever block reads it."""
+    about = (max(1, round(0.75 * n_blocks)), 0.9, 1.0)
+    return [place | {"extra": about} for place in _from_a_third(n_blocks) if place["pooled"]]
+
+
 def _last(n_blocks: int) -> list[dict]:
     return _places([n_blocks])
 
@@ -233,6 +278,15 @@ SCORERS: dict[str, Scorer] = dict(
     [
         _scorer("density", "A, density", "tokens bank", _density, _middle),
         _scorer("residual", "B, residual", "tokens bank", _residual, _middle),
+        _scorer("rarity", "N, rarity at second order", "tokens bank", _rarity, _middle),
+        _scorer("direction", "D, distilled direction", "tokens bank", _direction, _directions),
+        _scorer(
+            "direction_without_head",
+            "D without what the saliency head says",
+            "tokens bank saliency",
+            _direction_without_head,
+            _directions,
+        ),
         _scorer("centre_prior", "centre prior", "", _map_like(_centre_prior), _blockless),
         _scorer(
             "attention",
@@ -273,5 +327,26 @@ SCORERS: dict[str, Scorer] = dict(
             _map_like(lambda block, features, seed: features.saliency()),
             _blockless,
         ),
+        _scorer("head_student", "student of the saliency head", "tokens bank saliency", _head_student, _from_a_third),
     ]
 )
+
+
+def recommended(n_blocks: int) -> Recipe:
+    """The recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
+    return scaled(RECOMMENDED, n_blocks)
+
+
+def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
+    """A recipe of D for 12 blocks, at the same shares of a backbone of another depth."""
+    target = at_depth(recipe.extra[0], n_blocks)
+    return replace(recipe, block=at_depth(recipe.block, n_blocks), extra=(target, *recipe.extra[1:]))
+
+
+def at_depth(block: int, n_blocks: int) -> int:
+    """The block that lies as deep among ``n_blocks`` as ``block`` among 12, rounded down."""
+    return max(1, block * n_blocks // 12)
+
+
+# What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
+RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 1.0, 2))

@@ -15,8 +15,10 @@
 # first?
 #
 # Membership A of a token is its mean distance to its ten nearest neighbours in a bank of tokens from *other, unlabelled*
-# pictures. Masks are opened only after every score exists. Block, pooling and smoothing of membership *and of every
-# baseline* were chosen on the selection split; this notebook evaluates the locked choice and can tune nothing.
+# pictures. The *recommended* score D is one direction in token space that was fitted, without labels, to what is rare: no
+# search is needed to use it. Its recipe is the same for all cohorts. Masks are opened only after every score exists.
+# Block, pooling and smoothing of membership *and of every baseline* were chosen on the selection split; this notebook
+# evaluates the locked choice and can tune nothing.
 
 # %%
 try:
@@ -39,13 +41,14 @@ run, path = runs.run_and_write(1, cohort=cohort, split=split, backbone=backbone,
 metrics = run.report.metrics
 print(f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: middle block {run.plan.middle}, "
       f"{run.report.parameters['n_lesions']} lesions in {run.report.parameters['n_lesion_images']} pictures")
+print(run.report.parameters["alarm_says"])
 
 # %% [markdown]
 # ## Block by block
 # Bands are 95 % intervals over units. Membership is drawn plain (no pooling, no smoothing); scores without a block are
 # tuned baselines, drawn as rules. "norm" is the final block through the final norm. The table holds every scorer tuned on
-# the same grid; in the chart of differences, right of zero favours membership, and a baseline that wins is drawn like
-# any other.
+# the same grid; in the chart of differences, right of zero favours the recommended score, and a baseline that wins is
+# drawn like any other.
 
 # %%
 auroc_by_block(run.report.chart_data["blocks"], threshold=run.plan.threshold)
@@ -58,10 +61,11 @@ gain_forest(run.report.chart_data["gains"])
 
 # %% [markdown]
 # ## What it looks like
-# Six lesion pictures, evenly spread over lesion size, not chosen by score.
+# Six lesion pictures, a row each, evenly spread over lesion size, not chosen by score.
 
 # %%
-lesion_maps(show.lesion_cases(run))
+panels = show.lesion_cases(run)
+lesion_maps(panels, title="Scores side by side", columns=len({panel["name"] for panel in panels}), size=160)
 
 # %%
 score_densities(run.report.chart_data["densities"])

@@ -1,0 +1,104 @@
+"""D fitted on a million bank tokens, and what it costs to use: python benchmarks/direction.py [share]
+
+3,906 pictures × 256 tokens × 384 (``share`` of the pictures; 1 by default), drawn anew from each picture's seed when
+they are read, so that no pass holds more than a chunk: of falling width, around one centre a picture, twelve pictures
+a unit. Prints wall seconds (and those that drawing took), the peak memory of the whole process, and one picture's D
+beside a forward pass of ViT-S/14 at 224 pixels (random weights: they cost the same).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+
+import faiss
+import torch
+
+from covtoken.backbone.weights import load_backbone
+from covtoken.subspace.direction import Direction, fit_many
+from covtoken.subspace.pooling import pool3x3
+
+PICTURES, SIDE, WIDTH, PER_UNIT = 3906, 16, 384, 12
+BATCH = 8
+
+
+class DrawnFeatures:
+    """What ``fit_many`` reads of a FeatureSet, of pictures that are drawn when they are read."""
+
+    backbone, weights_sha256, preprocessing = "drawn", "0" * 64, "none"
+    rows = cols = SIDE
+    seconds = 0.0  # spent drawing
+
+    def __init__(self, pictures) -> None:
+        self.pictures = list(pictures)
+        self.units = [f"unit{p // PER_UNIT}" for p in self.pictures]
+        self.digests = [hashlib.sha256(str(p).encode()).hexdigest() for p in self.pictures]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def subset(self, indices) -> DrawnFeatures:
+        return DrawnFeatures(self.pictures[i] for i in indices)
+
+    def chunks(self, block: int, size: int = 64):
+        for start in range(0, len(self), size):
+            began = time.perf_counter()
+            some = self.pictures[start : start + size]
+            tokens = torch.stack([self._draw(block, picture) for picture in some])
+            DrawnFeatures.seconds += time.perf_counter() - began
+            yield slice(start, start + len(some)), tokens
+
+    def _draw(self, block: int, picture: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1000 * picture + block)
+        noise = torch.randn(SIDE * SIDE + 1, WIDTH, generator=generator)
+        return (noise[1:] + 0.5 * noise[:1]) * _WIDTHS
+
+
+_WIDTHS = torch.logspace(0, -1.5, WIDTH)
+
+
+def fit(n_pictures: int) -> Direction:
+    """Fit D once and print what that took."""
+    start = time.perf_counter()
+    found = fit_many(DrawnFeatures(range(n_pictures)), [6], target_block=9, progress=sys.stderr.isatty())[6]
+    seconds = time.perf_counter() - start
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(
+        f"D on {n_pictures * SIDE * SIDE:,} tokens × {WIDTH}: {seconds:.1f} s (of which drawing "
+        f"{DrawnFeatures.seconds:.1f} s), peak {peak_gb:.2f} GB"
+    )
+    return found
+
+
+def use(direction: Direction) -> None:
+    """Print D's cost on one batch beside the backbone's."""
+    vit = load_backbone("random:vit_small_patch14_dinov2", picture_size=224)
+    images = torch.randn(BATCH, 3, 224, 224)
+    tokens = vit.extract(images, [12]).tokens[12]
+    forward = best_of(3, lambda: vit.extract(images, [12]))
+    dot = best_of(20, lambda: direction.score(tokens))
+    both = best_of(20, lambda: direction.score(pool3x3(tokens, SIDE, SIDE)))
+    print(f"forward pass       {1e3 * forward / BATCH:8.3f} ms a picture ({BATCH} together)")
+    print(f"D, dot product     {1e3 * dot / BATCH:8.3f} ms ({100 * dot / forward:.2f} % of it)")
+    print(f"D, pooling and dot {1e3 * both / BATCH:8.3f} ms ({100 * both / forward:.2f} % of it)")
+
+
+def best_of(times: int, run) -> float:
+    """The shortest wall time of ``times`` runs, in seconds."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main(share: float = 1.0) -> None:
+    print(f"{torch.get_num_threads()} threads of torch, {faiss.omp_get_max_threads()} of faiss")
+    use(fit(max(1, round(share * PICTURES))))
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:2]))

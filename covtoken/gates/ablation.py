@@ -1,0 +1,343 @@
+"""Ablations of D on the selection split, and the rule that chooses the recommended recipe from them.
+
+    content = run_ablation("busi")     # selection split alone: the bank split is the bank, no test split is opened
+    recipe, ranking = recommend()      # from the committed ablations of the recipe cohorts
+
+**The rule.** Among the factorial's variants that read D at a block ≤ L/2, so that a route can act on it, take the
+highest mean over the recipe cohorts of pooled token AUROC. Variants within 0.002 of that are tied. A tie goes to the
+earlier block (the cheaper route), then to the smaller σ, then to the ridge nearest 1 in ratio, then to the quantile
+nearest 0.9, then to fewer rounds, then to the higher mean. Rounds were tried at the default block and quantile alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from covtoken.backbone.cache import features
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
+from covtoken.data.splits import load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.evaluation.stats import auroc, image_auroc
+from covtoken.gates.report import provenance, report_path
+from covtoken.paths import write_then_rename
+from covtoken.subspace.bank import KEY, build_bank, hash_unit, origin
+from covtoken.subspace.direction import (
+    Direction,
+    bank_rarity,
+    direction_moments,
+    moments_at_cuts,
+    rarity_cut,
+    refined,
+)
+from covtoken.subspace.erasure import without_linear
+from covtoken.subspace.pooling import smooth
+from covtoken.subspace.rarity import RaritySubspace
+from covtoken.subspace.ridge import Moments
+from covtoken.subspace.scorers import SIGMAS, Recipe, middle_blocks, token_maps
+
+SCHEMA = "covtoken-ablation/1"
+NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
+QUANTILES = (0.8, 0.85, 0.9, 0.95)
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+SIZES = (1_000, 3_000, 12_000)
+SHARES = (0.25, 0.5, 1.0)
+KEYS = (KEY, "covtoken-ablation-1", "covtoken-ablation-2")
+ROUNDS, ROUND_RIDGES = (0, 1, 2, 3), (1.0, 3.0)
+HEADS = ("kept", "its direction out", "all it says linearly out")
+TIED = 0.002
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of D. ``share`` is of the bank's units, ``head`` one of ``HEADS``, the rest as in ``fit_many``."""
+
+    block: int
+    target_block: int
+    quantile: float = 0.9
+    ridge: float = 1.0
+    pooled: bool = True
+    sigma: float = 0.5
+    size: int = 12_000
+    share: float = 1.0
+    key: str = KEY
+    rounds: int = 0
+    head: str = HEADS[0]
+
+
+def default(n_blocks: int) -> Variant:
+    """What one setting at a time is moved away from: read at L/2, target at 0.75 L (6 and 9 of 12)."""
+    return Variant(max(1, n_blocks // 2), max(1, round(0.75 * n_blocks)))
+
+
+def ladder(n_blocks: int, with_head: bool) -> dict[str, tuple]:
+    """The values of each setting, in the order of the table."""
+    target = default(n_blocks).target_block
+    return {
+        "block": tuple(range(math.ceil(n_blocks / 3), middle_blocks(n_blocks)[-1] + 1)),
+        "target_block": tuple(b for b in (target - 1, target, target + 1) if 1 <= b <= n_blocks),
+        "quantile": QUANTILES,
+        "ridge": RIDGES,
+        "pooled": (False, True),
+        "sigma": SIGMAS,
+        "size": SIZES,
+        "share": SHARES,
+        "key": KEYS,
+        "rounds": ROUNDS,
+    } | ({"head": HEADS} if with_head else {})
+
+
+def run_ablation(
+    cohort: str, backbone: str = "embedded", *, data: str | None = None, cache: bool = True, progress: bool = True
+) -> dict[str, Any]:
+    """The ablation of one cohort from pixels, ready to be written.
+
+    Raises:
+        CovtokenError: unknown names, or a cohort without bank or selection split or without lesions in it.
+    """
+    started = time.perf_counter()
+    opened = open_cohort(cohort, **({"folder": data} if data else {}))
+    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    splits = load_splits(opened)
+    cases = {s: [case for case in opened.cases if splits.get(case.unit) == s] for s in ("bank", "selection")}
+    if not all(cases.values()):
+        raise CovtokenError(f"{opened.name} has no bank or no selection split: it takes the recipe of a large cohort")
+    steps = ladder(vit.n_blocks, vit.has_saliency_head)
+    blocks = sorted({*steps["block"], *steps["target_block"]})
+    bank, selection = (
+        features(of, vit, blocks, saliency=vit.has_saliency_head, cache=cache, progress=progress)
+        for of in cases.values()
+    )
+    labels = label(cases["selection"], opened, selection.rows, selection.cols)
+    if not labels.lesions:
+        raise CovtokenError(f"{opened.name}: its selection split holds no lesion, so nothing can be compared")
+    found = ablate(bank, selection, labels, vit.n_blocks, with_head=vit.has_saliency_head, progress=progress)
+    return {
+        "schema": SCHEMA,
+        "cohort": opened.name,
+        "split": "selection",
+        "note": NOTE,
+        "backbone": vit.name,
+        "n_blocks": vit.n_blocks,
+        "picture_size": vit.picture_size,
+        "curated": opened.curated,
+        "n": {
+            "bank_units": len(set(bank.units)),
+            "bank_images": len(bank),
+            "units": len(labels.unit_names),
+            "images": len(selection),
+            "tokens": int((~labels.ignore).sum()),
+            "lesions": len(labels.lesions),
+        },
+        **found,
+        "provenance": provenance(
+            data_fingerprint=data_fingerprint(opened),
+            weights_sha256=vit.weights_sha256,
+            seed=0,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    }
+
+
+def ablate(
+    bank, selection, labels: SplitLabels, n_blocks: int, with_head: bool = False, progress: bool = False
+) -> dict[str, Any]:
+    """Pooled and image AUROC on the selection split of the factorial and of one setting at a time.
+
+    Args:
+        bank, selection: FeatureSets of the two splits, streamed block by block. labels: of the selection split.
+        with_head: also D without the saliency head (both need ``saliency``).
+
+    Returns:
+        ``{default, ladder, n_variants, factorial, single}``. A row of ``factorial`` (block × quantile × ridge × σ, at
+        the default target block, 0 rounds) has those five, ``auroc`` and ``image_auroc``, and so has a row of
+        ``rounds`` (rounds × ridge × σ at the default block and quantile); a row of ``single`` has ``setting``,
+        ``value`` and the two.
+    """
+    centre, steps = default(n_blocks), ladder(n_blocks, with_head)
+    rarity = _rarity(bank, centre)
+    five = ("block", "quantile", "ridge", "sigma", "rounds")
+    factorial = {}
+    for block in track(steps["block"], "factorial", disable=not progress):
+        variants = [
+            replace(centre, block=block, quantile=q, ridge=r, sigma=s) for q, r, s in product(QUANTILES, RIDGES, SIGMAS)
+        ]
+        factorial |= _evaluated(variants, bank, rarity, selection, labels)
+    refined_ones = _rounds(centre, bank, rarity, selection, labels, progress)
+    known, rows = factorial | refined_ones, []
+    moved = [(name, value) for name, values in steps.items() for value in values]
+    for name, value in track(moved, "one at a time", disable=not progress):
+        variant = replace(centre, **{name: value})
+        if variant not in known:
+            fresh = name in ("target_block", "size", "share", "key")  # another target; else only another reading of it
+            part = _share_of(bank, variant.share)
+            known |= _evaluated([variant], part, _rarity(part, variant) if fresh else rarity, selection, labels)
+        rows.append({"setting": name, "value": value} | known[variant])
+    return {
+        "default": asdict(centre),
+        "ladder": {name: list(values) for name, values in steps.items()},
+        "n_variants": len(known),
+        "factorial": [{name: getattr(v, name) for name in five} | values for v, values in factorial.items()],
+        "rounds": [{name: getattr(v, name) for name in five} | values for v, values in refined_ones.items()],
+        "single": rows,
+    }
+
+
+def write_ablation(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
+    """Write to ``gate_reports/<cohort>/ablation.json``, or to the ignored ``_run`` folder."""
+    path = report_path(content["cohort"], "ablation", recorded=recorded, root=root)
+    with write_then_rename(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def read_ablation(cohort: str, root: Path | None = None) -> dict[str, Any]:
+    """A committed ablation.
+
+    Raises:
+        CovtokenError: none is recorded, or it is not readable.
+    """
+    path = report_path(cohort, "ablation", recorded=True, root=root)
+    if not path.is_file():
+        raise CovtokenError(f"no ablation at {path}: run `covtoken ablate --cohort {cohort} --record`")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
+    if content.get("schema") != SCHEMA or content.get("split") != "selection":
+        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} on the selection split; run the ablation again")
+    return content
+
+
+def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+    """The recipe that the rule above gives, and the ranking behind it: tied variants in the rule's order, then the rest
+    by mean; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
+
+    Raises:
+        CovtokenError: an ablation is not recorded, or the cohorts' are of other backbones or grids.
+    """
+    found = {cohort: read_ablation(cohort, root) for cohort in recipe_cohorts()}
+    kinds = {(c["backbone"], c["provenance"]["weights_sha256"], json.dumps(c["ladder"])) for c in found.values()}
+    if len(kinds) > 1:
+        raise CovtokenError(
+            f"the ablations of {', '.join(found)} are of other backbones, weights or grids: record them alike"
+        )
+    content = next(iter(found.values()))
+    five = ("block", "quantile", "ridge", "sigma", "rounds")
+    values = {
+        cohort: {tuple(row[k] for k in five): row["auroc"] for row in (*c["factorial"], *c["rounds"])}
+        for cohort, c in found.items()
+    }
+    rows = []
+    for key in values[content["cohort"]]:
+        each = {cohort: table[key] for cohort, table in values.items()}
+        if key[0] <= content["n_blocks"] / 2:
+            rows.append(dict(zip(five, key)) | {"mean": sum(each.values()) / len(each)} | each)
+    best = max(row["mean"] for row in rows)
+    for row in rows:
+        row["tied"] = row["mean"] >= best - TIED
+    rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
+    first, target = rows[0], content["default"]["target_block"]
+    extra = (target, first["quantile"], first["ridge"], first["rounds"])
+    return Recipe("direction", first["block"], True, first["sigma"], extra=extra), rows
+
+
+def recipe_cohorts() -> tuple[str, ...]:
+    """The large cohorts whose selection splits choose, each once."""
+    return tuple(dict.fromkeys(RECIPE_COHORTS.values()))
+
+
+def _cost(row: dict[str, Any]) -> tuple:
+    """How the rule orders tied variants."""
+    ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
+    return row["block"], row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], -row["mean"]
+
+
+def _rarity(bank, variant: Variant) -> torch.Tensor:
+    """Passes 1 and 2: what costs, once for each target block, reference and bank."""
+    chosen = build_bank(bank, variant.target_block, variant.size, pooled=True, key=variant.key)
+    return bank_rarity(bank, RaritySubspace.fit(chosen))
+
+
+def _share_of(bank, share: float):
+    """The bank's pictures of that share of its units, those of the smallest hashed names: blind to all else."""
+    if share == 1:
+        return bank
+    units = sorted(set(bank.units), key=hash_unit)
+    kept = set(units[: math.ceil(share * len(units))])
+    return bank.subset([i for i, unit in enumerate(bank.units) if unit in kept])
+
+
+def _evaluated(
+    variants: list[Variant], bank, rarity: torch.Tensor, selection, labels: SplitLabels
+) -> dict[Variant, dict[str, float]]:
+    """{auroc, image_auroc} of variants of one block and one rarity [N, T], in one pass over bank and pictures each."""
+    block, pooled = variants[0].block, variants[0].pooled
+    quantiles = list(dict.fromkeys(v.quantile for v in variants))
+    cuts = [rarity_cut(rarity, q) for q in quantiles]
+    moments = dict(zip(quantiles, moments_at_cuts(bank, block, rarity, cuts, pooled), strict=True))
+    places = list(dict.fromkeys(replace(v, sigma=0.0) for v in variants))  # σ comes after the score
+    weights = torch.stack([_direction(moments[p.quantile], p, bank, rarity).weight for p in places], dim=1).float()
+    raw = token_maps(lambda z, part: z @ weights, block, pooled, selection)  # [N, T, places]
+    out = {}
+    for variant in variants:
+        out[variant] = _values(raw[..., places.index(replace(variant, sigma=0.0))], variant.sigma, selection, labels)
+    return out
+
+
+def _rounds(
+    centre: Variant, bank, rarity: torch.Tensor, selection, labels: SplitLabels, progress: bool
+) -> dict[Variant, dict[str, float]]:
+    """{auroc, image_auroc} of rounds × ridge × σ at the default block and quantile; each round starts from the last."""
+    out = {}
+    moments = moments_at_cuts(bank, centre.block, rarity, [rarity_cut(rarity, centre.quantile)], centre.pooled)[0]
+    fitted = None
+    for ridge, n in track(list(product(ROUND_RIDGES, ROUNDS)), "rounds", disable=not progress):
+        variant = replace(centre, ridge=ridge, rounds=n, sigma=0.0)
+        first = replace(variant, rounds=0)
+        fitted = refined(fitted, bank, rarity) if n else _direction(moments, first, bank, rarity)
+        weight = fitted.weight.float()
+        raw = token_maps(lambda z, part, weight=weight: z @ weight, centre.block, centre.pooled, selection)
+        out |= {replace(variant, sigma=s): _values(raw, s, selection, labels) for s in SIGMAS}
+    return out
+
+
+def _values(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> dict[str, float]:
+    """Pooled and image AUROC of smoothed maps."""
+    keep, maps = ~labels.ignore, smooth(raw, selection.rows, selection.cols, sigma)
+    inside = np.nanmean(image_auroc(maps, labels.lesion, keep))
+    over_all = auroc(maps[keep], labels.lesion[keep])
+    return {"auroc": round(float(over_all), 6), "image_auroc": round(float(inside), 6)}
+
+
+def _direction(moments: Moments, variant: Variant, bank, rarity: torch.Tensor) -> Direction:
+    """D; where the head is to go, without its student's direction (λ = 1) or all linear information (LEACE)."""
+    about = {"target": "rarity", "quantile": variant.quantile, "pooled": variant.pooled}
+    fitted = Direction.from_moments(moments, origin(bank), variant.block, variant.ridge, **about)
+    for _ in range(variant.rounds):
+        fitted = refined(fitted, bank, rarity)
+    if variant.head == HEADS[0]:
+        return fitted
+    if variant.head == HEADS[1]:
+        return fitted.without(Direction.fit_target(bank, variant.block, bank.saliency(), variant.pooled))
+    return without_linear(fitted, direction_moments(bank, variant.block, bank.saliency(), pooled=variant.pooled))
+
+
+def settings(content: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(setting, its rows) of the one-at-a-time table, in order; the default's row carries ``default: True``."""
+    for name in dict.fromkeys(row["setting"] for row in content["single"]):
+        rows = [row for row in content["single"] if row["setting"] == name]
+        yield name, [row | {"default": row["value"] == content["default"][name]} for row in rows]

@@ -1,0 +1,306 @@
+"""The alarm's limits, fixed on selection splits and locked; then how often alarm and failure agree elsewhere.
+
+``define`` looks at the selection splits of two cohorts, in conditions made from their own bank splits, and writes
+``configs/alarm.lock.json``. ``test`` reads the lock and tries conditions that no limit was fixed on. Neither looks at
+the other's: the shares, keys, splits and kinds of condition differ (``covtoken.gates.alarm_conditions``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations, pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.cohorts import COMMITTED, data_fingerprint, open_cohort, picture_size
+from covtoken.errors import CovtokenError, unknown
+from covtoken.gates import locks
+from covtoken.gates.alarm_conditions import (
+    DEFINE_KEYS,
+    DEFINE_SHARES,
+    FAILURE,
+    TEST_SPLIT,
+    Recipes,
+    define_conditions,
+    run_condition,
+    test_conditions,
+)
+from covtoken.gates.report import (
+    GateReport,
+    committed_reports,
+    metric,
+    provenance,
+    report_path,
+    source_digest,
+    write_report,
+)
+from covtoken.subspace.alarm import FEWEST_UNITS, Alarm, Limits, check_bank, judge
+from covtoken.subspace.scorers import at_depth, scaled
+
+LOCK = "alarm.lock.json"
+DEFINED_ON = ("busi", "lidc-crops")
+_ENTRY = ("+".join(DEFINED_ON), "alarm")
+TITLE = "A warning without labels"
+QUESTION = "Does a label-free alarm fire where the distilled direction fails, and stay silent where it works?"
+RIGHT_SHARE = 0.9
+DRIFT_MARGIN = 1.1  # beyond the largest drift of a working condition: no condition of define has other pictures
+SEARCHED = ("units", "agreement", "backing")
+EXPLORED = (
+    "44 statistics and combinations were looked at on the selection splits of busi and lidc-crops, in banks of 2 to "
+    "100 % of units under these and other keys, before this form was settled: Spearman and Pearson of D with A and PN "
+    "(all tokens, inside pictures, top 5, 10 and 20 %), halves of the bank with each other and with A, the cosine of "
+    "their directions, R², effective units among the positive tokens, drift, variance, skewness and smoothness of D's "
+    "maps"
+)
+WORTH = 0.02  # of the mean share of right calls
+
+
+def define(
+    cohorts: Sequence[str] = DEFINED_ON,
+    recipes: Recipes | None = None,
+    backbone: str = "embedded",
+    reason: str = "",
+    progress: bool = True,
+    rows: Sequence[dict] | None = None,
+    root: Path | None = None,
+) -> tuple[Limits, list[dict]]:
+    """Fix the limits on selection splits and lock them; returns them and the rows they were fixed on.
+
+    Args:
+        rows: conditions that were run already, such as those a lock keeps.
+
+    Raises:
+        CovtokenError: the lock would change and no reason was given.
+    """
+    locks.read_lock(LOCK, root)  # an edited lock is refused before minutes of work
+    recipes = recipes or Recipes()
+    vit = load_backbone(backbone, picture_size=picture_size(cohorts[0]))
+    given, rows = rows, list(rows or ())
+    for name in cohorts if given is None else ():
+        for condition in track(list(define_conditions(name, recipes, vit)), f"define, {name}", disable=not progress):
+            rows.append({"cohort": name} | run_condition(condition, recipes, Limits()))
+    limits, looked_at = choose_limits(rows)
+    new = {
+        "limits": limits.to_json(),
+        "recipes": recipes.to_json(),
+        "failure": FAILURE,
+        "defined_on": {"split": "selection", "shares": list(DEFINE_SHARES), "keys": list(DEFINE_KEYS)},
+        "explored": EXPLORED,
+        "looked_at": looked_at,
+        "right": right_counts(rows, limits),
+        "rows": [_rounded(row) for row in rows],
+        "backbone": vit.name,
+        "weights_sha256": vit.weights_sha256,
+        "data_fingerprint": {name: data_fingerprint(open_cohort(name)) for name in cohorts},
+        "source_digest": source_digest(),
+    }
+    locks.write_entry(LOCK, *_ENTRY, new, reason=reason, root=root)
+    return limits, rows
+
+
+def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
+    """The limits that are right most often, and what every set of deciding statistics looked at would be right in.
+
+    Right: the mean of the shares of failed conditions that fire and of working ones that stay silent, since most banks
+    work and an alarm that never fires would be right in most. Units, agreement and backing are searched together, on
+    the middles between the values seen; each further one must be worth more than ``WORTH``, and of equals the widest
+    gaps win. Drift is not searched, for no condition of ``define`` has other pictures: its limit is one that no working
+    condition reaches.
+    """
+    failed = np.array([row["failed"] for row in rows])
+    if failed.all() or not failed.any():
+        raise CovtokenError("D failed in every condition, or in none: there is nothing to set a limit by")
+    values = {
+        name: np.array([-np.inf if row[name] is None else row[name] for row in rows], dtype=float) for name in SEARCHED
+    }
+    looked_at = {}
+    for n in range(1, len(SEARCHED) + 1):
+        for names in combinations(SEARCHED, n):
+            right, gap, found = max(_searched([values[name] for name in names], failed))
+            looked_at["+".join(names)] = {"right": right, "gap": gap, "limits": dict(zip(names, found))}
+    best = max(
+        looked_at, key=lambda k: (looked_at[k]["right"] - WORTH * k.count("+"), -k.count("+"), looked_at[k]["gap"])
+    )
+    drifts = [row["drift"] for row in rows if not row["failed"] and row["drift"] is not None]
+    chosen = {f"{name}_min": round(limit, 3) for name, limit in looked_at[best]["limits"].items()}
+    if "units_min" in chosen:
+        chosen["units_min"] = max(FEWEST_UNITS, int(np.ceil(chosen["units_min"])))
+    return Limits(drift_max=round(DRIFT_MARGIN * max(drifts), 3), **chosen), looked_at
+
+
+def _searched(values: Sequence[np.ndarray], failed: np.ndarray):
+    """(right, smallest gap, limits) of every choice of a limit a statistic; a condition below any of them is called."""
+    options = []
+    for one in values:
+        known = np.unique(one[np.isfinite(one)])
+        if not len(known):
+            raise CovtokenError("no condition has this statistic: give banks of more units")
+        span = float(known[-1] - known[0]) or 1.0
+        edges = np.concatenate([known[:1] - 0.01 * span, known, known[-1:] + 0.01 * span])
+        options.append([(float((a + b) / 2), float(b - a) / span) for a, b in pairwise(edges)])
+    for choice in product(*options):
+        called = np.any([one < limit for one, (limit, _) in zip(values, choice)], axis=0)
+        right = (called[failed].mean() + (~called[~failed]).mean()) / 2
+        yield round(float(right), 9), min(gap for _, gap in choice), tuple(limit for limit, _ in choice)
+
+
+def right_counts(rows: Sequence[dict], limits: Limits | None = None) -> dict[str, int]:
+    """How alarm and failure go together, by count; with ``limits`` the alarm is judged anew from the statistics."""
+    counts = dict.fromkeys(("fired_failed", "fired_worked", "silent_failed", "silent_worked"), 0)
+    for row in rows:
+        fired = row["fired"] if limits is None else judged(row, limits)["fired"]
+        counts[f"{'fired' if fired else 'silent'}_{'failed' if row['failed'] else 'worked'}"] += 1
+    return counts
+
+
+def agreement_line(counts: dict[str, int]) -> str:
+    """One sentence: how often alarm and failure agree."""
+    failed = counts["fired_failed"] + counts["silent_failed"]
+    worked = counts["fired_worked"] + counts["silent_worked"]
+    right = counts["fired_failed"] + counts["silent_worked"]
+    return (
+        f"alarm and failure agree in {right} of {failed + worked} conditions: it fired in {counts['fired_failed']} of "
+        f"{failed} that failed, and was silent in {counts['silent_worked']} of {worked} that worked"
+    )
+
+
+def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, Any]]:
+    """Limits, recipes and the whole locked entry.
+
+    Raises:
+        CovtokenError: nothing is locked yet, or the file was edited.
+    """
+    entry = locks.entry(LOCK, *_ENTRY, root)
+    if entry is None:
+        raise CovtokenError(f"configs/{LOCK} holds no limits: run `covtoken alarm --define` first")
+    return Limits.from_json(entry["limits"]), Recipes.from_json(entry["recipes"]), entry
+
+
+def locked_alarm(bank, pictures, maps=None, fallback_maps=None, root: Path | None = None) -> Alarm:
+    """The alarm under the locked limits, for any bank and pictures; ``str`` of it is the sentence that a report prints.
+
+    Args:
+        bank, pictures: FeatureSets with the tokens of the locked recipes' blocks. maps, fallback_maps: as
+            ``check_bank``; they must come from the locked recipes.
+    """
+    limits, recipes, _ = read_limits(root)
+    return check_bank(bank, pictures, recipes.direction, recipes.fallback, limits, maps, fallback_maps)
+
+
+def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
+    """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
+
+    Returns:
+        limits, recipes, and the backbone that the limits were fixed on where this is another, else None: on other
+        weights the alarm fires by numbers that were measured elsewhere, and the report says so.
+    """
+    limits, recipes, entry = read_limits(root)
+    limits_of = None if entry["weights_sha256"] == vit.weights_sha256 else entry["backbone"]
+    fallback = replace(recipes.fallback, block=at_depth(recipes.fallback.block, vit.n_blocks))
+    return limits, Recipes(scaled(recipes.direction, vit.n_blocks), fallback), limits_of
+
+
+def alarm_sentence(alarms: Sequence[dict]) -> str:
+    """What a gate's report says of the alarms of its banks (one, or one a fold)."""
+    fired = [alarm for alarm in alarms if alarm["fired"]]
+    others = {alarm.get("limits_of") for alarm in alarms} - {None}
+    remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""
+    if not fired:
+        return f"no alarm: the recommended score is D{remark}"
+    reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
+    banks = f"{len(fired)} of {len(alarms)} banks" if len(alarms) > 1 else "the bank"
+    return f"ALARM of {banks}: the recommended score is A throughout, for {reasons}{remark}"
+
+
+def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:
+    """Try the locked alarm on conditions it was not fixed on, and write the report (the committed one: ``record``).
+
+    Raises:
+        CovtokenError: no lock, a lock of other weights, an unknown cohort.
+    """
+    if cohort not in COMMITTED:
+        raise unknown("cohort", cohort, list(COMMITTED))
+    started = time.perf_counter()
+    limits, recipes, entry = read_limits()
+    vit = load_backbone(entry["backbone"], picture_size=picture_size(cohort))
+    if vit.weights_sha256 != entry["weights_sha256"]:
+        raise CovtokenError(
+            f"the alarm's limits were fixed with weights {entry['weights_sha256'][:12]}, these are "
+            f"{vit.weights_sha256[:12]}: use those, or `covtoken alarm --define --reason '…'`"
+        )
+    rows = []
+    for condition in track(test_conditions(cohort, recipes, vit), f"alarm, {cohort}", disable=not progress):
+        rows.append(run_condition(condition, recipes, limits))
+    split = TEST_SPLIT.get(cohort, "crossfit")
+    if split != "calibration":  # a look at a test split, whatever comes of it
+        look = {"cohort": cohort, "gate": "alarm", "split": split, "source_digest": source_digest()[:16]}
+        locks.log_look(look | {"lock": locks.lock_digest(LOCK)[:16]}, recorded=record)
+    report = _report(cohort, split, rows, limits, recipes, entry, time.perf_counter() - started)
+    return report, write_report(report, report_path(cohort, "alarm", recorded=record))
+
+
+test.__test__ = False  # no pytest test
+
+
+def total_counts(root: Path | None = None) -> dict[str, int]:
+    """The counts over every committed alarm report."""
+    rows = [r for report in committed_reports(root) if report.gate == "alarm" for r in report.chart_data["conditions"]]
+    return right_counts(rows)
+
+
+def judged(row: dict, limits: Limits) -> dict:
+    """What the alarm says of a row's statistics under these limits: {fired, reasons, right}."""
+    alarm = judge({name: row[name] for name in (*SEARCHED, "drift")}, limits)
+    return {
+        **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": alarm.fired == row["failed"]},
+        "recommended": alarm.recommended,
+    }
+
+
+def _report(cohort, split, rows, limits, recipes, entry, seconds) -> GateReport:
+    counts = right_counts(rows)
+    share = (counts["fired_failed"] + counts["silent_worked"]) / len(rows)
+    metrics = {}
+    for row in rows:
+        n = (row["units_scored"], row["pictures"], row["tokens"])
+        for name in ("auroc_d", "auroc_a"):
+            metrics[f"{name}.{row['condition']}"] = metric(row[name], None, *n)
+    followed = [row["auroc_a" if row["recommended"] == "A" else "auroc_d"] for row in rows]
+    means = {"d": [row["auroc_d"] for row in rows], "a": [row["auroc_a"] for row in rows], "recommended": followed}
+    n = tuple(max(row[name] for row in rows) for name in ("units_scored", "pictures", "tokens"))
+    for name, values in means.items():  # what following the alarm is worth, beside always D and always A
+        metrics[f"mean_auroc.{name}"] = metric(float(np.mean(values)), None, *n)
+    metrics["alarm.right"] = metric(share, None, *n)
+    opened = open_cohort(cohort)
+    return GateReport(
+        gate="alarm",
+        title=TITLE,
+        question=QUESTION,
+        cohort=cohort,
+        split=split,
+        backbone=entry["backbone"],
+        parameters={"recipes": recipes.to_json(), "failure": FAILURE, "curated": opened.curated},
+        thresholds={**limits.to_json(), "right": RIGHT_SHARE},
+        metrics=metrics,
+        checks={**counts, "agreement": agreement_line(counts)},
+        decision="GO" if share >= RIGHT_SHARE else "NO-GO",
+        chart_data={"conditions": [_rounded(row) for row in rows]},
+        provenance=provenance(
+            data_fingerprint=data_fingerprint(opened),
+            weights_sha256=entry["weights_sha256"],
+            seed=0,
+            wall_seconds=seconds,
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def _rounded(row: dict) -> dict:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}

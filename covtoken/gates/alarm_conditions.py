@@ -1,0 +1,230 @@
+"""Conditions under which the alarm is tried: banks and pictures, and whether D failed there (evaluation, with labels).
+
+A condition is a bank, pictures to be scored, and their labels. Banks are shares of a cohort's bank units by keyed hash,
+which no mask touches; the lesion-free bank alone is chosen by what BUSI's classes say, for evaluation, and says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from covtoken.backbone.cache import features
+from covtoken.backbone.feature_set import FeatureSet
+from covtoken.backbone.vit import FrozenViT
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.case import Case, Cohort, picture_digest
+from covtoken.data.cohorts import open_cohort, picture_size
+from covtoken.data.intensity import WINDOWS_HU
+from covtoken.data.splits import N_FOLDS, SMALL_COHORT, folds, load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.evaluation.stats import auroc
+from covtoken.subspace.alarm import Limits, judge, statistics
+from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
+
+FALLS_BEHIND, NO_USE = 0.01, 0.75
+FAILURE = (
+    f"D has failed where its pooled token AUROC is below A's by more than {FALLS_BEHIND}, for then the fallback is "
+    f"better, or below {NO_USE}, for then the map is of no use whatever it is compared with"
+)
+DEFINE_SHARES = (0.02, 0.04, 0.08, 0.12, 0.18, 0.3, 1.0)
+TEST_SHARES = (0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
+DEFINE_KEYS = ("alarm-define-0", "alarm-define-1", "alarm-define-2")
+TEST_KEYS = ("alarm-test-0", "alarm-test-1")
+FOREIGN = {"busi": "lidc-crops", "phantom": "lidc-crops", "lits": "busi", "kits19": "busi", "lidc-crops": "busi"}
+TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibration"}  # small cohorts: cross-fitting
+FOLDS = (0, 1)  # of five: each is a condition of its own
+FEW_PICTURES, FEW_UNITS = 40, 60  # that are extracted anew, at another size or under noise
+OTHER_SIZE = 168  # pixels: 12 × 12 tokens of 14
+DIRECTION = RECOMMENDED
+DENSITY = Recipe("density", 9, False, 0.5)
+NOISE = 0.1  # standard deviation, share of the unit range
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One bank and the pictures it is used on. kind: fraction, foreign, lesion-free, size or noise."""
+
+    name: str
+    kind: str
+    bank: FeatureSet
+    pictures: FeatureSet
+    labels: SplitLabels
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """D and A as the alarm compares them."""
+
+    direction: Recipe = DIRECTION
+    fallback: Recipe = DENSITY
+
+    def to_json(self) -> dict:
+        return {"direction": self.direction.to_json(), "fallback": self.fallback.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipes:
+        return cls(Recipe.from_json(data["direction"]), Recipe.from_json(data["fallback"]))
+
+    @property
+    def blocks(self) -> list:
+        """Every block whose tokens are read; the first of D's extra names where its target was made."""
+        wanted = [self.direction.block, *self.direction.extra[:1], self.fallback.block]
+        return list(dict.fromkeys(block for block in wanted if block is not None))
+
+
+def has_failed(direction: float, fallback: float) -> bool:
+    """The failure rule (``FAILURE``), from the pooled token AUROCs of D and A."""
+    return bool(direction < fallback - FALLS_BEHIND or direction < NO_USE)
+
+
+def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dict:
+    """One row: AUROC of D and A, whether D failed, the statistics, and whether the alarm fired.
+
+    The alarm is asked before labels are looked at; it gets the maps that are scored, to save a second fit.
+    """
+    bank, pictures = condition.bank, condition.pictures
+    ours = score_maps(recipes.direction, bank, pictures)
+    theirs = score_maps(recipes.fallback, bank, pictures)
+    found = statistics(bank, pictures, recipes.direction, recipes.fallback, ours, theirs)
+    alarm = judge(found, limits)
+    keep = ~condition.labels.ignore
+    d, a = (float(auroc(maps[keep], condition.labels.lesion[keep])) for maps in (ours, theirs))
+    failed = has_failed(d, a)
+    return {
+        **{"condition": condition.name, "kind": condition.kind, "bank_pictures": len(bank), "pictures": len(pictures)},
+        **{"units_scored": len(set(pictures.units)), "tokens": int(keep.sum())},
+        **{"auroc_d": d, "auroc_a": a, "gain": d - a, "failed": failed, **found},
+        **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": failed == alarm.fired},
+        "recommended": alarm.recommended,
+    }
+
+
+def bank_shares(
+    bank: FeatureSet, pictures: FeatureSet, labels: SplitLabels, shares: Sequence[float], keys: Sequence[str], tag=""
+) -> Iterator[Condition]:
+    """Conditions whose bank is a share of the bank's units: the smallest hashes under each key, two at least.
+
+    A share that gives as many units as the one before is left out, as is the whole bank under a second key.
+    """
+    n_units = len(set(bank.units))
+    for key in keys:
+        before = 0
+        for share in shares:
+            n = min(n_units, max(2, round(share * n_units)))
+            if n == before or (n == n_units and key != keys[0]):
+                continue
+            before = n
+            name = f"{tag}{share:.0%} of units, {key.rsplit('-', 1)[1]}" if n < n_units else f"{tag}whole bank"
+            yield Condition(name, "fraction", share_of(bank, n, key), pictures, labels)
+
+
+def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
+    """The pictures of the ``n_units`` units with the smallest keyed hashes: blind to everything but their names."""
+    wanted = set(sorted(set(bank.units), key=lambda unit: hash_of(unit, key))[:n_units])
+    return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])
+
+
+def define_conditions(name: str, recipes: Recipes, vit: FrozenViT) -> Iterator[Condition]:
+    """Shares of a cohort's own bank, on its selection split: all that the limits are fixed on."""
+    cohort = open_cohort(name)
+    bank, pictures, labels = _split(cohort, "bank", "selection", recipes, vit)
+    yield from bank_shares(bank, pictures, labels, DEFINE_SHARES, DEFINE_KEYS)
+
+
+def test_conditions(name: str, recipes: Recipes, vit: FrozenViT) -> Iterator[Condition]:
+    """Conditions that no limit was fixed on: other pictures and other shares, and banks and pictures of other kinds."""
+    cohort = open_cohort(name)
+    foreign_cohort = open_cohort(FOREIGN[name])
+    foreign = extract(in_split(foreign_cohort, "bank"), vit, recipes)
+    for tag, bank_cases, cases in _pairs(cohort):
+        bank, pictures = extract(bank_cases, vit, recipes), extract(cases, vit, recipes)
+        labels = label(cases, cohort, pictures.rows, pictures.cols)
+        yield from bank_shares(bank, pictures, labels, TEST_SHARES, TEST_KEYS, tag)
+        yield Condition(f"{tag}foreign bank, {foreign_cohort.name}", "foreign", foreign, pictures, labels)
+        if name == "busi":
+            yield Condition("bank without lesions", "lesion-free", without_lesions(bank), pictures, labels)
+        if tag in ("", f"fold {FOLDS[0]}, "):
+            few = sorted(cases, key=lambda case: hash_of(case.name, TEST_KEYS[0]))[:FEW_PICTURES]
+            yield from _few_pictures(cohort, bank_cases, bank, few, recipes, vit)
+
+
+def without_lesions(bank: FeatureSet) -> FeatureSet:
+    """BUSI's bank pictures of the class "normal": chosen by a label, for evaluation alone."""
+    return bank.subset([i for i, name in enumerate(bank.names) if name.startswith("normal")])
+
+
+def noisy(case: Case, sigma: float = NOISE) -> Case:
+    """The same case under Gaussian noise of ``sigma`` of the unit range; its seed is the picture itself."""
+    return replace(case, load=partial(_with_noise, case, sigma))
+
+
+def hash_of(name: str, key: str) -> str:
+    return hashlib.blake2b(name.encode(), key=key.encode(), digest_size=8).hexdigest()
+
+
+def in_split(cohort: Cohort, split: str) -> tuple[Case, ...]:
+    splits = load_splits(cohort)
+    return tuple(case for case in cohort.cases if splits[case.unit] == split)
+
+
+def extract(cases: Sequence[Case], vit: FrozenViT, recipes: Recipes, cache: bool = True) -> FeatureSet:
+    """Features held in memory, for many banks are cut from one set."""
+    found = features(cases, vit, recipes.blocks, cache=cache)
+    about = ("rows", "cols", "units", "names", "digests", "weights_sha256", "backbone", "preprocessing", "precision")
+    return FeatureSet.from_arrays(
+        {block: found.tokens(block) for block in recipes.blocks}, **{name: getattr(found, name) for name in about}
+    )
+
+
+def _split(cohort: Cohort, bank_split: str, split: str, recipes: Recipes, vit: FrozenViT):
+    cases = in_split(cohort, split)
+    pictures = extract(cases, vit, recipes)
+    labels = label(cases, cohort, pictures.rows, pictures.cols)
+    return extract(in_split(cohort, bank_split), vit, recipes), pictures, labels
+
+
+def _pairs(cohort: Cohort) -> list[tuple[str, tuple[Case, ...], tuple[Case, ...]]]:
+    """(tag, bank cases, cases to be scored): one pair, or two folds of a small cohort."""
+    if len(cohort.units) >= SMALL_COHORT:
+        return [("", in_split(cohort, "bank"), in_split(cohort, TEST_SPLIT[cohort.name]))]
+    fold_of = folds(cohort.units, N_FOLDS)
+    return [
+        (
+            f"fold {fold}, ",
+            cohort.subset([unit for unit in cohort.units if fold_of[unit] != fold]),
+            cohort.subset([unit for unit in cohort.units if fold_of[unit] == fold]),
+        )
+        for fold in FOLDS
+    ]
+
+
+def _few_pictures(cohort, bank_cases, bank, few, recipes, vit) -> Iterator[Condition]:
+    labels = label(few, cohort, bank.rows, bank.cols)
+    if not labels.lesions:
+        raise CovtokenError(f"{cohort.name}: the {len(few)} pictures of the noise conditions hold no lesion")
+    grainy = extract([noisy(case) for case in few], vit, recipes, cache=False)
+    yield Condition("noise on the pictures", "noise", bank, grainy, labels)
+    other = load_backbone(vit.name, picture_size=OTHER_SIZE)
+    small = extract(few, other, recipes, cache=False)
+    labels = label(few, cohort, small.rows, small.cols)
+    yield Condition(f"{OTHER_SIZE} px, bank at {picture_size(cohort.name)} px", "size", bank, small, labels)
+    units = sorted({case.unit for case in bank_cases}, key=lambda unit: hash_of(unit, TEST_KEYS[0]))[:FEW_UNITS]
+    chosen = [case for case in bank_cases if case.unit in set(units)]
+    yield Condition(
+        f"{OTHER_SIZE} px, bank at {OTHER_SIZE} px", "size", extract(chosen, other, recipes, False), small, labels
+    )
+
+
+def _with_noise(case: Case, sigma: float) -> np.ndarray:
+    pixels = case.pixels()
+    low, high = WINDOWS_HU[case.organ] if case.modality == "ct" else (0.0, 255.0)
+    draw = torch.Generator().manual_seed(int(picture_digest(pixels)[:12], 16))
+    grain = torch.randn(pixels.shape, generator=draw).numpy() * sigma * (high - low)
+    return np.clip(pixels + grain, min(low, pixels.min()), max(high, pixels.max())).astype(np.float32)

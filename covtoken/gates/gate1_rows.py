@@ -1,0 +1,69 @@
+"""Rows that gate 1's charts are drawn from, out of metrics and recorded scores; and what its scorers are called."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from covtoken.evaluation.recorded import RecordedScores
+
+LABELS = {
+    "density": "membership A",
+    "attention": "CLS attention",
+    "attention_best": "attention, tuned",
+    "attention_last": "attention, last block",
+    "centre_prior": "centre prior",
+    "token_norm": "token norm",
+    "intensity": "brightness",
+    "intensity_flipped": "brightness, other sign",
+    "residual": "membership B",
+    "recommended": "recommended",
+    "rarity": "rarity PN",
+    "direction_without_head": "D without the head",
+    "head_student": "head's student",
+    "variance": "patch variance",
+    "patchcore": "PatchCore-style",
+    "random": "random",
+    "saliency_head": "saliency head",
+}
+
+
+def block_rows(metrics: dict[str, dict]) -> list[dict]:
+    """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
+    rows = []
+    for name, entry in metrics.items():
+        scorer, _, block = name.removeprefix("auroc.").partition(".")
+        tuned_curve = scorer in ("density", "attention_best") and not block  # drawn block by block already
+        if not name.startswith("auroc.") or entry["value"] is None or tuned_curve:
+            continue
+        place = int(block[5:]) if block.startswith("block") else block or None
+        low, high = entry["ci95"] or (None, None)
+        rows.append({"scorer": LABELS[scorer], "block": place, "value": entry["value"], "lo": low, "hi": high})
+    return sorted(
+        rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0)
+    )
+
+
+def gain_rows(metrics: dict[str, dict], kind: str = "auroc_gain", ours: str = "density") -> list[dict]:
+    """Rows for the forest of differences: ``ours`` minus each baseline, {label, value, lo, hi}."""
+    start = f"{kind}.{ours}_minus_"
+    return [
+        {"label": LABELS[name.removeprefix(start)], "value": e["value"], "lo": e["ci95"][0], "hi": e["ci95"][1]}
+        for name, e in sorted(metrics.items(), key=lambda item: item[1]["value"] or 0)
+        if name.startswith(start) and e["ci95"]
+    ]
+
+
+def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
+    """Histogram rows of the scores of lesion tokens and of all others: {panel, group, score, density}."""
+    keep, rows = ~recorded.labels.ignore, []
+    for name in ("recommended", "density", "attention_best", "saliency_head"):
+        if name not in recorded.scores:
+            continue
+        values = recorded.scores[name].astype(np.float64)
+        edges = np.linspace(*np.quantile(values[keep], (0.001, 0.999)), n_bins + 1)
+        for kind, mask in (("lesion", recorded.labels.lesion & keep), ("other", ~recorded.labels.lesion & keep)):
+            heights, _ = np.histogram(values[mask], bins=edges, density=True)
+            for x, height in zip((edges[:-1] + edges[1:]) / 2, heights):
+                place = {"panel": LABELS[name], "group": f"{kind} tokens"}
+                rows.append(place | {"score": round(float(x), 4), "density": round(float(height), 4)})
+    return rows

@@ -1,0 +1,77 @@
+"""Ablations as text: one setting at a time, the best of the factorial, the ranking behind the recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from covtoken.gates.ablation import TIED, settings
+from covtoken.subspace.bank import KEY
+
+WORDS = {
+    "block": "block that is read",
+    "target_block": "block of the target",
+    "quantile": "quantile of the target",
+    "ridge": "ridge λ",
+    "pooled": "tokens pooled",
+    "sigma": "smoothing σ, tokens",
+    "size": "reference tokens",
+    "share": "share of the bank's units",
+    "key": "hash key of the reference",
+    "rounds": "rounds of agreement",
+    "head": "the saliency head",
+}
+
+
+def value_text(name: str, value: Any) -> str:
+    """A setting's value in words."""
+    if name == "pooled":
+        return "3 × 3" if value else "no"
+    if name == "share":
+        return f"{value:.0%}".replace("%", " %")
+    if name == "key":
+        return "the fixed one" if value == KEY else f"another ({value.rpartition('-')[2]})"
+    return f"{value:,}".replace(",", " ") if name == "size" else str(value)
+
+
+def single_table(content: dict[str, Any]) -> Table:
+    """One setting at a time around the default, which is marked."""
+    table = Table(title=f"D, one setting at a time, {content['cohort']}, selection split")
+    for column in ("setting", "value", "AUROC", "image AUROC"):
+        table.add_column(column, justify="right" if "AUROC" in column else "left")
+    for name, rows in settings(content):
+        for i, row in enumerate(rows):
+            value = value_text(name, row["value"]) + (" *" if row["default"] else "")
+            numbers = (f"{row[k]:.4f}" for k in ("auroc", "image_auroc"))
+            table.add_row(WORDS[name] if i == 0 else "", value, *numbers, end_section=i == len(rows) - 1)
+    return table
+
+
+def factorial_table(content: dict[str, Any], n: int = 12) -> Table:
+    """The best variants of block × quantile × ridge × σ by pooled AUROC."""
+    rows = sorted(content["factorial"], key=lambda row: -row["auroc"])
+    table = Table(title=f"best {min(n, len(rows))} of {len(rows)}, {content['cohort']}, selection split")
+    columns = ("block", "quantile", "ridge", "sigma", "auroc", "image_auroc")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows[:n]:
+        table.add_row(*(f"{row[c]:.4f}" if "auroc" in c else str(row[c]) for c in columns))
+    return table
+
+
+def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
+    """The first of the tied variants in the rule's order, then the best by mean alone."""
+    tied = sum(row["tied"] for row in ranking)
+    best = max(ranking, key=lambda row: row["mean"])
+    table = Table(title=f"{tied} of {len(ranking)} variants within {TIED} of the best mean; first {n} by the rule")
+    settings = ("block", "sigma", "ridge", "quantile", "rounds")
+    cohorts = [name for name in best if name not in (*settings, "mean", "tied")]
+    columns = (*settings, "mean", *cohorts)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in (*ranking[:n], best):
+        words = [f"{row[c]:.4f}" if c in ("mean", *cohorts) else str(row[c]) for c in columns]
+        table.add_row(*words, style="bold" if row is ranking[0] else "dim" if not row["tied"] else "")
+    table.caption = "last row: the best mean"
+    return table

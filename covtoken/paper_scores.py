@@ -1,0 +1,129 @@
+"""Sphinx extension of the working paper: scores beside each other, cohort by cohort, from committed reports.
+
+Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
+against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``covtoken.paper``
+they warn where no report is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from covtoken.errors import CovtokenError
+from covtoken.gates.gate1_rows import LABELS
+from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table, as_text, readable
+
+
+class ReportMatrix(_Reader, SphinxDirective):
+    """One kind of number, a row a score and a column a cohort; a dash where a cohort has none."""
+
+    option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "cohorts", "kind", "scores")}
+
+    def run(self) -> list[nodes.Node]:
+        gate, root, kind = self.options.get("gate", "1"), self.root(), self.options["kind"]
+        cohorts = self.options.get("cohorts", "").split() or _cohorts(root, gate)
+        try:
+            reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in cohorts}
+        except CovtokenError as error:
+            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+        rows, n = [], {}
+        for cohort in reports:
+            self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
+        for score in self.options["scores"].split():
+            cells = []
+            for cohort, report in reports.items():
+                entry = report["metrics"].get(f"{kind}.{score}")
+                found = bool(entry) and entry["value"] is not None
+                cells.append(nodes.inline(text=as_text(entry) if found else "–", classes=["covtoken-number"]))
+                n |= {cohort: f"{cohort} {entry['n_units']} units, {entry['n_images']} images"} if found else {}
+            rows.append([LABELS.get(score, readable(f"auroc.{score}")), *cells])
+        note = f"{KIND_WORDS.get(kind, kind)}, 95 % intervals over units; {'; '.join(n.values())}."
+        return [_table(["", *reports], rows), nodes.paragraph(text=note, classes=["covtoken-note"])]
+
+
+KIND_WORDS = {
+    "auroc": "Pooled token AUROC",
+    "image_auroc": "AUROC inside one image",
+    "aupr": "Token AUPR",
+    "organ_auroc": "Token AUROC inside the organ",
+    "organ_aupr": "Token AUPR inside the organ",
+    "organ_froc.fp1": "Lesion sensitivity inside the organ at 1 false positive an image",
+    "organ_froc.fp4": "Lesion sensitivity inside the organ at 4 false positives an image",
+    "froc.fp1": "Lesion sensitivity at 1 false positive an image",
+    "froc.fp4": "Lesion sensitivity at 4 false positives an image",
+}
+
+
+class VerdictTable(_Reader, SphinxDirective):
+    """One score against every baseline: wins, loses or undecided, a row a baseline and a column a cohort."""
+
+    option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "kinds", "ours")}
+
+    def run(self) -> list[nodes.Node]:
+        gate, root = self.options.get("gate", "1"), self.root()
+        try:
+            reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in _cohorts(root, gate)}
+            if not reports:
+                raise CovtokenError(f"gate {gate}: {MISSING}")
+        except CovtokenError as error:
+            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+        for cohort in reports:
+            self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
+        rows, ours = [], self.options.get("ours", "density")
+        for kind in self.options.get("kinds", "auroc image_auroc").split():
+            start = f"{kind}.{ours}_against_"
+            names = dict.fromkeys(n for report in reports.values() for n in report["checks"] if n.startswith(start))
+            for name in names:
+                label = f"{name.removeprefix(start).replace('_', ' ')}, {KINDS[kind]}"
+                rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
+        return [
+            _table([f"{OURS[ours]} against", *reports], rows),
+            nodes.paragraph(text=_losses(OURS[ours], reports, rows)),
+        ]
+
+
+KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}
+OURS = {"density": "membership A", "recommended": "the recommended score"}
+
+
+def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
+    """One sentence that names every baseline that beats the method, cohort by cohort."""
+    found = []
+    for column, cohort in enumerate(reports, start=1):
+        lost = [row[0] for row in rows if row[column] == "loses"]
+        found.append(f"on {cohort} to {'; '.join(lost)}" if lost else f"on {cohort} to nothing")
+    return f"Read as: {ours} loses {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}."
+
+
+class AlarmTable(_Reader, SphinxDirective):
+    """How often alarm and failure go together, a row a cohort, from the committed alarm reports."""
+
+    def run(self) -> list[nodes.Node]:
+        root, rows = self.root(), []
+        found = sorted(path.parent.name for path in root.glob("gate_reports/*/alarm.json"))
+        for cohort in (name for name in found if not name.startswith("_")):
+            self.depends_on(root / "gate_reports" / cohort / "alarm.json")
+            report = _read(root, f"{cohort}/alarm")
+            checks, metrics = report["checks"], report["metrics"]
+            failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
+            means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
+            counts = [f"{failed[0]} of {sum(failed)}", f"{worked[1]} of {sum(worked)}"]
+            right = f"{failed[0] + worked[1]} of {sum(failed) + sum(worked)}"
+            rows.append([f"{cohort}, {report['split']}", *counts, right, *means])
+        if not rows:
+            return [nodes.paragraph("", "", self.missing(CovtokenError(f"alarm: {MISSING}"), self.lineno))]
+        head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
+        return [_table(head, rows)]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("report-matrix", ReportMatrix)
+    app.add_directive("verdict-table", VerdictTable)
+    app.add_directive("alarm-table", AlarmTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,317 @@
+"""D, the distilled direction: one dot product a token in place of a search (METHOD §3).
+
+Tokens of the bank's own pictures that are rare (PN above its 90th percentile at a late middle block) are called
+positive, and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
+Three passes over the bank, each a map over shards whose results merge in any order:
+
+    reference = RaritySubspace.fit(build_bank(features, 9, pooled=True))   # the smallest hashes of all shards
+    rarity = bank_rarity(features, reference)                              # [N, T]: rows of all shards
+    cut = rarity_cut(rarity, 0.9)
+    moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
+    direction = Direction.from_moments(moments, reference.bank.header, 6, **rarity_target(reference, 0.9, cut))
+
+``Direction.fit`` is these lines. No label enters: what is handed from pass to pass is rarity, not the 0 and 1 that it
+becomes, so that every pass can refuse what looks like a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from scipy.stats import rankdata
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
+from covtoken.subspace.bank import KEY, build_bank, check_fits, origin
+from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
+from covtoken.subspace.pooling import pool3x3
+from covtoken.subspace.rarity import NEIGHBOURS, RaritySubspace
+from covtoken.subspace.ridge import Moments, explained, solve
+
+CHUNK = 64  # pictures held at a time
+_ORIGIN = ("backbone", "weights_sha256", "preprocessing", "cohort_fingerprint", "units", "package_version")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One direction in token space.
+
+    Attributes:
+        weight: ω [D] float64. mean: m [D] float64, of the bank's tokens.
+        header: kind, block, pooled, ridge, n_tokens, explained (R² on the bank), what the bank's header says of origin
+            (backbone, weights_sha256, preprocessing, cohort_fingerprint, units, package_version), what the target was
+            (for D: target_block, quantile, cut, size, k, neighbours, key), content_sha256.
+    """
+
+    weight: torch.Tensor = field(repr=False)
+    mean: torch.Tensor = field(repr=False)
+    header: dict
+
+    @classmethod
+    def fit(cls, bank_features, block, target_block=9, quantile=0.9, ridge=1.0, rounds=0, **options) -> Direction:
+        """D at one block; all arguments (further: size, k, neighbours, key, progress) and errors as ``fit_many``."""
+        return fit_many(bank_features, [block], target_block, quantile, ridge, rounds, **options)[block]
+
+    @classmethod
+    def fit_target(
+        cls, bank_features, block, targets, pooled: bool = True, ridge: float = 1.0, target: str = "map", progress=False
+    ) -> Direction:
+        """The same ridge to any label-free map of the bank's pictures, such as the logit of the saliency head.
+
+        Args:
+            targets: [N, T] float, not only 0 and 1. target: its name, for the header.
+
+        Raises:
+            LabelLeak: something like a label was handed in. CovtokenError: as ``fit_many``, or another shape.
+        """
+        moments = direction_moments(bank_features, block, targets, pooled=pooled, progress=progress)
+        return cls.from_moments(moments, origin(bank_features), block, ridge, pooled=bool(pooled), target=target)
+
+    @classmethod
+    def from_moments(cls, moments: Moments, source: dict, block, ridge: float = 1.0, **about) -> Direction:
+        """From the sums over all shards.
+
+        Args:
+            source: the header of the reference bank, or ``bank.origin`` of all the bank's pictures.
+            about: what the header is to say of the target (``rarity_target``).
+        """
+        weight, mean = solve(moments, ridge)
+        header = {key: source[key] for key in _ORIGIN} | {"kind": "direction", "block": block, "pooled": True}
+        fitted = {"ridge": float(ridge), "n_tokens": moments.n, "explained": explained(moments, weight)}
+        return cls(weight, mean, _sealed(weight, mean, header | fitted | about))
+
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        """ω·(x − m) [...] float32 of tokens [..., D], already pooled where ``header["pooled"]``; one dot product."""
+        if tokens.shape[-1] != len(self.weight):
+            raise CovtokenError(f"tokens must be [..., {len(self.weight)}] as the bank's, got {tuple(tokens.shape)}")
+        weight = self.weight.to(tokens.device, torch.float32)
+        return tokens.to(torch.float32) @ weight - (self.weight @ self.mean).item()
+
+    def without(self, other: Direction) -> Direction:
+        """This direction after ``other`` has been erased from token space: ω′ = ω − (ω·u)u, u = other's ω ÷ ‖ω‖.
+
+        ω′·(x − m) equals ω·(I − uuᵀ)(x − m): the score of tokens whose component along u was projected out, at the same
+        mean and without a new fit. It is a projection in token space, not of scores: where tokens vary in a correlated
+        way, ω′'s scores can still correlate with other's (``erasure.without_linear`` sees to that). Pooling may differ,
+        for it commutes with the projection.
+
+        Raises:
+            CovtokenError: directions of other blocks, weights or preprocessing, or parallel ones.
+        """
+        shared = ("backbone", "weights_sha256", "preprocessing", "block")
+        wrong = [
+            f"{k}: {self.header[k]!r} and {other.header[k]!r}" for k in shared if self.header[k] != other.header[k]
+        ]
+        if wrong:
+            raise CovtokenError(f"the two directions do not live in one token space ({'; '.join(wrong)})")
+        u = other.weight / torch.linalg.vector_norm(other.weight)
+        left = self.weight - (self.weight @ u) * u
+        if not torch.linalg.vector_norm(left) > 1e-9 * torch.linalg.vector_norm(self.weight):
+            raise CovtokenError("the two directions are parallel: nothing is left of one without the other")
+        return self.replaced(left, without=[*self.header.get("without", []), other.header["content_sha256"]])
+
+    def replaced(self, weight: torch.Tensor, **about) -> Direction:
+        """This direction with another ω at the same mean; ``about`` is what the header is to say of the change."""
+        header = {name: value for name, value in self.header.items() if name != "explained"}  # no longer true
+        return Direction(weight, self.mean, _sealed(weight, self.mean, header | about))
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, or nothing."""
+        write_tensors(Path(path), {"weight": self.weight, "mean": self.mean}, self.header, kind="direction")
+
+
+def fit_many(
+    bank_features,
+    blocks: Sequence,
+    target_block=9,
+    quantile: float = 0.9,
+    ridge: float = 1.0,
+    rounds: int = 0,
+    size: int = 12_000,
+    k: int = 10,
+    neighbours: int = NEIGHBOURS,
+    key: str = KEY,
+    progress: bool = False,
+) -> dict[object, Direction]:
+    """D at several blocks {block: direction} from one target: the search, which is what costs, runs once.
+
+    Args:
+        bank_features: a FeatureSet of the bank split with the tokens of ``blocks`` and ``target_block``.
+        target_block: where rarity is asked. quantile: of PN, above which a bank token is called positive.
+        ridge: λ, see ``ridge.solve``. size, key: of the reference. k, neighbours: of N.
+        rounds: how often the target is made again from tokens on which rarity and the last direction agree
+            (``agreed``); 0 is METHOD's D. Each round reads the bank twice more and searches nothing.
+
+    Raises:
+        LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
+        CovtokenError: a quantile outside (0, 1), no pictures, NaN tokens, too few units, no token above the quantile.
+    """
+    _check_quantile(quantile)
+    with construction("a direction"):
+        bank = build_bank(bank_features, target_block, size, pooled=True, key=key, progress=progress)
+        reference = RaritySubspace.fit(bank, k, neighbours)
+        rarity = bank_rarity(bank_features, reference, progress)
+        cut = rarity_cut(rarity, quantile)
+        about = rarity_target(reference, quantile, cut)
+        found = {}
+        for block in blocks:
+            moments = direction_moments(bank_features, block, rarity, cut, progress=progress)
+            found[block] = Direction.from_moments(moments, bank.header, block, ridge, **about)
+            for _ in range(rounds):
+                found[block] = refined(found[block], bank_features, rarity, progress=progress)
+    return found
+
+
+def refined(direction: Direction, features, rarity, progress: bool = False) -> Direction:
+    """One round: the same fit to the tokens that are high in rarity *and* in the last direction's score.
+
+    A rare token that no direction explains is an oddity of its own picture; one that both name is what rare tokens
+    have in common. The share of positives stays that of the first target.
+
+    Args:
+        features: the pictures that ``direction`` was fitted on. rarity: theirs, [N, T] (``bank_rarity``).
+    """
+    head, parts = direction.header, []
+    check_fits(direction, features, pictures=features)
+    with construction("a direction"):
+        for _, tokens in _streamed(features, head["block"], head["pooled"], "a direction's own bank", progress):
+            parts.append(direction.score(tokens))
+        target = agreed(_checked_target(features, rarity), torch.cat(parts))
+        cut = rarity_cut(target, head["quantile"])
+        moments = direction_moments(features, head["block"], target, cut, head["pooled"], progress)
+    kept = ("target", "target_block", "quantile", "cut", "size", "k", "neighbours", "key")
+    about = {name: head[name] for name in kept if name in head}
+    about |= {"pooled": head["pooled"], "rounds": head.get("rounds", 0) + 1}
+    return Direction.from_moments(moments, head, head["block"], head["ridge"], **about)
+
+
+def agreed(rarity: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Mean of the two ranks of every token over the whole bank, in (0, 1], float64, the shape of ``rarity``."""
+    ranks = [rankdata(torch.as_tensor(x).numpy(), axis=None).reshape(tuple(x.shape)) for x in (rarity, score)]
+    return torch.as_tensor((ranks[0] + ranks[1]) / (2 * ranks[0].size))
+
+
+def bank_rarity(features, reference: RaritySubspace, progress: bool = False) -> torch.Tensor:
+    """Pass 2: rarity [N, T] float32 of all tokens of the bank's pictures, or of a shard of them, own unit left out.
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: a reference of other features, NaN tokens.
+    """
+    bank = reference.bank
+    check_fits(bank, features)
+    _refuse(features)
+    parts, units = [], bank.unit_ids(features.units)
+    with construction("the rarity of a bank"):
+        for part, tokens in _streamed(features, bank.header["block"], bank.header["pooled"], "rarity", progress):
+            parts.append(reference.score(tokens, units[part]))
+    return torch.cat(parts)
+
+
+def rarity_cut(rarity: torch.Tensor, quantile: float = 0.9) -> float:
+    """The exact quantile of the rarity of *all* bank tokens (rows of all shards), linear between order statistics."""
+    _check_quantile(quantile)
+    return float(np.quantile(torch.as_tensor(rarity).double().numpy(), quantile))
+
+
+def rarity_target(reference: RaritySubspace, quantile: float, cut: float) -> dict:
+    """What the header of a direction says of its target where that is rarity above ``cut``."""
+    bank = reference.bank.header
+    made = {"target": "rarity", "target_block": bank["block"], "quantile": quantile, "cut": cut}
+    return made | {"size": bank["size"], "k": reference.k, "neighbours": reference.neighbours, "key": bank["key"]}
+
+
+def direction_moments(
+    features, block, target, cut: float | None = None, pooled: bool = True, progress: bool = False
+) -> Moments:
+    """Pass 3: the sums over the tokens of one block of the bank's pictures, or of a shard of them.
+
+    Args:
+        target: [N, T] float, for the same pictures. cut: where given, t = 1 where the target is above it, else 0.
+
+    Raises:
+        LabelLeak: something like a label was handed in (0 and 1 come from ``cut``, never from outside).
+        CovtokenError: another shape than the features'.
+    """
+    target = _checked_target(features, target)
+    target = target.double() if cut is None else (target.double() > cut).double()
+    moments = None
+    with construction("a direction"):
+        for part, tokens in _streamed(features, block, pooled, f"direction, block {block}", progress):
+            these = Moments.of(tokens, target[part])
+            moments = these if moments is None else moments + these
+    return moments
+
+
+def moments_at_cuts(
+    features, block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
+) -> list[Moments]:
+    """``direction_moments`` at each of several cuts in one pass, for Σx and Σxxᵀ, which cost, know nothing of a cut."""
+    target = _checked_target(features, target).double()
+    shared, cross, counts = None, 0, [0.0] * len(cuts)
+    with construction("a direction"):
+        for part, tokens in _streamed(features, block, pooled, f"direction, block {block}", progress):
+            calls = torch.stack([(target[part] > cut).double() for cut in cuts])  # [cuts, n, T]
+            these = Moments.of(tokens, calls[0])
+            shared = these if shared is None else shared + these
+            cross = cross + calls.flatten(1) @ tokens.flatten(0, 1).double()
+            counts = [count + call.sum().item() for count, call in zip(counts, calls, strict=True)]
+    return [Moments(shared.n, shared.x, shared.xx, t, xt, t) for t, xt in zip(counts, cross, strict=True)]  # t² = t
+
+
+def load_direction(path: Path) -> Direction:
+    """Read a direction; a file that is missing, truncated, edited or of another kind is refused by name."""
+    path = Path(path)
+    tensors, header = read_tensors(path, kind="direction")
+    weight, mean = tensors.get("weight"), tensors.get("mean")
+    sound = tensors.keys() == {"weight", "mean"} and weight.dtype == mean.dtype == torch.float64
+    if not sound or weight.ndim != 1 or weight.shape != mean.shape:
+        came = ", ".join(f"{name} {list(x.shape)} {x.dtype}" for name, x in sorted(tensors.items())) or "none"
+        raise CovtokenError(
+            f"{path}: edited or damaged: expected weight [D] and mean [D] float64, came {came}; build it again"
+        )
+    sealed, found = header.get("content_sha256", "nothing"), _sealed(weight, mean, header)["content_sha256"]
+    if found != sealed:
+        raise CovtokenError(
+            f"{path}: edited or damaged: content is {found[:12]}, its header says {str(sealed)[:12]}; build it again"
+        )
+    return Direction(weight, mean, header)
+
+
+def _refuse(features) -> None:
+    refuse_label_arrays("a direction", features)
+    refuse_label_choice("a direction", features)
+    if len(features) == 0:
+        raise CovtokenError("a direction needs pictures: the bank is empty")
+
+
+def _checked_target(features, target) -> torch.Tensor:
+    refuse_label_arrays("the target of a direction", target)
+    _refuse(features)
+    target = torch.as_tensor(target)
+    expected = (len(features), features.rows * features.cols)
+    if tuple(target.shape) != expected:
+        raise CovtokenError(f"the target of a direction must be {list(expected)}, got {list(target.shape)}")
+    return target
+
+
+def _streamed(features, block, pooled: bool, what: str, progress: bool):
+    """(slice, tokens [n, T, D], pooled where asked), chunk by chunk; to be read under ``construction``."""
+    total = -(-len(features) // CHUNK)
+    for part, chunk in track(features.chunks(block, size=CHUNK), what, total, disable=not progress):
+        refuse_label_arrays("a direction", chunk)
+        yield part, pool3x3(chunk, features.rows, features.cols) if pooled else chunk
+
+
+def _sealed(weight: torch.Tensor, mean: torch.Tensor, header: dict) -> dict:
+    header = {k: v for k, v in header.items() if k != "content_sha256"}
+    return header | {"content_sha256": content_digest(torch.stack([weight, mean]), np.zeros(0, np.int64), header)}
+
+
+def _check_quantile(quantile: float) -> None:
+    if not 0 < quantile < 1:
+        raise CovtokenError(f"quantile must lie inside (0, 1), got {quantile}: tokens above it are called positive")

@@ -1,0 +1,64 @@
+"""Rarity at second order, N and PN: a token is rare if its *neighbourhood* in the bank is (METHOD §3).
+
+A asks how far a token is from the reference; N asks how sparse the reference is where the token lies, which one unlucky
+gap around the token moves less. PN is N on tokens pooled 3 × 3, against a bank of pooled tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction, refuse_label_arrays
+from covtoken.subspace.bank import TokenBank
+from covtoken.subspace.density import own_units
+from covtoken.subspace.neighbors import mean_distance, nearest
+
+NEIGHBOURS = 30
+
+
+@dataclass(frozen=True)
+class RaritySubspace:
+    """The reference and how sparse it is around each of its tokens.
+
+    Attributes:
+        bank: the reference; a pooled one makes N into PN. k: neighbours behind each sparsity.
+        neighbours: reference tokens that a score is the mean over.
+        sparsity: [n] float32, of the bank's own tokens, each against tokens of other units.
+    """
+
+    bank: TokenBank
+    k: int
+    neighbours: int
+    sparsity: torch.Tensor = field(repr=False)
+
+    @classmethod
+    def fit(cls, bank: TokenBank, k: int = 10, neighbours: int = NEIGHBOURS) -> RaritySubspace:
+        """The sparsity of the bank itself; no direction is needed.
+
+        Raises:
+            LabelLeak: something like a label was handed in.
+            CovtokenError: fewer than 1 neighbour, or a unit that leaves fewer than k tokens of others.
+        """
+        if neighbours < 1:
+            raise CovtokenError(f"neighbours must be at least 1, got {neighbours}: their mean sparsity is the score")
+        refuse_label_arrays("the rarity subspace", bank, bank.tokens)
+        with construction("the rarity subspace"):
+            return cls(bank, k, neighbours, mean_distance(bank.tokens, bank.tokens, k, bank.units, bank.units))
+
+    def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
+        """Rarity [...] float32 of tokens [..., D], in the tokens' own units of distance.
+
+        Args:
+            tokens: pooled by ``pool3x3`` where the bank is.
+            units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; reference tokens
+                of a token's own unit are left out, both here and in the sparsity that is averaged.
+
+        Raises:
+            CovtokenError: NaN tokens, another width, or fewer than ``neighbours`` reference tokens of other units.
+        """
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        _, found = nearest(flat, self.bank.tokens, self.neighbours, *own_units(tokens, self.bank, units))
+        return self.sparsity.to(found.device)[found].mean(1).reshape(tokens.shape[:-1])

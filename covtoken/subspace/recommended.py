@@ -1,0 +1,59 @@
+"""The recommended score and two that explain it, from one fit: D, the PN its target is made of, D without the head.
+
+Each is a score of its own in ``scorers``; run one by one they would search the bank three times for the same rarity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
+from covtoken.subspace.bank import build_bank
+from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, rarity_cut, rarity_target, refined
+from covtoken.subspace.erasure import without_linear
+from covtoken.subspace.pooling import smooth
+from covtoken.subspace.rarity import RaritySubspace
+from covtoken.subspace.scorers import Recipe, token_maps
+
+
+def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -> dict[str, np.ndarray]:
+    """Maps [N, T] float32 of ``recommended``, ``rarity`` and, ``with_head``, ``direction_without_head``.
+
+    The same numbers as ``score_maps`` gives of each recipe.
+
+    Args:
+        recipe: of the score ``direction``. bank_features, features: FeatureSets, of the bank's pictures and of others.
+        with_head: whether the features carry the saliency head's logits.
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
+    """
+    refuse_label_arrays("the recommended score", bank_features, features)
+    refuse_label_choice("the recommended score", bank_features)
+    if recipe.scorer != "direction" or not recipe.pooled:
+        raise CovtokenError(f"the recommended score is the pooled direction, got {recipe.scorer!r}")
+    target_block, quantile, ridge, *rounds = recipe.extra
+    with construction("the recommended score"):
+        bank = build_bank(bank_features, target_block, pooled=True)
+        reference = RaritySubspace.fit(bank)
+        rarity = bank_rarity(bank_features, reference)
+        cut = rarity_cut(rarity, quantile)
+        moments = direction_moments(bank_features, recipe.block, rarity, cut)
+        about = rarity_target(reference, quantile, cut)
+        fitted = Direction.from_moments(moments, bank.header, recipe.block, ridge, **about)
+        for _ in range(rounds[0] if rounds else 0):
+            fitted = refined(fitted, bank_features, rarity)
+    units = bank.unit_ids(features.units)
+    raw = {
+        "recommended": token_maps(lambda z, part: fitted.score(z), recipe.block, True, features),
+        "rarity": token_maps(lambda z, part: reference.score(z, units[part]), target_block, True, features),
+    }
+    if with_head:
+        head = direction_moments(bank_features, recipe.block, bank_features.saliency())
+        erased = without_linear(fitted, head, target="saliency logit")
+        raw["direction_without_head"] = token_maps(lambda z, part: erased.score(z), recipe.block, True, features)
+    for name, maps in raw.items():
+        if not np.isfinite(maps).all():
+            raise CovtokenError(f"score {name!r} at block {recipe.block} gave NaN: check the weights and the pictures")
+    return {name: recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma) for name, maps in raw.items()}
