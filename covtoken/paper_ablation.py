@@ -33,7 +33,9 @@ class AblationTable(_Reader, SphinxDirective):
         if not contents:
             return warnings
         head = ["setting", "value", *(f"{c}, {k}" for c in contents for k in ("token AUROC", "AUROC in one image"))]
-        rows = [[*row[:2], *(_number(text) for text in row[2:])] for row in table_rows(contents)]
+        found = table_rows(contents)
+        again = [i > 0 and row[0] == found[i - 1][0] for i, row in enumerate(found)]  # a setting is named once
+        rows = [["" if a else row[0], row[1], *map(_number, row[2:])] for a, row in zip(again, found, strict=True)]
         return [_table(head, rows), nodes.paragraph(text=note(contents), classes=["covtoken-note"]), *warnings]
 
 

@@ -39,11 +39,18 @@ class ReportMatrix(_Reader, SphinxDirective):
             for cohort, report in reports.items():
                 entry = report["metrics"].get(f"{kind}.{score}")
                 found = bool(entry) and entry["value"] is not None
-                cells.append(nodes.inline(text=as_text(entry) if found else "–", classes=["covtoken-number"]))
+                cells.append(_stacked(as_text(entry)) if found else "–")
                 n |= {cohort: f"{cohort} {entry['n_units']} units, {entry['n_images']} images"} if found else {}
             rows.append([LABELS.get(score, readable(f"auroc.{score}")), *cells])
         note = f"{KIND_WORDS.get(kind, kind)}, 95 % intervals over units; {'; '.join(n.values())}."
         return [_table(["", *reports], rows), nodes.paragraph(text=note, classes=["covtoken-note"])]
+
+
+def _stacked(text: str) -> nodes.Node:
+    """A value with its interval under it: five cohorts then fit beside each other."""
+    value, _, interval = text.partition(" ")
+    lines = [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
+    return nodes.inline("", "", *lines, classes=["covtoken-number"])
 
 
 KIND_WORDS = {
