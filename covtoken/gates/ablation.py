@@ -33,7 +33,7 @@ from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc, image_auroc
 from covtoken.gates.report import provenance, report_path
 from covtoken.paths import write_then_rename
-from covtoken.subspace.bank import KEY, build_bank, hash_unit, origin
+from covtoken.subspace.bank import KEY, hash_unit, origin
 from covtoken.subspace.direction import (
     Direction,
     bank_rarity,
@@ -41,10 +41,10 @@ from covtoken.subspace.direction import (
     moments_at_cuts,
     rarity_cut,
     refined,
+    target_reference,
 )
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.pooling import smooth
-from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.ridge import Moments
 from covtoken.subspace.scorers import SIGMAS, Recipe, middle_blocks, token_maps
 
@@ -268,8 +268,7 @@ def _cost(row: dict[str, Any]) -> tuple:
 
 def _rarity(bank, variant: Variant) -> torch.Tensor:
     """Passes 1 and 2: what costs, once for each target block, reference and bank."""
-    chosen = build_bank(bank, variant.target_block, variant.size, pooled=True, key=variant.key)
-    return bank_rarity(bank, RaritySubspace.fit(chosen))
+    return bank_rarity(bank, target_reference(bank, variant.target_block, variant.size, key=variant.key))
 
 
 def _share_of(bank, share: float):

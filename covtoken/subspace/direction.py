@@ -4,7 +4,7 @@ Tokens of the bank's own pictures that are rare (PN above its 90th percentile at
 positive, and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
 Three passes over the bank, each a map over shards whose results merge in any order:
 
-    reference = RaritySubspace.fit(build_bank(features, 9, pooled=True))   # the smallest hashes of all shards
+    reference = target_reference(features, 9)                              # the smallest hashes of all shards
     rarity = bank_rarity(features, reference)                              # [N, T]: rows of all shards
     cut = rarity_cut(rarity, 0.9)
     moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
@@ -153,17 +153,42 @@ def fit_many(
     """
     _check_quantile(quantile)
     with construction("a direction"):
-        bank = build_bank(bank_features, target_block, size, pooled=True, key=key, progress=progress)
-        reference = RaritySubspace.fit(bank, k, neighbours)
+        reference = target_reference(bank_features, target_block, size, k, neighbours, key, progress)
         rarity = bank_rarity(bank_features, reference, progress)
-        cut = rarity_cut(rarity, quantile)
-        about = rarity_target(reference, quantile, cut)
-        found = {}
-        for block in blocks:
-            moments = direction_moments(bank_features, block, rarity, cut, progress=progress)
-            found[block] = Direction.from_moments(moments, bank.header, block, ridge, **about)
-            for _ in range(rounds):
-                found[block] = refined(found[block], bank_features, rarity, progress=progress)
+        return {
+            block: distilled(bank_features, block, reference, rarity, quantile, ridge, rounds, progress)
+            for block in blocks
+        }
+
+
+def target_reference(
+    features,
+    target_block,
+    size: int = 12_000,
+    k: int = 10,
+    neighbours: int = NEIGHBOURS,
+    key: str = KEY,
+    progress=False,
+) -> RaritySubspace:
+    """Pass 1: the pooled reference that rarity is asked of, and its own sparsity; arguments as ``fit_many``."""
+    bank = build_bank(features, target_block, size, pooled=True, key=key, progress=progress)
+    return RaritySubspace.fit(bank, k, neighbours)
+
+
+def distilled(
+    features, block, reference: RaritySubspace, rarity, quantile=0.9, ridge=1.0, rounds: int = 0, progress=False
+) -> Direction:
+    """D at one block from passes 1 and 2 that have run; arguments as ``fit_many``.
+
+    Args:
+        features: the bank's pictures. rarity: theirs, [N, T], of ``reference`` (``bank_rarity``).
+    """
+    cut = rarity_cut(rarity, quantile)
+    moments = direction_moments(features, block, rarity, cut, progress=progress)
+    about = rarity_target(reference, quantile, cut)
+    found = Direction.from_moments(moments, reference.bank.header, block, ridge, **about)
+    for _ in range(rounds):
+        found = refined(found, features, rarity, progress=progress)
     return found
 
 

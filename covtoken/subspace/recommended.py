@@ -9,11 +9,9 @@ import numpy as np
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.bank import build_bank
-from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, rarity_cut, rarity_target, refined
+from covtoken.subspace.direction import bank_rarity, direction_moments, distilled, target_reference
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.pooling import smooth
-from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.scorers import Recipe, token_maps
 
 
@@ -33,18 +31,12 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
     refuse_label_choice("the recommended score", bank_features)
     if recipe.scorer != "direction" or not recipe.pooled:
         raise CovtokenError(f"the recommended score is the pooled direction, got {recipe.scorer!r}")
-    target_block, quantile, ridge, *rounds = recipe.extra
+    target_block, *settings = recipe.extra
     with construction("the recommended score"):
-        bank = build_bank(bank_features, target_block, pooled=True)
-        reference = RaritySubspace.fit(bank)
+        reference = target_reference(bank_features, target_block)
         rarity = bank_rarity(bank_features, reference)
-        cut = rarity_cut(rarity, quantile)
-        moments = direction_moments(bank_features, recipe.block, rarity, cut)
-        about = rarity_target(reference, quantile, cut)
-        fitted = Direction.from_moments(moments, bank.header, recipe.block, ridge, **about)
-        for _ in range(rounds[0] if rounds else 0):
-            fitted = refined(fitted, bank_features, rarity)
-    units = bank.unit_ids(features.units)
+        fitted = distilled(bank_features, recipe.block, reference, rarity, *settings)
+    units = reference.bank.unit_ids(features.units)
     raw = {
         "recommended": token_maps(lambda z, part: fitted.score(z), recipe.block, True, features),
         "rarity": token_maps(lambda z, part: reference.score(z, units[part]), target_block, True, features),

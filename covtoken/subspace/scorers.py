@@ -132,6 +132,9 @@ def _map_like(values) -> Callable[..., np.ndarray]:
     return maps
 
 
+_attention = _map_like(lambda block, features, seed: features.attention(block))
+
+
 def _density(block, pooled, bank_features, features, seed, extra):
     """Membership A needs the reference alone, not its own sparsity and directions (``DensitySubspace.fit``)."""
     bank = build_bank(bank_features, block, pooled=pooled)
@@ -292,14 +295,14 @@ SCORERS: dict[str, Scorer] = dict(
             "attention",
             "CLS attention, best block",
             "attention",
-            _map_like(lambda block, features, seed: features.attention(block)),
+            _attention,
             _middle_to_last,
         ),
         _scorer(
             "attention_last",
             "CLS attention, last block",
             "attention",
-            _map_like(lambda block, features, seed: features.attention(block)),
+            _attention,
             _last,
         ),
         _scorer("token_norm", "token norm", "tokens", _token_norm, _middle),
