@@ -15,6 +15,7 @@ import time
 
 import faiss
 import torch
+from timing import best_of
 
 from covtoken.backbone.weights import load_backbone
 from covtoken.subspace.direction import Direction, fit_many
@@ -83,16 +84,6 @@ def use(direction: Direction) -> None:
     print(f"forward pass       {1e3 * forward / BATCH:8.3f} ms a picture ({BATCH} together)")
     print(f"D, dot product     {1e3 * dot / BATCH:8.3f} ms ({100 * dot / forward:.2f} % of it)")
     print(f"D, pooling and dot {1e3 * both / BATCH:8.3f} ms ({100 * both / forward:.2f} % of it)")
-
-
-def best_of(times: int, run) -> float:
-    """The shortest wall time of ``times`` runs, in seconds."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main(share: float = 1.0) -> None:

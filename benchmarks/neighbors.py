@@ -5,22 +5,11 @@
 
 from __future__ import annotations
 
-import time
-
 import faiss
 import numpy as np
+from timing import best_of
 
 from covtoken.subspace.neighbors import nearest
-
-
-def best_of(times: int, run) -> float:
-    """The shortest wall time of ``times`` runs, in seconds."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main() -> None:
