@@ -1,8 +1,9 @@
-"""The alarm: few units fire, order changes nothing, equal halves agree fully, no mask is read, limits are locked."""
+"""The alarm: few units fire, order changes nothing, no mask is read, limits are locked."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -301,6 +302,13 @@ def test_a_test_run_reports_every_condition_counts_both_kinds_and_logs_the_look(
         gate.test("phantom", progress=False)
 
 
-def test_the_locked_alarm_takes_the_locked_recipes(monkeypatch, bank, pictures):
-    monkeypatch.setattr(gate, "read_limits", lambda root: (Limits(9), conditions.Recipes(D, A), {}))
-    assert str(gate.locked_alarm(bank, pictures)).startswith("ALARM: the bank has 8 units, fewer than 9")
+def test_the_locked_recipes_follow_the_depth_and_say_whose_limits_they_are(monkeypatch):
+    entry = {"weights_sha256": "w", "backbone": "embedded"}
+    locked = conditions.Recipes(Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 1.0)), Recipe("density", 9))
+    monkeypatch.setattr(gate, "read_limits", lambda root: (Limits(9), locked, entry))
+    assert gate.scaled_alarm(SimpleNamespace(n_blocks=12, weights_sha256="w")) == (Limits(9), locked, None)
+    limits, recipes, limits_of = gate.scaled_alarm(SimpleNamespace(n_blocks=24, weights_sha256="other"))
+    assert (recipes.direction.block, recipes.direction.extra[0], recipes.fallback.block) == (12, 18, 18)
+    assert limits == Limits(9) and limits_of == "embedded"
+    quiet = {"fired": False, "reasons": [], "limits_of": limits_of}
+    assert gate.alarm_sentence([quiet]).endswith("(limits fixed on embedded, not on this backbone)")

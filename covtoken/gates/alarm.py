@@ -34,14 +34,13 @@ from covtoken.gates.alarm_conditions import (
 )
 from covtoken.gates.report import (
     GateReport,
-    committed_reports,
     metric,
     provenance,
     report_path,
     source_digest,
     write_report,
 )
-from covtoken.subspace.alarm import FEWEST_UNITS, Alarm, Limits, check_bank, judge
+from covtoken.subspace.alarm import FEWEST_UNITS, Limits, judge
 from covtoken.subspace.scorers import at_depth, scaled
 
 LOCK = "alarm.lock.json"
@@ -183,17 +182,6 @@ def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, An
     return Limits.from_json(entry["limits"]), Recipes.from_json(entry["recipes"]), entry
 
 
-def locked_alarm(bank, pictures, maps=None, fallback_maps=None, root: Path | None = None) -> Alarm:
-    """The alarm under the locked limits, for any bank and pictures; ``str`` of it is the sentence that a report prints.
-
-    Args:
-        bank, pictures: FeatureSets with the tokens of the locked recipes' blocks. maps, fallback_maps: as
-            ``check_bank``; they must come from the locked recipes.
-    """
-    limits, recipes, _ = read_limits(root)
-    return check_bank(bank, pictures, recipes.direction, recipes.fallback, limits, maps, fallback_maps)
-
-
 def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
     """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
 
@@ -247,12 +235,6 @@ def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[G
 
 
 test.__test__ = False  # no pytest test
-
-
-def total_counts(root: Path | None = None) -> dict[str, int]:
-    """The counts over every committed alarm report."""
-    rows = [r for report in committed_reports(root) if report.gate == "alarm" for r in report.chart_data["conditions"]]
-    return right_counts(rows)
 
 
 def judged(row: dict, limits: Limits) -> dict:

@@ -16,22 +16,6 @@ from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
 
 
-def metric_table(metrics: dict[str, dict], names: list[str] | None = None) -> pd.DataFrame:
-    """Metrics as a table: value, interval, n."""
-    rows = []
-    for name in names or sorted(metrics):
-        entry = metrics.get(name)
-        if entry is None or entry["value"] is None:
-            continue
-        low, high = entry["ci95"] or (np.nan, np.nan)
-        interval = f"[{low:.3f}, {high:.3f}]" if entry["ci95"] else ""
-        rows.append(
-            {"metric": name, "value": round(entry["value"], 3), "95 % interval": interval}
-            | {key: entry[f"n_{key}"] for key in ("units", "images", "tokens")}
-        )
-    return pd.DataFrame(rows).set_index("metric")
-
-
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """One row a scorer, tuned alike: pooled, image and in-organ AUROC, AUPR, FROC at 1 and 4."""
     rows = []
