@@ -1,4 +1,4 @@
-"""No label is read while a subspace or a bank is built (METHOD.md, section 8). The threat is accident, not malice.
+"""No label is read while a subspace or a bank is built (book/method.md). The threat is accident, not malice.
 
 Three nets, from polite to blunt:
 

@@ -49,7 +49,7 @@ def pooled(features, block):
 
 
 def by_definition(features, block, target_block=3, quantile=0.9, ridge=1.0):
-    """(ω, m, t): METHOD §3 line by line, with scikit-learn's ridge; all tokens fit into the reference."""
+    """(ω, m, t): book/recommended.md line by line, with scikit-learn's ridge; all tokens fit into the reference."""
     z = pooled(features, target_block).reshape(-1, 8).double().numpy()
     unit = np.repeat(features.units, 20)
     apart = np.linalg.norm(z[:, None] - z[None], axis=2)

@@ -57,7 +57,7 @@ def test_growing_and_seeds():
 
 @pytest.mark.slow
 def test_brightness_and_position_do_not_give_lesions_away():
-    """METHOD.md, section 9, rule 5, over the whole cohort and within each kind of picture."""
+    """Brightness and place give little away, over the whole cohort and within each kind of picture."""
     cohort = phantom.read()
     labels = label(cohort.cases, cohort, 16, 16)
     brightness = []

@@ -1,4 +1,4 @@
-"""The embedded model's own saliency decoder: a standing baseline, not part of the method (METHOD §10)."""
+"""The embedded model's own saliency decoder: a standing baseline, not part of the method (book/method.md)."""
 
 from __future__ import annotations
 

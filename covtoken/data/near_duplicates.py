@@ -1,7 +1,7 @@
 """Near-duplicate pictures: where patients are unknown, pictures that look alike are one unit.
 
 Two pictures are near-duplicates when their 32×32 box thumbnails correlate above 0.95; a unit is a connected component,
-named by its first file. Looks at pictures only, never at masks (METHOD.md, section 2).
+named by its first file. Looks at pictures only, never at masks (book/method.md).
 """
 
 from __future__ import annotations

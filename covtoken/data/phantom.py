@@ -2,7 +2,7 @@
 
 It is the cohort that every notebook and test can draw, so it must be fair to every score: lesions differ from their
 surroundings in texture, edge and a little in brightness, lie anywhere in the organ, and share the picture with vessels,
-shadows, cysts and nodes that look odd too. What is asserted (METHOD.md, section 9, rule 5): raw patch intensity, either
+shadows, cysts and nodes that look odd too. What is asserted: raw patch intensity, either
 sign, reaches an AUROC of at most 0.75, and the centre prior at most 0.60. The generator is frozen: changing any picture
 means a new VERSION and voids every lock made on the old one. It was never tuned with a transformer's score.
 """

@@ -1,6 +1,6 @@
 """Splits by keyed hash of the unit: disjoint by construction, the same everywhere, and never moved by growth.
 
-Bank 30 %, selection 20 %, calibration 25 %, test 25 % (METHOD.md, section 2). A unit's split depends on its name alone,
+Bank 30 %, selection 20 %, calibration 25 %, test 25 % (book/method.md). A unit's split depends on its name alone,
 so a patient in two splits, or a split that depends on the order of files, cannot happen. The committed file of a cohort
 adds what a hash cannot know: which files had joined which near-duplicate group when they were first seen.
 """

@@ -1,6 +1,6 @@
 """Masks to token labels: which tokens are lesion, which are left out, and which tokens each lesion owns.
 
-Definitions: METHOD.md, section 2. A token is lesion if lesion area covers at least ``threshold`` of its patch, or if it
+Definitions: book/method.md. A token is lesion if lesion area covers at least ``threshold`` of its patch, or if it
 holds the largest share of a connected lesion, so that every lesion owns at least one token. Tokens touched below that
 are left out of AUROC. Masks are area-averaged per patch from their own resolution, exactly, whatever the sizes.
 """

@@ -1,7 +1,7 @@
 """Rank correlation within groups (images), its permutation p-value, Holm's correction and paired differences.
 
 A coverage value and a recall are comparable only inside one picture, so ρ is taken there and averaged, and the null
-hypothesis is made there too: values are shuffled within each picture, never across (METHOD §9, gate 2).
+hypothesis is made there too: values are shuffled within each picture, never across (book/method.md).
 """
 
 from __future__ import annotations

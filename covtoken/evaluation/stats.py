@@ -53,7 +53,7 @@ def aupr(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = Non
 
 
 class UnitWins:
-    """Every bootstrap draw of a pooled AUROC from one unit × unit matrix, exact (METHOD §9).
+    """Every bootstrap draw of a pooled AUROC from one unit × unit matrix, exact (book/method.md).
 
     ``M[i, j]`` counts how often a positive token of unit i beats a negative token of unit j, ties ½; ``p`` and ``n``
     count the positives and negatives of each unit. A draw with unit counts w has AUROC wᵀMw / (wᵀp · wᵀn), the very
@@ -125,7 +125,7 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 def image_auroc(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """The AUROC inside each picture, [N, T] → [N]; NaN where a picture lacks a class.
 
-    Its ``np.nanmean`` is METHOD's image AUROC, its bootstrap ``mean_draws(values, unit, weights)``.
+    Its ``np.nanmean`` is the paper's image AUROC, its bootstrap ``mean_draws(values, unit, weights)``.
     """
     mask = np.ones(np.shape(scores), dtype=bool) if mask is None else mask
     return np.array([auroc(s, p, m) for s, p, m in zip(scores, positive, mask, strict=True)], dtype=np.float64)

@@ -1,6 +1,6 @@
 """The bank: reference tokens of unlabelled pictures, with a header that says what they are and a digest of it all.
 
-A token enters by the keyed hash of its picture's digest and its index (METHOD §3): the ``size`` smallest win. The
+A token enters by the keyed hash of its picture's digest and its index (book/method.md): the ``size`` smallest win. The
 choice needs no features, does not depend on the order of pictures or on sharding, and never looks at a label.
 """
 

@@ -1,4 +1,4 @@
-"""Subspace A, density: a token is a member of the lesion subspace if it is far from the bank's tokens (METHOD §3)."""
+"""Subspace A, density: a token is a member of the lesion subspace if it is far from the bank's (book/method.md)."""
 
 from __future__ import annotations
 

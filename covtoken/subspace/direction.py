@@ -1,4 +1,4 @@
-"""D, the distilled direction: one dot product a token in place of a search (METHOD §3).
+"""D, the distilled direction: one dot product a token in place of a search (book/recommended.md).
 
 Tokens of the bank's own pictures that are rare (PN above its 90th percentile at a late middle block) are called
 positive, and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
@@ -145,7 +145,7 @@ def fit_many(
         target_block: where rarity is asked. quantile: of PN, above which a bank token is called positive.
         ridge: λ, see ``ridge.solve``. size, key: of the reference. k, neighbours: of N.
         rounds: how often the target is made again from tokens on which rarity and the last direction agree
-            (``agreed``); 0 is METHOD's D. Each round reads the bank twice more and searches nothing.
+            (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
 
     Raises:
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.

@@ -2,7 +2,7 @@
 
 Two erasures, of one target t (the saliency head's logit) that the bank's tokens predict by a direction β:
 
-- ``Direction.without``, the plain one (METHOD §11): tokens lose their component *along* β. Tokens vary in a correlated
+- ``Direction.without``, the plain one: tokens lose their component *along* β. Tokens vary in a correlated
   way, so what is left of them can still predict t, and D can go on finding it.
 - ``without_linear``, the honest one for this question: an oblique projection x ↦ x − m − σ βᵀ(x − m) / (βᵀσ), with
   σ = cov(x, t), after which cov(x, t) = 0: no direction whatever, D's or a new one, is correlated with t on the bank.

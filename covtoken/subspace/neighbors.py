@@ -59,7 +59,7 @@ def nearest(queries, bank, k: int, query_units=None, bank_units=None):
 
 
 def mean_distance(queries, bank, k: int, query_units=None, bank_units=None):
-    """Sparsity: the mean Euclidean distance to the k nearest tokens of other units, [Q] (METHOD §3)."""
+    """Sparsity: the mean Euclidean distance to the k nearest tokens of other units, [Q] (book/method.md)."""
     return nearest(queries, bank, k, query_units, bank_units)[0].mean(1)
 
 

@@ -10,7 +10,7 @@ from covtoken.errors import CovtokenError
 
 
 def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Tensor | np.ndarray:
-    """½ z + ½ the mean of z's 3 × 3 neighbourhood (METHOD §3), edges replicated.
+    """½ z + ½ the mean of z's 3 × 3 neighbourhood (book/method.md), edges replicated.
 
     Args:
         tokens: [N, T, D] with T = rows · cols, row-major. Score maps go in as [N, T, 1].

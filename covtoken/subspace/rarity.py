@@ -1,4 +1,4 @@
-"""Rarity at second order, N and PN: a token is rare if its *neighbourhood* in the bank is (METHOD §3).
+"""Rarity at second order, N and PN: a token is rare if its *neighbourhood* in the bank is (book/recommended.md).
 
 A asks how far a token is from the reference; N asks how sparse the reference is where the token lies, which one unlucky
 gap around the token moves less. PN is N on tokens pooled 3 × 3, against a bank of pooled tokens.

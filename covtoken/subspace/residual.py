@@ -1,4 +1,4 @@
-"""Subspace B, residual: a token is a member if the directions of normal tokens do not explain it (METHOD §3).
+"""Subspace B, residual: a token is a member if the directions of normal tokens do not explain it (book/method.md).
 
 PCA of the bank gives the normal basis U; membership is what is left of a token outside of it. B is fitted on the same
 reference tokens as A (``bank.build_bank``), so that the two differ in how they look and not in what they look at. That
@@ -27,7 +27,7 @@ class ResidualSubspace:
         bank: the reference. mean: [D] float64, of the bank's tokens.
         basis: [D, rank] float64, orthonormal: U, the normal directions, widest first.
         variances: [rank] float64, of the bank along them (÷ n, squared units of the tokens).
-        tau: the quantile of the bank's own residuals (METHOD: 0.9) above which a token is called a member.
+        tau: the quantile of the bank's own residuals (0.9 here) above which a token is called a member.
     """
 
     bank: TokenBank

@@ -51,7 +51,7 @@ class Moments:
 
 
 def solve(moments: Moments, ridge: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ridge direction ω = (C + λ·tr(C)/D·I)⁻¹ E[(x − m)(t − t̄)] (METHOD §3) and the mean m, both [D] float64.
+    """The ridge direction ω = (C + λ·tr(C)/D·I)⁻¹ E[(x − m)(t − t̄)] and the mean m, [D] float64 (book/recommended.md).
 
     λ is in units of the mean variance tr(C)/D, so it means the same at every block and width.
 

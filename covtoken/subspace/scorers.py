@@ -5,7 +5,7 @@
     for (block, pooled) in …: maps = raw_maps(scorer, block, pooled, bank, features)
         for σ in …: smooth(maps, rows, cols, σ)
 
-A recipe (which score, block, pooling, σ, sign) is chosen on the selection split, on the same grid for all (METHOD §2).
+A recipe (score, block, pooling, σ, sign) is chosen on the selection split, on the same grid for all (book/method.md).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def find(scorer: str) -> Scorer:
 
 
 def middle_blocks(n_blocks: int) -> range:
-    """⌈L/4⌉ … ⌊3L/4⌋ + 1 (3 … 10 of 12), METHOD §2; never beyond L."""
+    """⌈L/4⌉ … ⌊3L/4⌋ + 1 (3 … 10 of 12), book/method.md; never beyond L."""
     return range(math.ceil(n_blocks / 4), min(3 * n_blocks // 4 + 1, n_blocks) + 1)
 
 
@@ -174,7 +174,7 @@ def _direction_without_head(block, pooled, bank_features, features, seed, extra)
 
 
 def _head_student(block, pooled, bank_features, features, seed, extra):
-    """What of the saliency head's logit a linear map can read off the tokens of one block (METHOD §10)."""
+    """What of the saliency head's logit a linear map can read off the tokens of one block (book/method.md)."""
     logits = bank_features.saliency()
     fitted = Direction.fit_target(bank_features, block, logits, pooled, target="saliency logit")
     return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
@@ -213,7 +213,7 @@ def _patchcore(block, pooled, bank_features, features, seed, extra):
 
 
 def _centre_prior(block, features, seed):
-    """Minus the distance from the grid's centre over the half diagonal (between patch centres; METHOD §3)."""
+    """Minus the distance from the grid's centre over the half diagonal (between patch centres; book/method.md)."""
     r = np.arange(features.rows) - (features.rows - 1) / 2
     c = np.arange(features.cols) - (features.cols - 1) / 2
     distance = np.hypot(r[:, None], c[None]) / (math.hypot(features.rows, features.cols) / 2)
