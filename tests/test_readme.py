@@ -2,6 +2,7 @@
 
 import re
 
+from covtoken.gates import tables
 from covtoken.gates.report import committed_reports
 from covtoken.gates.tables import BEGIN, END, readme_table
 from covtoken.paths import project_root
@@ -26,3 +27,10 @@ def test_the_first_python_block_runs():
 def test_links_lead_to_files():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
         assert (project_root() / target).exists(), f"README links to {target}"
+
+
+def test_a_number_on_fewer_units_than_its_column_says_so():
+    entry = {"value": 0.25, "ci95": [0.0151, 0.4709], "n_units": 5}
+    assert tables._cell(entry, 28) == "0.250 [0.015, 0.471] (5 units)"
+    assert tables._cell(entry, 5) == "0.250 [0.015, 0.471]"
+    assert tables._cell(None, 5) == tables._cell(entry | {"value": None}, 5) == "–"

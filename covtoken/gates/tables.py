@@ -9,8 +9,8 @@ from covtoken.gates.report import GateReport, committed_reports
 from covtoken.paths import project_root, write_then_rename
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
-COLUMNS = {
-    "auroc.recommended": "recommended (D)",
+ROWS = {
+    "auroc.recommended": "recommended score, D",
     "auroc.density": "membership A",
     "auroc.attention_best": "CLS attention",
     "auroc.saliency_head": "saliency head",
@@ -25,22 +25,27 @@ COLUMNS = {
 
 
 def readme_table(reports: list[GateReport]) -> str:
-    """The README's table: one row a cohort; token AUROC with interval, n, decision and the notebook that prints it."""
-    head = ["cohort (units, images)", *COLUMNS.values(), "gate 1", "notebook"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for report in (r for r in reports if r.gate == 1):
-        n = report.metrics["auroc.density"]
-        cells = [f"{report.cohort} ({n['n_units']}, {n['n_images']})"]
-        cells += [_cell(report.metrics.get(name)) for name in COLUMNS]
-        lines.append(f"| {' | '.join(cells)} | {report.decision} | [gate1](notebooks/gate1.ipynb) |")
-    return "\n".join(lines)
+    """The README's table: a row a score, a column a cohort; token AUROC with interval, then decision and notebook."""
+    reports = [report for report in reports if report.gate == 1]
+    n = [report.metrics["auroc.density"] for report in reports]
+    heads = [f"{r.cohort} ({e['n_units']} units, {e['n_images']} images)" for r, e in zip(reports, n, strict=True)]
+    rows = [
+        [label, *(_cell(report.metrics.get(name), e["n_units"]) for report, e in zip(reports, n, strict=True))]
+        for name, label in ROWS.items()
+    ]
+    rows.append(["gate 1 says", *(report.decision for report in reports)])
+    rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
+    lines = [["", *heads], ["---"] * (len(heads) + 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(entry: dict | None) -> str:
+def _cell(entry: dict | None, n_units: int) -> str:
+    """Value and interval; how many units stand behind it where they are not the column's."""
     if entry is None or entry["value"] is None:
         return "–"
     low, high = entry["ci95"] or (float("nan"), float("nan"))
-    return f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]"
+    fewer = "" if entry["n_units"] == n_units else f" ({entry['n_units']} units)"
+    return f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]{fewer}"
 
 
 def replace_between(text: str, body: str, where: str, begin: str = BEGIN, end: str = END) -> str:
