@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -139,18 +140,23 @@ class ReportTable(_Reader, SphinxDirective):
             self.depends_on(root / "gate_reports" / f"{place}.json")
             try:
                 report = _read(root, place)
-                for name in self.options["metrics"].split():
-                    entry = read_metric(root, f"{place} {name}")
+                entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
+                for name, entry in entries.items():
                     value = nodes.inline(text=as_text(entry, signed=_signed(name)), classes=["covtoken-number"])
                     rows.append([cohort, readable(name), value])
-                    n = f"{entry['n_units']} units, {entry['n_images']} images"
-                curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
-                about = f"{report['split']} split, {n}, {report['backbone']}"
-                notes.append(f"{cohort}: {about}{curated}; {report['decision']}.")
+                notes.append(about(cohort, report, entries.values()))
             except CovtokenError as error:
                 rows.append([cohort, "", self.missing(error, self.lineno)])
         table = _table(["cohort", "quantity", "value [95 % over units]"], rows)
         return [table, nodes.paragraph(text=" ".join(notes), classes=["covtoken-note"])]
+
+
+def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
+    """What stands under every table: split, the n of its numbers, backbone, how pictures were curated, the decision."""
+    found = dict.fromkeys(f"{entry['n_units']} units, {entry['n_images']} images" for entry in entries)
+    curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
+    n = " or ".join(found) or "no number"
+    return f"{cohort}: {report['split']} split, {n}, {report['backbone']}{curated}; {report['decision']}."
 
 
 class ReportChart(_Reader, SphinxDirective):

@@ -7,6 +7,7 @@ they warn where no report is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -16,39 +17,47 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.gates.gate1_rows import LABELS
-from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table, as_text, readable
+from covtoken.paper import MISSING, _cohorts, _read, _Reader, _signed, _table, about, as_text, readable
 
 
 class ReportMatrix(_Reader, SphinxDirective):
-    """One kind of number, a row a score and a column a cohort; a dash where a cohort has none."""
+    """A row a number and a column a cohort; a dash where a cohort has none.
 
-    option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "cohorts", "kind", "scores")}
+    Either ``:metrics:``, by their full names, or one ``:kind:`` of number and the ``:scores:`` it is shown of.
+    """
+
+    option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores")}
 
     def run(self) -> list[nodes.Node]:
-        gate, root, kind = self.options.get("gate", "1"), self.root(), self.options["kind"]
+        gate, root, kind = self.options.get("gate", "1"), self.root(), self.options.get("kind", "")
+        names = {f"{kind}.{score}": LABELS[score] for score in self.options.get("scores", "").split()}
+        names |= {name: readable(name) for name in self.options.get("metrics", "").split()}
         cohorts = self.options.get("cohorts", "").split() or _cohorts(root, gate)
         try:
             reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in cohorts}
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
-        rows, n = [], {}
         for cohort in reports:
             self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
-        for score in self.options["scores"].split():
-            cells = []
-            for cohort, report in reports.items():
-                entry = report["metrics"].get(f"{kind}.{score}")
-                found = bool(entry) and entry["value"] is not None
-                cells.append(_stacked(as_text(entry)) if found else "–")
-                n |= {cohort: f"{cohort} {entry['n_units']} units, {entry['n_images']} images"} if found else {}
-            rows.append([LABELS.get(score, readable(f"auroc.{score}")), *cells])
-        note = f"{KIND_WORDS.get(kind, kind)}, 95 % intervals over units; {'; '.join(n.values())}."
-        return [_table(["", *reports], rows), nodes.paragraph(text=note, classes=["covtoken-note"])]
+        found = {cohort: _found(report, names) for cohort, report in reports.items()}
+        rows = [
+            [label, *(_stacked(name, found[cohort][name]) if name in found[cohort] else "–" for cohort in reports)]
+            for name, label in names.items()
+        ]
+        notes = [about(cohort, report, found[cohort].values()) for cohort, report in reports.items()]
+        words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
+        return [_table(["", *reports], rows), nodes.paragraph(text=words, classes=["covtoken-note"])]
 
 
-def _stacked(text: str) -> nodes.Node:
+def _found(report: dict, names: Iterable[str]) -> dict[str, dict]:
+    """The entries of those names that have a value."""
+    metrics = report["metrics"]
+    return {name: metrics[name] for name in names if metrics.get(name) and metrics[name]["value"] is not None}
+
+
+def _stacked(name: str, entry: dict) -> nodes.Node:
     """A value with its interval under it: five cohorts then fit beside each other."""
-    value, _, interval = text.partition(" ")
+    value, _, interval = as_text(entry, signed=_signed(name)).partition(" ")
     lines = [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
     return nodes.inline("", "", *lines, classes=["covtoken-number"])
 
@@ -88,10 +97,10 @@ class VerdictTable(_Reader, SphinxDirective):
             for name in names:
                 label = f"{name.removeprefix(start).replace('_', ' ')}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
-        return [
-            _table([f"{OURS[ours]} against", *reports], rows),
-            nodes.paragraph(text=_losses(OURS[ours], reports, rows)),
-        ]
+        words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
+        ns = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
+        note = nodes.paragraph(text=" ".join(ns), classes=["covtoken-note"])
+        return [_table([f"{OURS[ours]} against", *reports], rows), words, note]
 
 
 KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}

@@ -26,14 +26,24 @@ LABELS = {
     "saliency_head": "saliency head",
 }
 
+# Drawn block by block already, or a variant of a score that is drawn: more rules than a chart can label.
+NOT_DRAWN = (
+    "density",
+    "attention_best",
+    "attention_last",
+    "residual",
+    "rarity",
+    "direction_without_head",
+    "intensity_flipped",
+)
+
 
 def block_rows(metrics: dict[str, dict]) -> list[dict]:
     """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
     rows = []
     for name, entry in metrics.items():
         scorer, _, block = name.removeprefix("auroc.").partition(".")
-        tuned_curve = scorer in ("density", "attention_best") and not block  # drawn block by block already
-        if not name.startswith("auroc.") or entry["value"] is None or tuned_curve:
+        if not name.startswith("auroc.") or entry["value"] is None or (scorer in NOT_DRAWN and not block):
             continue
         place = int(block[5:]) if block.startswith("block") else block or None
         low, high = entry["ci95"] or (None, None)

@@ -37,7 +37,7 @@ def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
             entry = metrics.get(f"{kind}.{scorer}")
             if entry is not None and entry["value"] is not None:
                 low, high = entry["ci95"] or (np.nan, np.nan)
-                row[title] = f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]"
+                row[title] = f"{entry['value']:.3f} [{low:.3f},\u00a0{high:.3f}]"  # breaks before the bracket alone
         rows.append(row)
     return pd.DataFrame(rows).set_index("scorer").fillna("")
 

@@ -33,6 +33,8 @@ def readme_table(reports: list[GateReport]) -> str:
         [label, *(_cell(report.metrics.get(name), e["n_units"]) for report, e in zip(reports, n, strict=True))]
         for name, label in ROWS.items()
     ]
+    chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
+    rows.append(["pictures chosen by lesion upstream", *chosen])
     rows.append(["gate 1 says", *(report.decision for report in reports)])
     rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
     lines = [["", *heads], ["---"] * (len(heads) + 1), *rows]
