@@ -11,7 +11,7 @@ from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.recorded import load_scores
-from covtoken.gates import gate1, locks, runs
+from covtoken.gates import gate1, locks, planning, runs, scoring
 from covtoken.gates.alarm_conditions import Recipes
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
@@ -74,11 +74,11 @@ def test_where_the_alarm_fires_a_stands_in(monkeypatch):
     pairs = [(bank, pictures), (poorer, pictures)]
     for fewest, fired in ((2, 0), (11, 1), (20, 2)):
         limits = Limits(units_min=fewest)
-        monkeypatch.setattr(gate1, "scaled_alarm", lambda vit, limits=limits: (limits, recipes, None))
+        monkeypatch.setattr(scoring, "scaled_alarm", lambda vit, limits=limits: (limits, recipes, None))
         raw = [raw_maps("density", 3, False, one, pictures) for one, _ in pairs]
         ours = [score_maps(recipes.direction, one, pictures) for one, _ in pairs]
         parts = [{"density.block3": a, "recommended": d} for a, d in zip(raw, ours)]
-        said = gate1._heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4))
+        said = scoring.heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4))
         assert [alarm["fired"] for alarm in said].count(True) == fired
         assert {alarm["score"] for alarm in said} == {"A" if fired else "D"}, "folds of two scales cannot be pooled"
         for part, a, d in zip(parts, raw, ours):
@@ -89,7 +89,7 @@ def test_where_the_alarm_fires_a_stands_in(monkeypatch):
 
 
 def test_few_units_of_a_small_cohort_can_still_be_cross_fitted():
-    assert len(gate1.limited(_folder(30), 4).units) == gate1.FEWEST_UNITS
+    assert len(gate1.limited(_folder(30), 4).units) == scoring.FEWEST_UNITS
     assert len(gate1.limited(_folder(30), 20).units) == 20
     large = gate1.limited(_folder(130), 4)
     assert len(large.units) == 4 * 4 and set(large.units) <= set(_folder(130).units)
@@ -125,7 +125,7 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
     entry = plan | found | {"backbone": "embedded", "data_fingerprint": "of busi"}
     monkeypatch.setattr(locks, "entry", lambda name, cohort, gate: entry if cohort == "busi" else None)
     vit = SimpleNamespace(name="embedded")
-    assert gate1._recipe_plan(_folder(30), vit, found).reason == "recipe and threshold of busi: best baseline"
+    assert planning.recipe_plan(_folder(30), vit, found).reason == "recipe and threshold of busi: best baseline"
     for cohort, backbone, changed, message in (
         (_folder(30), "embedded", {"weights_sha256": "other"}, "busi gate 1, as the recipe of mine: .*weights_sha256"),
         (_folder(30), "dinov2-base", {}, "`covtoken gate 1 --cohort busi --backbone dinov2-base`"),
@@ -133,20 +133,20 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
         (_folder(11), "embedded", {}, "mine has 11 units: cross-fitting needs at least 12"),
     ):
         with pytest.raises(CovtokenError, match=message):
-            gate1._recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed)
+            planning.recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed)
 
 
 def test_recording_without_a_lock_is_refused_before_anything_is_extracted(monkeypatch):
     monkeypatch.setattr(locks, "entry", lambda *arguments: None)
     extracting = SimpleNamespace(vit=SimpleNamespace(name="embedded"))
     with pytest.raises(CovtokenError, match="mine: no lock for backbone 'embedded', nothing is recorded"):
-        gate1._plan_for(_folder(3), "test", extracting, {}, need_lock=True)
+        planning.plan_for(_folder(3), "test", extracting, {}, need_lock=True)
 
 
 def test_a_split_without_lesions_is_refused_by_name():
     cohort = _folder(3)
     with pytest.raises(CovtokenError, match="mine: none of the 3 pictures of the test split holds a lesion"):
-        gate1._need_lesions(label(cohort.cases, cohort, 2, 2), cohort, "test")
+        scoring.need_lesions(label(cohort.cases, cohort, 2, 2), cohort, "test")
 
 
 def test_scores_that_cannot_be_saved_leave_no_report(monkeypatch, tmp_path):

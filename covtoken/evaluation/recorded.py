@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
+from covtoken.evaluation.records import digest_of
 from covtoken.paths import write_then_rename
 
 MAX_SCORERS = 10
@@ -87,7 +88,7 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
         tensors["organ"] = np.packbits(labels.organ, axis=1)
     header = recorded.header | {"n_tokens": int(labels.lesion.shape[1])}
     text = json.dumps(header, sort_keys=True)
-    digest = _digest(tensors, text)
+    digest = digest_of(tensors, text)
     with write_then_rename(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"header": text, "sha256": digest})
@@ -112,7 +113,7 @@ def load_scores(path: Path) -> RecordedScores:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CovtokenError(f"{path}: truncated or no safetensors file ({error}); restore it from git") from error
-    if meta.get("sha256") != _digest(tensors, meta.get("header", "")):
+    if meta.get("sha256") != digest_of(tensors, meta.get("header", "")):
         raise CovtokenError(f"{path}: its content does not fit its digest; restore it from git")
     header = json.loads(meta["header"])
     n_tokens = header["n_tokens"]
@@ -140,10 +141,3 @@ def load_scores(path: Path) -> RecordedScores:
     )
     scores = {name.removeprefix("scores/"): t for name, t in tensors.items() if name.startswith("scores/")}
     return RecordedScores(scores, labels, header)
-
-
-def _digest(tensors: dict[str, np.ndarray], header: str) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode() + tensors[name].tobytes())
-    return digest.hexdigest()

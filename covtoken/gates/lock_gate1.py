@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from covtoken.data.cohorts import cohort_name
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1, locks
+from covtoken.gates.plan import METHOD_PARAMETERS, Plan
 from covtoken.gates.report import GateReport, read_report, report_path
 
 HEADLINES = (
@@ -40,7 +42,7 @@ def lock_thresholds(cohort: str, reason: str = "") -> list[str]:
     report = read_report(report_path(cohort, 1, recorded=False))
     if report.split == "crossfit":
         raise CovtokenError(
-            f"{cohort} has fewer than {gate1.SMALL_COHORT} units: it chooses nothing and takes the locked recipe of a "
+            f"{cohort} has fewer than {SMALL_COHORT} units: it chooses nothing and takes the locked recipe of a "
             "large cohort, so there is nothing to lock"
         )
     if report.split != "selection":
@@ -54,7 +56,7 @@ def lock_thresholds(cohort: str, reason: str = "") -> list[str]:
 def plan_entry(report: GateReport) -> dict:
     """The lock entry of a selection report: plan, backbone, and what it binds."""
     fields = ("recipes", "middle", "threshold", "threshold_reason", "small_cut")
-    method = {k: v for k, v in report.parameters.items() if k in {"picture_size", "seed", *gate1.METHOD_PARAMETERS}}
+    method = {k: v for k, v in report.parameters.items() if k in {"picture_size", "seed", *METHOD_PARAMETERS}}
     return {
         **{name: report.parameters[name] for name in fields},
         "backbone": report.backbone,
@@ -74,7 +76,7 @@ def measure_spread(cohort: str, split: str = "selection", backbone: str = "embed
     values: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
     locked = locks.entry(locks.THRESHOLDS, cohort_name(cohort), 1)
-    plan = gate1.Plan.from_json(locked) if locked else None
+    plan = Plan.from_json(locked) if locked else None
     try:
         for precision, n_threads in SPREAD_RUNS:
             torch.set_num_threads(n_threads)

@@ -10,8 +10,9 @@ from covtoken.data.masks import read_mask
 from covtoken.evaluation.recorded import load_scores
 from covtoken.evaluation.stats import delong
 from covtoken.gates import locks
-from covtoken.gates.gate1 import BASELINES, PROPOSED, Gate1Run, headline
+from covtoken.gates.gate1 import Gate1Run, headline
 from covtoken.gates.gate1_rows import LABELS
+from covtoken.gates.plan import BASELINES, PROPOSED
 from covtoken.gates.report import committed_reports
 from covtoken.paths import project_root
 

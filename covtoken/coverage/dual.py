@@ -1,0 +1,189 @@
+"""The constrained pruner: keep as few tokens as a coverage floor allows, with a dual variable (book/method.md).
+
+Per picture: minimise the number kept subject to C* − C(S) ≤ δ, by the Lagrangian Σm + μ(C* − C(S) − δ): descent on the
+logits of a straight-through Gumbel-sigmoid mask, ascent on μ, which would read as the price, in tokens, of one unit of
+coverage. ``prune`` runs it as it was first specified, or repaired so that the floor *is* met (``REPAIRED``): a negative
+result that rests on the first alone could be a bad optimiser, not a bad objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from covtoken.coverage.functionals import coverage
+from covtoken.coverage.greedy import repaired
+from covtoken.errors import CovtokenError
+
+SLACKS = (0.01, 0.05, 0.1, 0.2, 0.4)  # δ as shares of C*
+SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the saddle point is looked for.
+
+    Attributes:
+        steps: of descent. logit: where every token starts. rate, momentum: of SGD (not Adam, which would undo what the
+            dual variable scales). mu, mu_rate, mu_cap: start, rate and cap of the dual variable.
+        temperature, last_temperature: of the mask, geometric from the first to the last step.
+        rows: the mask multiplies the tokens, Z_S = m ⊙ Z, so that its square is in the Gram matrix and a dropped token
+            has no slope of its own: the literal form. Else it enters the Gram linearly (``functionals``).
+        scaled: measure coverage and size as shares, and divide each picture's gradient by its root mean square, so
+            that μ weighs the two terms but cannot set the length of a step.
+        repair: at the end, add the best tokens until the floor is met.
+    """
+
+    steps: int = 200
+    logit: float = 2.0
+    rate: float = 0.5
+    momentum: float = 0.9
+    mu: float = 1.0
+    mu_rate: float = 0.2
+    mu_cap: float = 1e4
+    temperature: float = 0.5
+    last_temperature: float = 0.5
+    rows: bool = True
+    scaled: bool = False
+    repair: bool = False
+
+
+SPECIFIED = Schedule()
+REPAIRED = replace(SPECIFIED, rate=0.05, temperature=1.0, last_temperature=0.1, rows=False, scaled=True, repair=True)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What the pruner found, for B pictures of T tokens.
+
+    Attributes:
+        mask: [B, T] bool, the deterministic mask (logit > 0, then repaired where asked). logits: [B, T].
+        mu: [B], the last dual value; mu_path: [steps, B]. k_path: [steps, B], tokens kept by the sampled masks.
+        full: [B], C*. covered: [B], C(S). drop: [B], C* − C(S). delta: [B], the slack. met: [B] bool, drop ≤ delta.
+        met_before_repair: [B] bool, the same of the mask before tokens were added.
+        k: [B], tokens kept.
+    """
+
+    mask: Tensor
+    logits: Tensor
+    mu: Tensor
+    mu_path: Tensor
+    k_path: Tensor
+    full: Tensor
+    covered: Tensor
+    drop: Tensor
+    delta: Tensor
+    met: Tensor
+    met_before_repair: Tensor
+    k: Tensor
+
+
+@dataclass(frozen=True)
+class CoverageCertificate:
+    """What the pruner certifies about one picture; it says nothing about lesions.
+
+    Attributes:
+        delta: allowed drop. n_tokens: before pruning; k: kept; retention: k / n_tokens.
+        full, covered, drop, met: C*, C(S), C* − C(S), and whether the drop stays within delta.
+        mu: price in tokens of one unit of coverage, at the last step.
+        directions_retained: share of the energy along each of the first 8 directions of P_L that kept tokens hold.
+    """
+
+    delta: float
+    n_tokens: int
+    k: int
+    retention: float
+    full: float
+    covered: float
+    drop: float
+    met: bool
+    mu: float
+    directions_retained: tuple[float, ...]
+
+
+def prune(
+    name: str,
+    y: Tensor,
+    *,
+    width: int,
+    slack: float = SLACK,
+    seed: int = 0,
+    schedule: Schedule = SPECIFIED,
+    advance: Callable[[], None] | None = None,
+) -> Pruned:
+    """Run the constrained pruner on every picture at once.
+
+    Args:
+        name: of the coverage functional. y: [B, T, r] projected tokens. width: D of the unprojected tokens.
+        slack: δ as a share of C*, in [0, 1). seed: of the mask's noise, one stream a picture, so that a picture's
+            result does not depend on its neighbours in the batch. advance: called after each step (progress bars).
+
+    Raises:
+        CovtokenError: tokens of another shape, NaN, a slack outside [0, 1).
+    """
+    y = y.double()
+    if y.ndim != 3 or not len(y):
+        raise CovtokenError(f"projected tokens must be [pictures, tokens, directions], got {list(y.shape)}")
+    if not torch.isfinite(y).all():
+        raise CovtokenError("projected tokens hold NaN or infinity: check the features and the subspace")
+    if not 0 <= slack < 1:
+        raise CovtokenError(f"slack {slack}: the allowed drop as a share of C*, in [0, 1)")
+    n, n_tokens, _ = y.shape
+    full = coverage(name, y, width=width)
+    delta = slack * full
+    unit = full.clamp(min=1e-12) if schedule.scaled else torch.ones_like(full)  # coverage is measured in it
+    size = n_tokens if schedule.scaled else 1
+    logits = torch.full((n, n_tokens), schedule.logit, dtype=torch.float64)
+    velocity = torch.zeros_like(logits)
+    mu = torch.full((n,), schedule.mu, dtype=torch.float64)
+    streams = [torch.Generator().manual_seed(seed) for _ in range(n)]
+    mu_path, k_path = [], []
+    torch.set_flush_denormal(True)  # masks that are certain, and Grams of few tokens, otherwise cost minutes
+    for step in range(schedule.steps):
+        share = step / max(1, schedule.steps - 1)
+        temperature = schedule.temperature * (schedule.last_temperature / schedule.temperature) ** share
+        uniform = torch.stack([torch.rand(n_tokens, generator=g, dtype=torch.float64) for g in streams])
+        soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-12)) / temperature)
+        mask = (soft > 0.5).double().requires_grad_(True)
+        covered = coverage(name, y, mask, width=width, rows=schedule.rows)
+        # d/dm of Σm + μ(C* − C), straight through the threshold, then through the sigmoid.
+        by_mask = 1 / size - (mu / unit)[:, None] * torch.autograd.grad(covered.sum(), mask)[0]
+        step_by = by_mask * soft * (1 - soft) / temperature
+        if schedule.scaled:
+            step_by = step_by / step_by.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+        velocity = schedule.momentum * velocity + step_by
+        logits = logits - schedule.rate * velocity
+        excess = (full - covered.detach() - delta) / unit
+        mu = (mu + schedule.mu_rate * excess).clamp(0, schedule.mu_cap)
+        mu_path.append(mu)
+        k_path.append(mask.detach().sum(1))
+        if advance is not None:
+            advance()
+    torch.set_flush_denormal(False)
+    mask = logits > 0
+    tolerance = 1e-9 * full.clamp(min=1)
+    met_before = full - coverage(name, y, mask.double(), width=width) <= delta + tolerance
+    if schedule.repair:
+        mask = repaired(name, y, mask, full - delta, width=width)
+    covered = coverage(name, y, mask.double(), width=width)
+    drop = full - covered
+    return Pruned(
+        *(mask, logits, mu, torch.stack(mu_path), torch.stack(k_path), full, covered, drop, delta),
+        *(drop <= delta + tolerance, met_before, mask.sum(1)),
+    )
+
+
+def certificate(pruned: Pruned, y: Tensor, index: int, n_directions: int = 8) -> CoverageCertificate:
+    """The coverage certificate of one picture of the batch. y: [B, T, r], as it was pruned."""
+    energy = y[index].double().square()[:, :n_directions]
+    total = energy.sum(0)
+    kept = energy[pruned.mask[index]].sum(0) / torch.where(total > 0, total, torch.ones_like(total))
+    n_tokens, k = pruned.mask.shape[1], int(pruned.k[index])
+    numbers = (float(getattr(pruned, key)[index]) for key in ("full", "covered", "drop"))
+    return CoverageCertificate(
+        *(float(pruned.delta[index]), n_tokens, k, k / n_tokens, *numbers),
+        *(bool(pruned.met[index]), float(pruned.mu[index]), tuple(kept.tolist())),
+    )

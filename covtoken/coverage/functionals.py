@@ -1,0 +1,170 @@
+"""How much a set of kept tokens covers: RankMe, coding rate and energy of projected, centred tokens (book/method.md).
+
+Each is a function of the weighted Gram matrix Σ w_t y_t y_tᵀ of projected tokens y, w = 1 for kept and 0 for dropped
+tokens, so that a set needs one small symmetric matrix and never an SVD of [T, D]. Between 0 and 1 the weight is linear
+in that matrix: a dropped token then still has a gradient, which a mask on the rows (w²) would take from it.
+
+Everything is float64: in float32 the RankMe of a single token comes out as 1.012.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from covtoken.errors import CovtokenError, unknown
+
+FUNCTIONALS = ("rankme", "coding_rate", "energy")
+EPSILON = 1e-7  # added to RankMe's shares, as its authors do
+CODING_EPSILON = 0.5  # ε_c, the distortion of the coding rate
+FLOOR = 1e-2  # of the largest singular value: see _RankMe.backward
+
+
+def project(tokens: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
+    """Tokens [..., D] centred by ``mean`` [D], in coordinates of orthonormal ``directions`` [D, r]; float64 [..., r].
+
+    Their Gram spectrum is that of P_L z, P_L = directions · directionsᵀ.
+    """
+    if tokens.shape[-1] != len(mean) or directions.shape[0] != len(mean):
+        raise CovtokenError(
+            f"tokens [..., {tokens.shape[-1]}], mean [{len(mean)}] and directions {list(directions.shape)} do not fit"
+        )
+    return (tokens.double() - mean.double()) @ directions.double()
+
+
+def coverage(name: str, y: Tensor, weight: Tensor | None = None, *, width: int, rows: bool = False) -> Tensor:
+    """One functional of each set, [...]. y: [..., T, r] projected tokens; weight: [..., T] (None: all kept).
+
+    Args:
+        name: ``rankme``, ``coding_rate`` or ``energy``. width: D, the width of the unprojected tokens.
+        rows: the weight multiplies the tokens, so that w² stands in the Gram: equal for 0 and 1, but not in slope.
+    """
+    if name not in FUNCTIONALS:
+        raise unknown("coverage functional", name, list(FUNCTIONALS))
+    y, weight = _checked(y, weight)
+    inside = weight.square() if rows else weight
+    if name == "energy":
+        return energy(y, inside)
+    matrix = gram(y, inside)
+    return rankme_of_gram(matrix) if name == "rankme" else coding_rate_of_gram(matrix, weight.sum(-1), width)
+
+
+def rankme(y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """exp(−Σ p log p), p the singular values of the kept tokens normalised to sum 1 (+ 1e-7); 0 for none.
+
+    Between 1 and min(k, r) up to 1e-3 (the added 1e-7). Source: Garrido et al. 2023. Adding a token may *lower* it:
+    a token that repeats the strongest direction makes the spectrum less even.
+    """
+    return rankme_of_gram(gram(y, weight))
+
+
+def coding_rate(y: Tensor, weight: Tensor | None = None, *, width: int) -> Tensor:
+    """½ log det(I + D / (k ε_c²) Σ w y yᵀ), k = Σ w, ε_c = ½; 0 for none. Source: Yu et al. 2020.
+
+    Not monotone either: k stands in the denominator, so a token of norm 0 lowers it.
+    """
+    y, weight = _checked(y, weight)
+    return coding_rate_of_gram(gram(y, weight), weight.sum(-1), width)
+
+
+def energy(y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Σ w ‖y‖² / Σ ‖y‖², in 0 … 1, monotone; its best set of k tokens are the k largest norms. 0 where all is 0."""
+    y, weight = _checked(y, weight)
+    each = y.square().sum(-1)
+    total = each.sum(-1)
+    return (weight * each).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def gram(y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Σ w_t y_t y_tᵀ, [..., r, r] float64."""
+    y, weight = _checked(y, weight)
+    return (y * weight[..., None]).transpose(-1, -2) @ y
+
+
+def set_coverage(name: str, y: Tensor, sets: Tensor, *, width: int) -> Tensor:
+    """One functional of sets of k tokens, [..., n_sets], without gradients; through the smaller of the two Grams.
+
+    Args:
+        y: [..., T, r]. sets: int [..., n_sets, k], different tokens of that picture.
+    """
+    if name == "energy":
+        each = y.double().square().sum(-1)
+        total = each.sum(-1, keepdim=True)
+        return _take(each, sets).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
+    k = sets.shape[-1]
+    rows = torch.gather(
+        y.double().unsqueeze(-3).expand(*sets.shape[:-1], *y.shape[-2:]),
+        -2,
+        sets.unsqueeze(-1).expand(*sets.shape, y.shape[-1]),
+    )
+    small = rows @ rows.transpose(-1, -2) if k < y.shape[-1] else rows.transpose(-1, -2) @ rows
+    if name == "rankme":
+        return rankme_of_gram(small)
+    if name == "coding_rate":
+        return coding_rate_of_gram(small, torch.full(small.shape[:-2], float(k), dtype=torch.float64), width)
+    raise unknown("coverage functional", name, list(FUNCTIONALS))
+
+
+def rankme_of_gram(matrix: Tensor) -> Tensor:
+    """RankMe [...] from Gram matrices [..., n, n] of either side (tokens × tokens, or coordinates × coordinates)."""
+    return _RankMe.apply(matrix) if matrix.requires_grad else _entropy_rank(torch.linalg.eigvalsh(matrix))[0]
+
+
+def coding_rate_of_gram(matrix: Tensor, k: Tensor, width: int) -> Tensor:
+    """Coding rate [...] from Gram matrices [..., n, n] of k tokens [...] of width D."""
+    scale = width / (k.clamp(min=1) * CODING_EPSILON**2)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    factor = torch.linalg.cholesky(eye + scale[..., None, None] * matrix)
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _entropy_rank(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """RankMe [...], singular values [..., n], their sum [..., 1] (1 where it is 0) and shares [..., n]."""
+    singular = eigenvalues.clamp(min=0).sqrt()
+    total = singular.sum(-1, keepdim=True)
+    empty = total <= 0
+    total = torch.where(empty, torch.ones_like(total), total)
+    share = singular / total + EPSILON
+    value = torch.exp(-(share * share.log()).sum(-1))
+    return torch.where(empty[..., 0], torch.zeros_like(value), value), singular, total, share
+
+
+class _RankMe(torch.autograd.Function):
+    """A function of eigenvalues has the gradient V f'(λ) Vᵀ, which needs no gaps between them; eigh's own does."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        found, singular, total, share = _entropy_rank(values)
+        ctx.save_for_backward(found, vectors, singular, total, share)
+        return found
+
+    @staticmethod
+    def backward(ctx, above: Tensor) -> Tensor:
+        """∂/∂λ = ∂/∂s · 1/(2s), with s held above 1 % of the largest.
+
+        A direction that no kept token has yet would have an infinite slope. A token is added whole, not by an
+        infinitely small part, so a slope about as large as the gain of a whole token is the useful one. Where all
+        singular values are larger, the gradient is exact.
+        """
+        found, vectors, singular, total, share = ctx.saved_tensors
+        slope = -(share.log() + 1)
+        by_singular = (slope - (slope * singular).sum(-1, keepdim=True) / total) / total
+        floor = FLOOR * singular.amax(-1, keepdim=True)
+        held = torch.maximum(singular, torch.where(floor > 0, floor, torch.ones_like(floor)))
+        by_value = found[..., None] * by_singular / (2 * held)
+        return above[..., None, None] * (vectors * by_value[..., None, :]) @ vectors.transpose(-1, -2)
+
+
+def _take(values: Tensor, sets: Tensor) -> Tensor:
+    """values [..., T] at sets [..., n, k] → [..., n, k]."""
+    return torch.gather(values.unsqueeze(-2).expand(*sets.shape[:-1], values.shape[-1]), -1, sets)
+
+
+def _checked(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    y = y.double()
+    if weight is None:
+        weight = torch.ones(y.shape[:-1], dtype=torch.float64, device=y.device)
+    if weight.shape != y.shape[:-1]:
+        raise CovtokenError(f"weights {list(weight.shape)} do not fit tokens {list(y.shape)}: one weight a token")
+    return y, weight.double()

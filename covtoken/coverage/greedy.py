@@ -1,0 +1,130 @@
+"""Strong optimisers of coverage: a spanning choice by pivoted QR, and stochastic greedy maximisation with swaps.
+
+They answer one question: does the pruner of ``dual`` lose lesions because it optimises badly, or because of what it
+optimises? Energy needs none of them: its best set of k tokens are the k largest norms.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from covtoken.coverage.functionals import coverage, set_coverage
+from covtoken.errors import CovtokenError
+
+CANDIDATES, SWAPS = 64, 256
+LARGEST_EXHAUSTIVE = 16
+SPENT = 1e-9  # of the largest squared norm: what is left of a token that the chosen ones already span
+
+
+def spanning(y: Tensor, k: int, first: Tensor | None = None) -> Tensor:
+    """k tokens of each picture by column-pivoted QR, int [B, k], in the order chosen.
+
+    Each step takes the token with the largest part outside the span of those chosen, which greedily maximises their
+    volume. Past the rank it starts over on the remaining tokens.
+
+    Args:
+        y: [B, T, r] projected tokens. first: int [B], the token to begin with (None: the largest norm).
+    """
+    y = y.double()
+    n, n_tokens, _ = y.shape
+    _check_k(k, n_tokens)
+    everyone, taken = torch.arange(n), torch.zeros(n, n_tokens, dtype=torch.bool)
+    left, chosen = y.clone(), []
+    floor = SPENT * y.square().sum(-1).amax(-1)
+    for step in range(k):
+        size = left.square().sum(-1).masked_fill(taken, -1.0)
+        restart = size.amax(-1) <= floor
+        if restart.any():
+            left[restart] = y[restart]
+            size = left.square().sum(-1).masked_fill(taken, -1.0)
+        pick = first if step == 0 and first is not None else size.argmax(-1)
+        chosen.append(pick)
+        taken[everyone, pick] = True
+        pivot = left[everyone, pick]
+        pivot = pivot / pivot.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+        left = left - (left @ pivot[..., None]) * pivot[:, None]
+    return torch.stack(chosen, dim=1)
+
+
+def largest_norms(y: Tensor, k: int) -> Tensor:
+    """The k tokens of each picture that maximise energy, int [B, k]: a closed form."""
+    _check_k(k, y.shape[1])
+    return y.double().square().sum(-1).sort(dim=-1, descending=True, stable=True).indices[:, :k]
+
+
+def greedy(
+    name: str, y: Tensor, k: int, *, width: int, candidates: int = CANDIDATES, swaps: int = SWAPS, seed: int = 0
+) -> Tensor:
+    """k tokens of each picture that nearly maximise a functional, int [B, k].
+
+    Each step looks at ``candidates`` random remaining tokens of each picture and takes the best (Mirzasoleiman et al.
+    2015); then ``swaps`` random exchanges of a chosen for another token are tried, and kept where they gain.
+
+    Args:
+        name: of the functional. y: [B, T, r]. width: D. seed: the same seed gives the same sets.
+    """
+    y = y.double()
+    n, n_tokens, _ = y.shape
+    _check_k(k, n_tokens)
+    random = torch.Generator().manual_seed(seed)
+    everyone = torch.arange(n)
+    chosen = torch.empty(n, 0, dtype=torch.long)
+    taken = torch.zeros(n, n_tokens, dtype=torch.bool)
+    value = torch.zeros(n, dtype=torch.float64)
+    for _ in range(k):
+        draw = torch.rand(n, n_tokens, generator=random).masked_fill(taken, 2.0)
+        offered = draw.argsort(dim=1)[:, : min(candidates, n_tokens - chosen.shape[1])]
+        sets = torch.cat([chosen[:, None].expand(-1, offered.shape[1], -1), offered[..., None]], dim=2)
+        found = set_coverage(name, y, sets, width=width)
+        best = found.argmax(dim=1)
+        pick, value = offered[everyone, best], found[everyone, best]
+        chosen = torch.cat([chosen, pick[:, None]], dim=1)
+        taken[everyone, pick] = True
+    for _ in range(swaps if k < n_tokens else 0):
+        out = torch.randint(k, (n,), generator=random)
+        new = torch.rand(n, n_tokens, generator=random).masked_fill(taken, 2.0).argmin(dim=1)
+        trial = chosen.clone()
+        trial[everyone, out] = new
+        found = set_coverage(name, y, trial[:, None], width=width)[:, 0]
+        better = found > value
+        taken[everyone[better], chosen[better, out[better]]] = False
+        taken[everyone[better], new[better]] = True
+        chosen, value = torch.where(better[:, None], trial, chosen), torch.where(better, found, value)
+    return chosen
+
+
+def repaired(name: str, y: Tensor, mask: Tensor, least: Tensor, *, width: int) -> Tensor:
+    """``mask`` [B, T] with the best tokens added, one by one, until each picture's coverage reaches ``least`` [B].
+
+    Best is the largest slope of the functional in the token's weight, one small eigendecomposition a step for all
+    tokens. A picture stops where its constraint holds, or with all tokens kept.
+    """
+    y, mask = y.double(), mask.clone()
+    active = torch.arange(len(y))
+    while len(active):
+        weight = mask[active].double().requires_grad_(True)
+        value = coverage(name, y[active], weight, width=width)
+        slope = torch.autograd.grad(value.sum(), weight)[0]
+        wanting = (value.detach() < least[active]) & ~mask[active].all(dim=1)
+        active, slope = active[wanting], slope[wanting]
+        if len(active):
+            best = slope.masked_fill(mask[active], -torch.inf).argmax(dim=1)
+            mask[active, best] = True
+    return mask
+
+
+def exhaustive(name: str, y: Tensor, k: int, *, width: int) -> Tensor:
+    """The set of k tokens that maximises a functional, int [k], by trying all; y: [T, r] with T ≤ 16."""
+    if len(y) > LARGEST_EXHAUSTIVE:
+        raise CovtokenError(f"{len(y)} tokens: all sets are tried for at most {LARGEST_EXHAUSTIVE}; use greedy")
+    _check_k(k, len(y))
+    sets = torch.tensor(list(combinations(range(len(y)), k)))
+    return sets[set_coverage(name, y, sets, width=width).argmax()]
+
+
+def _check_k(k: int, n_tokens: int) -> None:
+    if not 1 <= k <= n_tokens:
+        raise CovtokenError(f"k = {k}: expected 1 … {n_tokens}, the tokens of a picture")

@@ -1,0 +1,82 @@
+"""Budgets: from scores to kept tokens, and what the kept tokens still hold of the lesions (book/method.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from covtoken.errors import CovtokenError
+
+RATIOS = (0.5, 0.25, 0.1)  # always reported
+RETAINED = 0.5  # a lesion counts as retained if at least this share of its tokens is kept
+
+
+def budget(n_tokens: int, ratio: float) -> int:
+    """k = max(1, ⌈ρT⌉) for a keep ratio ρ in (0, 1]; rounding of ρT itself never adds a token.
+
+    Raises:
+        CovtokenError: a ratio outside (0, 1].
+    """
+    if not 0 < ratio <= 1:
+        raise CovtokenError(f"keep ratio {ratio}: it is the share of patch tokens kept and lies in (0, 1]")
+    return max(1, math.ceil(ratio * n_tokens - 1e-9))
+
+
+def kept_tokens(
+    scores: np.ndarray,
+    *,
+    ratio: float | None = None,
+    threshold: float | None = None,
+    k: int | Sequence[int] | None = None,
+) -> np.ndarray:
+    """Which tokens stay, [N, T] bool, by exactly one of three budgets. High scores stay.
+
+    Args:
+        scores: [N, T]. ratio: keep the best ``budget(T, ratio)`` of each picture. threshold: keep scores ≥ threshold.
+        k: so many of each picture, one number or N of them, 0 … T.
+
+    Equal scores are kept in the order of their tokens, so that a result never depends on a sort's whims.
+
+    Raises:
+        CovtokenError: none or several budgets, one out of range, NaN among the scores.
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2:
+        raise CovtokenError(f"scores must be [pictures, tokens], got shape {scores.shape}")
+    if np.isnan(scores).any():
+        raise CovtokenError(f"{int(np.isnan(scores).sum())} scores are NaN: no ranking can be made of them")
+    if sum(given is not None for given in (ratio, threshold, k)) != 1:
+        raise CovtokenError("give exactly one of ratio, threshold and k")
+    if threshold is not None:
+        return scores >= threshold
+    n, n_tokens = scores.shape
+    counts = np.broadcast_to(budget(n_tokens, ratio) if k is None else np.asarray(k), (n,))
+    if counts.size and (counts.min() < 0 or counts.max() > n_tokens):
+        raise CovtokenError(f"k = {counts.min()} … {counts.max()}: expected 0 … {n_tokens}, the tokens of a picture")
+    rank = np.empty(scores.shape, dtype=np.int64)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(n_tokens), scores.shape), axis=1)
+    return rank < counts[:, None]
+
+
+def kept_counts(kept: np.ndarray, lesions: Sequence) -> np.ndarray:
+    """How many tokens of each lesion are kept, int [L]. kept: [N, T] bool; lesions: with ``picture`` and ``tokens``."""
+    return np.array([np.count_nonzero(kept[one.picture, one.tokens]) for one in lesions], dtype=np.int64)
+
+
+def retained(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether each lesion survives, bool [...]: at least half of its tokens are kept. counts, sizes: [...] tokens."""
+    return np.asarray(counts) >= RETAINED * np.asarray(sizes)
+
+
+def miss_rate(counts: np.ndarray, sizes: np.ndarray) -> float:
+    """1 − retained share of lesions, pooled over lesions; NaN for none."""
+    return float(1 - retained(counts, sizes).mean()) if len(counts) else float("nan")
+
+
+def recall(counts: np.ndarray, sizes: np.ndarray) -> float:
+    """Kept share of lesion tokens, pooled; NaN for none."""
+    total = np.asarray(sizes).sum()
+    return float(np.asarray(counts).sum() / total) if total else float("nan")

@@ -1,0 +1,247 @@
+"""Merging instead of dropping: the baseline of Token Merging (ToMe, Bolya et al. 2023), written from the paper.
+
+After each block the patch tokens are split by turns into two sets A and B; every token of A proposes to the token of B
+whose key is most similar, and the r best proposals are merged by a mean weighted with token sizes. Later attention
+counts a token by its size. What differs from the paper:
+
+- Tokens are merged after a block, not between its attention and its MLP, so that the model's own blocks run unchanged.
+  The keys are still the ones of that block's attention.
+- Only patch tokens take turns: CLS and registers are in neither set and never merge.
+- r is the same in every block up to what exactly n clusters ask for: the first blocks take the remainder, and where
+  half of the tokens are fewer than r, earlier blocks take the excess.
+- No training with merging: the model stays frozen (the paper reports this too, as "off the shelf").
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
+
+from covtoken.backbone.vit import FrozenViT
+from covtoken.data.case import Case
+from covtoken.data.intensity import check_input, to_input
+from covtoken.errors import CovtokenError
+from covtoken.leak_guard import construction
+
+HALF = 0.5  # a merged lesion token survives if lesion tokens make up at least this share of its cluster
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merging left of B pictures.
+
+    cluster: [B, T] int64, the final cluster of each patch token, 0 … n_clusters − 1, none empty.
+    tokens: [B, n_clusters, D], the residual stream after the last block, CLS and registers split off.
+    counts: tokens that enter each block, CLS and registers included.
+    """
+
+    cluster: Tensor
+    tokens: Tensor
+    counts: tuple[int, ...]
+
+
+def match(keys: Tensor, r: int) -> Tensor:
+    """Where each of N tokens goes when r of them are merged: [B, N] int64, values 0 … N − r − 1, none empty.
+
+    A is the even positions, B the odd ones. Each token of A proposes to its most similar token of B (cosine), and the
+    r most similar pairs merge; several may share their token of B. The rest of A comes first, then B, each in order.
+    Of equal similarities the earlier token wins, in A as in B.
+
+    Args:
+        keys: [B, N, dim], mean over heads. r: 0 … ``most(N)``.
+
+    Raises:
+        CovtokenError: shape, or r out of range.
+    """
+    if keys.ndim != 3:
+        raise CovtokenError(f"keys: expected [B, N, dim], got {list(keys.shape)}")
+    n_batch, n_tokens, _ = keys.shape
+    if not 0 <= r <= most(n_tokens):
+        raise CovtokenError(f"r = {r}: of {n_tokens} tokens 0 … {most(n_tokens)} can be merged at once, half of them")
+    if r == 0:
+        return torch.arange(n_tokens, device=keys.device).repeat(n_batch, 1)
+    if not torch.isfinite(keys).all():
+        raise CovtokenError("keys hold NaN or infinity: check the weights and the pictures")
+    keys = torch.nn.functional.normalize(keys, dim=-1)
+    similarity = keys[:, 0::2] @ keys[:, 1::2].transpose(1, 2)  # [B, |A|, |B|]
+    best, partner = similarity.max(dim=-1)
+    n_a, n_b = similarity.shape[1:]
+    strongest = best.argsort(dim=1, descending=True, stable=True)[:, :r]
+    merges = torch.zeros_like(best, dtype=torch.bool).scatter_(1, strongest, True)
+    into = torch.empty(n_batch, n_tokens, dtype=torch.int64, device=keys.device)
+    into[:, 0::2] = torch.where(merges, n_a - r + partner, (~merges).cumsum(dim=1) - 1)
+    into[:, 1::2] = torch.arange(n_a - r, n_a - r + n_b, device=keys.device)
+    return into
+
+
+def merge(tokens: Tensor, sizes: Tensor, into: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Size-weighted means and summed sizes of what ``into`` puts together: [B, n, D] and [B, n].
+
+    Args:
+        tokens: [B, N, D]. sizes: [B, N], original tokens in each. into: [B, N] from ``match``. n: groups, none empty.
+    """
+    summed = sizes.new_zeros(len(sizes), n).scatter_add_(1, into, sizes)
+    weighted = tokens * sizes.unsqueeze(-1)
+    index = into.unsqueeze(-1).expand_as(tokens)
+    total = tokens.new_zeros(len(tokens), n, tokens.shape[-1]).scatter_add_(1, index, weighted)
+    return total / summed.unsqueeze(-1), summed
+
+
+def most(n_tokens: int) -> int:
+    """How many of N tokens one block can merge away: all of A, ⌈N/2⌉; none where B is empty."""
+    return (n_tokens + 1) // 2 if n_tokens > 1 else 0
+
+
+def schedule(n_tokens: int, n_clusters: int, n_blocks: int) -> tuple[int, ...]:
+    """r of each block, so that T tokens become exactly n_clusters after the last.
+
+    Equal but for the remainder, which the first blocks take. Late blocks that would need more than half of their tokens
+    take what they can; earlier blocks, which have more, take the rest.
+
+    Raises:
+        CovtokenError: n_clusters outside 1 … T, or below what halving in every block reaches.
+    """
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer) or not 1 <= n_clusters <= n_tokens:
+        raise CovtokenError(f"n_clusters = {n_clusters}: expected 1 … {n_tokens}, the patch tokens of a picture")
+    left, after, planned = n_tokens - int(n_clusters), int(n_clusters), []
+    for remaining in range(n_blocks, 0, -1):  # backwards, since what a block may merge depends on what must be left
+        r = min(left // remaining, after + 1)  # N tokens of which ⌈N/2⌉ merge leave ⌊N/2⌋, hence N ≤ 2 · after + 1
+        planned.append(r)
+        left, after = left - r, after + r
+    if left:
+        least = n_tokens
+        for _ in range(n_blocks):
+            least -= most(least)
+        raise CovtokenError(
+            f"n_clusters = {n_clusters} is out of reach: {n_blocks} blocks that merge at most half of their tokens "
+            f"leave {least} or more of {n_tokens}"
+        )
+    return tuple(reversed(planned))
+
+
+def merge_through(vit: FrozenViT, images: Tensor, n_clusters: int) -> Merged:
+    """Run the model's own blocks one by one and merge patch tokens after each; float32, without gradients.
+
+    Keys are read where ``Attention`` hands them to its product (after a query-key norm, where there is one). From the
+    first merge on, the log of the token sizes is added to the attention logits through the block's ``attn_mask``: the
+    paper's proportional attention. ``n_clusters = T`` is the plain forward pass.
+
+    Args:
+        images: [B, 3, S, S] from ``FrozenViT.prepare``.
+
+    Raises:
+        CovtokenError: a model with rotary positions (a merged token has no position to rotate by) or without timm's
+            plain blocks, a wrong shape, an n_clusters that ``schedule`` refuses.
+    """
+    check_can_merge(vit)
+    vit.check_request(images, [], [], False, "fp32")
+    model, n_prefix = vit.model, int(vit.model.num_prefix_tokens)
+    n_tokens = vit.rows * vit.cols
+    planned = schedule(n_tokens, n_clusters, vit.n_blocks)
+    seen: list[Tensor] = []  # keys [B, heads, sequence, head_dim] of the block that ran last
+    counts = []
+    with torch.no_grad():
+        stream = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images.float()))))
+        cluster = torch.arange(n_tokens, device=stream.device).repeat(len(stream), 1)
+        sizes = stream.new_ones(len(stream), n_tokens)
+        for block, r in zip(model.blocks, planned):
+            counts.append(stream.shape[1])
+            weights = None
+            if stream.shape[1] < n_prefix + n_tokens:
+                weights = torch.nn.functional.pad(sizes.log(), (n_prefix, 0))[:, None, None]  # log 1 = 0 for the prefix
+            handle = block.attn.k_norm.register_forward_hook(lambda module, args, out: seen.append(out)) if r else None
+            try:
+                stream = block(stream, attn_mask=weights)
+            finally:
+                if handle is not None:
+                    handle.remove()
+            if r:
+                into = match(seen.pop().mean(dim=1)[:, n_prefix:], r)
+                merged, sizes = merge(stream[:, n_prefix:], sizes, into, into.shape[1] - r)
+                stream = torch.cat([stream[:, :n_prefix], merged], dim=1)
+                cluster = into.gather(1, cluster)
+    return Merged(cluster, stream[:, n_prefix:].contiguous(), tuple(counts))
+
+
+def check_can_merge(vit: FrozenViT) -> None:
+    """Refuse a model whose blocks cannot be run one by one with merged tokens."""
+    if getattr(vit.model, "rope", None) is not None:
+        raise CovtokenError(
+            f"{vit.name} has rotary positions, and a merged token has no one position to rotate by: "
+            "take a ViT with learned positions, such as embedded or dinov2-small"
+        )
+    plain = isinstance(vit.model, VisionTransformer) and all(
+        isinstance(block, Block) and isinstance(block.attn, Attention) for block in vit.model.blocks
+    )
+    if not plain:
+        raise CovtokenError(
+            f"{vit.name} ({type(vit.model).__name__} of {type(vit.model.blocks[0]).__name__}) cannot merge: expected a "
+            "timm VisionTransformer of plain blocks, such as vit_small_patch14_dinov2"
+        )
+
+
+def merge_cases(
+    cases: Sequence[Case], vit: FrozenViT, n_clusters: int, batch: int = 8, progress: bool = True
+) -> np.ndarray:
+    """Final clusters of cases, [N, T] int64, pictures read and squashed as ``covtoken.backbone.cache.features`` does.
+
+    Args:
+        cases: read one after the other; only a batch of pictures is in memory. batch: pictures a pass.
+        progress: show a bar on stderr where that is a terminal.
+
+    Raises:
+        LabelLeak: a picture is a registered mask file.
+        CovtokenError: no case, a picture that cannot be read, or what ``merge_through`` refuses.
+    """
+    cases = list(cases)
+    if not cases:
+        raise CovtokenError("no cases to merge: the cohort or split is empty")
+    if batch < 1:
+        raise CovtokenError(f"batch {batch}: expected at least 1 picture a pass")
+    check_can_merge(vit)
+    schedule(vit.rows * vit.cols, n_clusters, vit.n_blocks)
+    for case in cases:
+        check_input(case, vit.input)
+    clusters = []
+    quiet = not (progress and sys.stderr.isatty())
+    starts = range(0, len(cases), batch)
+    with construction("merging"), torch.inference_mode():
+        for start in track(starts, "merging", console=Console(stderr=True), disable=quiet):
+            squashed = [vit.squash(to_input(case.pixels(), case, vit.input)) for case in cases[start : start + batch]]
+            images = vit.normalise(torch.stack(squashed)).to(vit.device)
+            clusters.append(merge_through(vit, images, n_clusters).cluster.cpu().numpy())
+    return np.concatenate(clusters)
+
+
+def survives(cluster: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """Which lesion tokens outlive merging, [N, T] bool: at least half of their cluster is lesion. Evaluation only.
+
+    Args:
+        cluster: [N, T] int ≥ 0. lesion: [N, T] bool.
+
+    Raises:
+        CovtokenError: shapes that differ, clusters that are no integers ≥ 0, lesions that are not bool.
+    """
+    cluster, lesion = np.asarray(cluster), np.asarray(lesion)
+    if cluster.ndim != 2 or cluster.shape != lesion.shape:
+        raise CovtokenError(f"expected cluster and lesion of one shape [N, T], got {cluster.shape} and {lesion.shape}")
+    if lesion.dtype != bool:
+        raise CovtokenError(f"lesion must be bool, got {lesion.dtype}")
+    if not np.issubdtype(cluster.dtype, np.integer) or (cluster.size and cluster.min() < 0):
+        raise CovtokenError(f"cluster must be integers ≥ 0, got {cluster.dtype}")
+    if not cluster.size:
+        return lesion.copy()
+    n_ids = int(cluster.max()) + 1
+    ids = cluster.astype(np.int64) + n_ids * np.arange(len(cluster))[:, None]  # one number per picture and cluster
+    size = np.bincount(ids.ravel(), minlength=n_ids * len(cluster))
+    hit = np.bincount(ids.ravel(), weights=lesion.ravel(), minlength=n_ids * len(cluster))
+    return lesion & (hit[ids] >= HALF * size[ids])

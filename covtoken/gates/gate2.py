@@ -1,0 +1,196 @@
+"""Gate 2, coverage as a proxy: at one set size, does a set that covers more hold more of the lesion?
+
+Within each picture and keep ratio, 60 kept sets of one size (random, membership-tilted, spanning): Spearman's ρ between
+coverage and lesion recall, averaged over pictures. Membership mass is the positive control: where *it* does not follow
+recall, the question has no answer here.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+
+import numpy as np
+import torch
+
+from covtoken.coverage.functionals import FUNCTIONALS, set_coverage
+from covtoken.economy.keep import RATIOS, budget
+from covtoken.errors import CovtokenError
+from covtoken.evaluation import stats
+from covtoken.evaluation.measure import N_DRAWS, Measured
+from covtoken.evaluation.ranks import grouped_spearman, holm
+from covtoken.evaluation.records import Records
+from covtoken.gates.gate1 import FEW_UNITS
+from covtoken.gates.kept_sets import FAMILIES, PER_FAMILY, kept_sets
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.plan import SEED
+from covtoken.gates.report import GateReport, provenance
+from covtoken.gates.thresholds import threshold_of
+
+TITLE = "Coverage as a proxy"
+QUESTION = "Among kept sets of one size, does the set that covers more hold more of the lesion?"
+MASSES = ("control", "attention_mass")
+MEASURES = (*FUNCTIONALS, *MASSES)
+PARTS = ("all", *FAMILIES)
+DECIDING = "keep0.25"
+N_PERMUTATIONS = 5000
+DEFECTS = ("leaked_label", "shuffled_masks")
+HEADLINES = (
+    *(f"spearman.{name}.{DECIDING}" for name in MEASURES),
+    "spearman.rankme.keep0.5",
+    "spearman.rankme.keep0.1",
+)
+
+
+def run_gate2(
+    cohort: str = "phantom", split: str = "test", backbone: str = "embedded", *, defect=None, **options
+) -> GateRun:
+    """Gate 2 of one cohort from pixels.
+
+    Args:
+        defect: plant one of ``DEFECTS``: ``leaked_label`` adds recall to RankMe, ``shuffled_masks`` mixes masks up.
+        options: of ``lesion_pictures.prepare``.
+    """
+    if defect is not None and defect not in DEFECTS:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    started = time.perf_counter()
+    wanted = ("density", "attention_best")
+    got = prepare(cohort, split, backbone, scorers=wanted, shuffled=defect == "shuffled_masks", **options)
+    rho, p = correlations(got, leaked=defect == "leaked_label")
+    records = Records(
+        {"rho": rho.astype(np.float32), "p": p, "unit": got.labels.unit.astype(np.int32)},
+        got.header(2, measures=MEASURES, ratios=RATIOS, parts=PARTS),
+    )
+    measured = headline(records)
+    threshold = threshold_of(
+        got, 2, selection_threshold(measured), lambda: run_gate2(cohort, "selection", backbone, **options)
+    )
+    decision, checks = decide(measured, threshold["value"], measured.n[0])
+    checks["plan_locked_before"] = got.locked
+    return GateRun(_report(got, records, measured, threshold, decision, checks, started), records, got)
+
+
+def correlations(got: LesionPictures, leaked: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """ρ [measure, ratio, part, picture], NaN where recall or the measure is constant; permutation p [measure, ratio].
+
+    ``leaked`` adds the recall itself to RankMe, which no functional of tokens may know.
+    """
+    n, n_sets = len(got.cases), PER_FAMILY * len(FAMILIES)
+    values = np.empty((len(MEASURES), len(RATIOS), n, n_sets))
+    recall = np.empty((len(RATIOS), n, n_sets))
+    for (r, ratio), i in product(enumerate(RATIOS), range(n)):
+        name, y = got.cases[i].name, got.y[i]
+        sets = kept_sets(name, got.maps["density"][i], y, budget(y.shape[0], ratio))
+        recall[r, i] = got.labels.lesion[i][sets].sum(axis=1) / got.labels.lesion[i].sum()
+        for m, functional in enumerate(FUNCTIONALS):
+            values[m, r, i] = set_coverage(functional, y, torch.from_numpy(sets), width=got.width).numpy()
+        for m, scorer in enumerate(("density", "attention_best"), start=len(FUNCTIONALS)):
+            values[m, r, i] = got.maps[scorer][i].astype(np.float64)[sets].sum(axis=1)
+    if leaked:
+        values[0] = recall * n_sets + values[0] / values[0].max()
+    rho = np.full((len(MEASURES), len(RATIOS), len(PARTS), n), np.nan)
+    p = np.full((len(MEASURES), len(RATIOS)), np.nan)
+    for m, r, part in product(range(len(MEASURES)), range(len(RATIOS)), range(len(PARTS))):
+        chosen = slice(None) if part == 0 else slice((part - 1) * PER_FAMILY, part * PER_FAMILY)
+        x, target = values[m, r][:, chosen], recall[r][:, chosen]
+        group = np.repeat(np.arange(n), x.shape[1])
+        # Sums of the same tokens in another order must tie.
+        found = grouped_spearman(
+            np.round(x, 9).ravel(), target.ravel(), group, n_permutations=0 if part else N_PERMUTATIONS, seed=SEED
+        )
+        rho[m, r, part] = found.by_group
+        p[m, r] = found.p if part == 0 else p[m, r]
+    return rho, p
+
+
+def headline(records: Records) -> Measured:
+    """Headline metrics from records: the same function for a fresh run and for a committed file."""
+    rho, unit = records["rho"].astype(np.float64), records["unit"]
+    n_units = len(records.header["units"])
+    weights = stats.unit_draws(n_units, N_DRAWS, SEED)
+    n_tokens = records.header["n_tokens"]
+    measured = Measured((n_units, len(unit), len(unit) * n_tokens))
+    for (m, name), (r, ratio), (f, part) in product(*map(enumerate, (MEASURES, RATIOS, PARTS))):
+        each = rho[m, r, f]
+        held = np.flatnonzero(~np.isnan(each))
+        metric = f"spearman.{name}.keep{ratio:g}" + ("" if part == "all" else f".{part}")
+        n = (len(np.unique(unit[held])), len(held), len(held) * n_tokens)
+        value = float(np.mean(each[held])) if len(held) else float("nan")
+        measured.add(metric, value, stats.mean_draws(each, unit, weights), n)
+        measured.more[metric] = {"n_constant": int(len(each) - len(held))}
+    tested = {
+        f"spearman.{name}.keep{ratio:g}": records["p"][m, r]
+        for (m, name), (r, ratio) in product(enumerate(FUNCTIONALS), enumerate(RATIOS))
+    }
+    tested = {name: float(p) for name, p in tested.items() if np.isfinite(p)}
+    for name, adjusted in (holm(tested) if tested else {}).items():
+        measured.more[name] |= {"p": tested[name], "p_holm": adjusted}
+    return measured
+
+
+def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict]:
+    """GO if RankMe follows recall at least as well as attention mass did on selection; NO-VERDICT without a control."""
+    low = measured.interval(f"spearman.rankme.{DECIDING}")[0]
+    checks = {
+        "control_follows_recall": bool(measured.interval(f"spearman.control.{DECIDING}")[0] > 0),
+        "rankme_reaches_attention_mass": bool(low >= threshold),
+    }
+    for name, ratio in product(FUNCTIONALS, RATIOS):
+        metric = f"spearman.{name}.keep{ratio:g}"
+        below, above = measured.interval(metric)
+        word = "follows recall" if below > 0 else "runs against recall" if above < 0 else "undecided"
+        significant = measured.more[metric].get("p_holm", 1) < 0.05
+        checks[f"{name}.keep{ratio:g}"] = word if significant else "undecided"
+    if not checks["control_follows_recall"] or n_units < FEW_UNITS:
+        return "NO-VERDICT", checks
+    return ("GO" if checks["rankme_reaches_attention_mass"] else "NO-GO"), checks
+
+
+def selection_threshold(measured: Measured) -> dict:
+    """What a selection run gives as threshold: ρ of kept attention mass at keep 0.25."""
+    name = f"spearman.attention_mass.{DECIDING}"
+    return {"value": round(measured.values[name], 4), "reason": f"{name} on the selection split"}
+
+
+def _report(got, records, measured, threshold, decision, checks, started) -> GateReport:
+    metrics = measured.entries()
+    rows = [
+        {"measure": name, "keep": f"{ratio:g}", "family": part, **_row(metrics, name, ratio, part)}
+        for name, ratio, part in product(MEASURES, RATIOS, PARTS)
+    ]
+    return GateReport(
+        gate=2,
+        title=TITLE,
+        question=QUESTION,
+        cohort=got.cohort.name,
+        split=got.split,
+        backbone=got.backbone,
+        parameters={
+            "middle": got.plan.middle,
+            "recipes": {n: got.plan.recipes[n].to_json() for n in ("density", "attention_best")},
+            "sets_per_family": PER_FAMILY,
+            "n_permutations": N_PERMUTATIONS,
+            "curated": got.cohort.curated,
+            "bound": got.bound,
+            "n_lesions": len(got.labels.lesions),
+            "n_lesion_images": len(got.cases),
+        },
+        thresholds={f"spearman.rankme.{DECIDING}": threshold["value"]} | threshold,
+        metrics=metrics,
+        checks=checks,
+        decision=decision,
+        chart_data={"rho": [row for row in rows if row["value"] is not None]},
+        provenance=provenance(
+            data_fingerprint=got.bound["data_fingerprint"],
+            weights_sha256=got.bound["weights_sha256"],
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def _row(metrics, name, ratio, part) -> dict:
+    entry = metrics[f"spearman.{name}.keep{ratio:g}" + ("" if part == "all" else f".{part}")]
+    low, high = entry["ci95"] or (None, None)
+    return {"value": entry["value"], "lo": low, "hi": high}

@@ -1,0 +1,304 @@
+"""Gate 3, matched budgets: which small lesions are lost when every method keeps equally many tokens of a picture?
+
+Membership (A, B and the recommended score), every baseline, merging, and coverage by the constrained pruner (as first
+specified, and repaired), by a spanning choice and by strong greedy maximisation. Rows of fixed keep ratio rank a
+pruner's tokens by its final logits; at a pruner's own k, every score is run at that picture's k.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+
+import numpy as np
+import torch
+
+from covtoken.economy.flops import matching_flops, prune_flops, vit_flops
+from covtoken.economy.keep import RATIOS, budget, recall, retained
+from covtoken.economy.merging import schedule
+from covtoken.errors import CovtokenError
+from covtoken.evaluation import stats
+from covtoken.evaluation.measure import N_DRAWS, Measured
+from covtoken.evaluation.ranks import holm
+from covtoken.evaluation.records import Records
+from covtoken.gates import budget_rows as rows
+from covtoken.gates.alarm import alarm_sentence
+from covtoken.gates.gate1 import FEW_UNITS
+from covtoken.gates.gate1_rows import LABELS
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.plan import SEARCHING, SEED
+from covtoken.gates.report import GateReport, provenance
+from covtoken.gates.thresholds import threshold_of
+
+TITLE = "Matched budgets"
+QUESTION = "At equal budgets, which method loses fewest small lesions?"
+DECIDING = "keep0.25"
+DECIDES = f"miss_gain.recommended_minus_attention_best.{DECIDING}"
+PLACES = (*map(rows.label_of, RATIOS), "kdual", "krepaired")
+DEFECTS = ("shuffled_masks", "leaked_label")
+HEADLINES = (
+    *(f"miss_small.{name}.{DECIDING}" for name in ("recommended", "density", "attention_best", "merging")),
+    *(f"miss_small.{name}.{DECIDING}" for name in ("coverage_spanning", "coverage_repaired", "coverage_greedy")),
+    DECIDES,
+    f"recall_small.density.{DECIDING}",
+)
+NAMES = LABELS | {
+    "merging": "token merging",
+    "coverage_dual": "coverage, dual as specified",
+    "coverage_repaired": "coverage, dual repaired",
+    "coverage_spanning": "coverage, spanning choice",
+    "coverage_energy": "energy, closed form",
+    "coverage_greedy": "RankMe, greedy",
+    "coverage_greedy_coding_rate": "coding rate, greedy",
+}
+
+
+def run_gate3(
+    cohort: str = "phantom",
+    split: str = "test",
+    backbone: str = "embedded",
+    *,
+    defect: str | None = None,
+    n_greedy: int | None = None,
+    progress: bool = True,
+    **options,
+) -> GateRun:
+    """Gate 3 of one cohort from pixels.
+
+    Args:
+        defect: plant one of ``DEFECTS``: ``shuffled_masks`` mixes masks up, ``leaked_label`` lets the recommended score
+            see the lesions.
+        n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
+        options: of ``lesion_pictures.prepare``.
+    """
+    if defect is not None and defect not in DEFECTS:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    started = time.perf_counter()
+    mixed = defect == "shuffled_masks"
+    got = prepare(cohort, split, backbone, shuffled=mixed, progress=progress, **options)
+    if defect == "leaked_label":
+        got.maps["recommended"] = got.labels.lesion.astype(np.float64)
+    n_greedy = n_greedy or greedy_pictures(cohort)
+    columns, per_image = _columns(got, n_greedy, progress)
+    arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()} | per_image
+    arrays |= {
+        "lesion/size": got.sizes.astype(np.int32),
+        "lesion/small": got.small.astype(np.uint8),
+        "lesion/picture": got.lesion_picture.astype(np.int32),
+        "unit": got.labels.unit.astype(np.int32),
+    }
+    records = Records(arrays, got.header(3, flops=flops_of(got)))
+    measured = headline(records)
+    own = selection_threshold(measured, got)
+    threshold = threshold_of(
+        got, 3, own, lambda: run_gate3(cohort, "selection", backbone, progress=progress, **options)
+    )
+    decision, checks = decide(measured, threshold["value"], measured.n[0])
+    checks["plan_locked_before"] = got.locked
+    report = _report(got, records, measured, threshold, decision, checks, n_greedy, started)
+    return GateRun(report, records, got)
+
+
+def greedy_pictures(cohort: str) -> int:
+    """How many pictures the strong optimiser is run on by default: the phantom's notebook should stay quick."""
+    return 24 if cohort == "phantom" else rows.GREEDY_PICTURES
+
+
+def _columns(got: LesionPictures, n_greedy: int, progress: bool) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Counts [L] by ``<method>.<place>``, and per-image arrays of both pruners."""
+    pruned = {name: rows.pruned_by(got, "rankme", name) for name in rows.SCHEDULES}
+    ks = {f"k{name}": found.k.numpy() for name, found in pruned.items()}
+    columns = rows.columns_of_scores(got, ks) | rows.columns_of_choice(got)
+    for name, found in pruned.items():
+        columns |= rows.columns_of_pruned(got, f"coverage_{name}", found, f"k{name}")
+    for functional, title in (("rankme", "coverage_greedy"), ("coding_rate", "coverage_greedy_coding_rate")):
+        few, sets = rows.greedy_sets(got, functional, n_greedy)
+        columns[f"{title}.{DECIDING}"] = rows.column_of_sets(got, few, sets)
+    if rows.can_merge(got):
+        columns |= rows.columns_of_merging(got, progress)
+    per_image = {}
+    for name, found in pruned.items():
+        numbers = {"k": found.k, "mu": found.mu, "drop": found.drop, "full": found.full, "met": found.met.double()}
+        per_image |= {f"{name}/{key}": value.double().numpy().astype(np.float32) for key, value in numbers.items()}
+    return columns, per_image
+
+
+def headline(records: Records) -> Measured:
+    """Headline metrics from records: the same function for a fresh run and for a committed file."""
+    size, small = records["lesion/size"], records["lesion/small"].astype(bool)
+    unit = records["unit"][records["lesion/picture"]]
+    n_units, n_images = len(records.header["units"]), len(records["unit"])
+    weights = stats.unit_draws(n_units, N_DRAWS, 0)
+    measured = Measured((n_units, n_images, n_images * records.header["n_tokens"]))
+    missed = {}
+    for name in sorted(name for name in records.arrays if name.startswith("kept/")):
+        counts, title = records[name], name.removeprefix("kept/")
+        seen = counts >= 0
+        lost = np.where(seen, ~retained(counts, size), np.nan)
+        missed[title] = lost
+        for kind, chosen in (("miss_small", small), ("miss", np.ones_like(small))):
+            _add(measured, f"{kind}.{title}", np.where(chosen, lost, np.nan), unit, weights, records)
+        held = small & seen
+        share = np.where(held, counts / size, np.nan)
+        _add_recall(measured, f"recall_small.{title}", share, size, unit, weights, records)
+    _add_gains(measured, missed, small, unit, weights, records)
+    for name in rows.SCHEDULES:
+        each = records[f"{name}/met"].astype(np.float64)
+        measured.add(f"constraint_met.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
+        each = records[f"{name}/k"].astype(np.float64)
+        measured.add(f"tokens_kept.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
+    return measured
+
+
+def _add_gains(measured, missed, small, unit, weights, records) -> None:
+    """miss(other) − miss(membership) over the small lesions that both were evaluated on, Holm within a membership."""
+    for ours in rows.MEMBERSHIPS:
+        p_values = {}
+        for title, theirs in missed.items():
+            other, _, place = title.partition(".")
+            place = title.removeprefix(f"{other}.")
+            if other == ours or f"{ours}.{place}" not in missed:
+                continue
+            name = f"miss_gain.{ours}_minus_{other}.{place}"
+            difference = np.where(small, theirs - missed[f"{ours}.{place}"], np.nan)
+            draws = _add(measured, name, difference, unit, weights, records)
+            if np.isfinite(draws).all():
+                p_values[name] = p_of(draws)
+        for name, adjusted in (holm(p_values) if p_values else {}).items():
+            measured.more[name] |= {"p": p_values[name], "p_holm": adjusted}
+
+
+def p_of(draws: np.ndarray) -> float:
+    """Two-sided p of a bootstrapped difference: twice the smaller tail, at least 2 / (draws + 1)."""
+    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
+
+
+def _add(measured, name, values, unit, weights, records) -> np.ndarray:
+    """Add the mean over lesions where ``values`` [L] is not NaN, its unit draws, and its own n."""
+    held = np.flatnonzero(~np.isnan(values))
+    pictures = np.unique(records["lesion/picture"][held])
+    n = (len(np.unique(unit[held])), len(pictures), len(pictures) * records.header["n_tokens"])
+    draws = stats.mean_draws(values, unit, weights)
+    measured.add(name, float(values[held].mean()) if len(held) else float("nan"), draws, n)
+    measured.more[name] = {"n_lesions": len(held)}
+    return draws
+
+
+def _add_recall(measured, name, share, size, unit, weights, records) -> None:
+    """Kept share of lesion tokens, pooled over tokens: Σ kept / Σ size, in the draws too."""
+    held = ~np.isnan(share)
+    kept = np.where(held, share * size, 0.0)
+    above = np.bincount(unit, kept, minlength=weights.shape[1])
+    below = np.bincount(unit, np.where(held, size, 0), minlength=weights.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = (weights @ above) / (weights @ below)
+    pictures = np.unique(records["lesion/picture"][held])
+    n = (len(np.unique(unit[held])), len(pictures), len(pictures) * records.header["n_tokens"])
+    measured.add(name, recall(kept[held], size[held]), draws, n)
+    measured.more[name] = {"n_lesions": int(held.sum())}
+
+
+def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict]:
+    """GO if the recommended score loses fewer small lesions than tuned attention at keep 0.25, interval beyond 0."""
+    checks = {
+        "recommended_beats_attention": bool(measured.interval(DECIDES)[0] > 0),
+        "recommended_beats_threshold": bool(measured.interval(f"miss_small.recommended.{DECIDING}")[1] < threshold),
+        "constraint_met_by_repaired": bool(measured.values["constraint_met.repaired"] >= 0.95),
+    }
+    for name in (name for name in measured.values if name.startswith("miss_gain.") and name.endswith(DECIDING)):
+        ours, _, other = name.removeprefix("miss_gain.").removesuffix(f".{DECIDING}").partition("_minus_")
+        below, above = measured.interval(name)
+        sure = measured.more[name].get("p_holm", 1) < 0.05
+        word = "undecided" if not sure else "wins" if below > 0 else "loses" if above < 0 else "undecided"
+        checks[f"miss.{ours}_against_{other}"] = word
+    if n_units < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
+        return "NO-VERDICT", checks
+    return ("GO" if checks["recommended_beats_attention"] else "NO-GO"), checks
+
+
+def selection_threshold(measured: Measured, got: LesionPictures) -> dict:
+    """What a selection run gives as threshold: the lowest small-lesion miss rate of what searches no bank."""
+    simple = [name for name in got.maps if name not in SEARCHING and name != "random"]
+    best = min(simple, key=lambda name: measured.values[f"miss_small.{name}.{DECIDING}"])
+    return {
+        "value": round(measured.values[f"miss_small.{best}.{DECIDING}"], 4),
+        "reason": f"miss_small.{best}.{DECIDING} on the selection split, the lowest without a rarity search",
+    }
+
+
+def flops_of(got: LesionPictures) -> dict[str, dict[str, float]]:
+    """GFLOP a picture: whole model, pruning after the middle block, merging with its matching; by keep ratio."""
+    vit, n_tokens = got.vit, got.y.shape[1]
+    prefix = int(vit.model.num_prefix_tokens)
+    whole = vit_flops(vit, (n_tokens + prefix,) * vit.n_blocks)
+    found = {"whole": {"all": whole / 1e9}, "pruning": {}, "merging": {}}
+    for ratio in RATIOS:
+        k = budget(n_tokens, ratio)
+        found["pruning"][rows.label_of(ratio)] = prune_flops(vit, got.plan.middle, k) / 1e9
+        if rows.can_merge(got):
+            merged = np.cumsum((0, *schedule(n_tokens, k, vit.n_blocks)[:-1]))
+            counts = [n_tokens + prefix - int(gone) for gone in merged]
+            matching = matching_flops(counts, vit.model.blocks[0].attn.head_dim, prefix)
+            found["merging"][rows.label_of(ratio)] = (vit_flops(vit, counts) + matching) / 1e9
+    return found
+
+
+def _report(got, records, measured, threshold, decision, checks, n_greedy, started) -> GateReport:
+    metrics = measured.entries()
+    return GateReport(
+        gate=3,
+        title=TITLE,
+        question=QUESTION,
+        cohort=got.cohort.name,
+        split=got.split,
+        backbone=got.backbone,
+        parameters={
+            "middle": got.plan.middle,
+            "recipes": {name: recipe.to_json() for name, recipe in got.plan.recipes.items()},
+            "small_cut": got.plan.small_cut,
+            "n_greedy": n_greedy,
+            "curated": got.cohort.curated,
+            "bound": got.bound,
+            "n_lesions": len(got.labels.lesions),
+            "n_small_lesions": int(got.small.sum()),
+            "n_lesion_images": len(got.cases),
+            "gflops": records.header["flops"],
+            "alarm_says": alarm_sentence(got.alarms),
+        },
+        thresholds={f"miss_small.recommended.{DECIDING}": threshold["value"]} | threshold,
+        metrics=metrics,
+        checks=checks,
+        decision=decision,
+        chart_data={"miss": miss_rows(metrics), "gains": gain_rows(metrics)},
+        provenance=provenance(
+            data_fingerprint=got.bound["data_fingerprint"],
+            weights_sha256=got.bound["weights_sha256"],
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def miss_rows(metrics: dict[str, dict], kind: str = "miss_small") -> list[dict]:
+    """Rows for the chart of miss rates: {method, keep, value, lo, hi}."""
+    found = []
+    for method, ratio in product(NAMES, RATIOS):
+        entry = metrics.get(f"{kind}.{method}.{rows.label_of(ratio)}")
+        if entry and entry["value"] is not None:
+            low, high = entry["ci95"] or (None, None)
+            found.append(
+                {"method": NAMES[method], "keep": f"{ratio:g}", "value": entry["value"], "lo": low, "hi": high}
+            )
+    return found
+
+
+def gain_rows(metrics: dict[str, dict], ours: str = "recommended", place: str = DECIDING) -> list[dict]:
+    """Rows for the forest of differences: {label, value, lo, hi}; right of zero favours ``ours``."""
+    found = []
+    for method, label in NAMES.items():
+        entry = metrics.get(f"miss_gain.{ours}_minus_{method}.{place}")
+        if entry and entry["ci95"]:
+            found.append({"label": label, "value": entry["value"], "lo": entry["ci95"][0], "hi": entry["ci95"][1]})
+    return sorted(found, key=lambda row: row["value"])

@@ -1,0 +1,36 @@
+"""Kept sets of one size for gate 2: random, tilted towards membership, and spanning; seeded by the picture's name."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from covtoken.coverage.greedy import spanning
+
+PER_FAMILY = 20
+FAMILIES = ("random", "tilted", "spanning")
+TEMPERATURES = np.logspace(-1, 1, PER_FAMILY)  # of standardised membership: nearly its top k … nearly random
+
+
+def kept_sets(name: str, membership: np.ndarray, y: torch.Tensor, k: int) -> np.ndarray:
+    """60 sets of k different tokens of one picture, int [60, k], family after family.
+
+    Args:
+        name: of the picture; it seeds the draw, so that a set does not depend on which other pictures are evaluated.
+        membership: [T]. y: [T, r] projected tokens.
+
+    Tilted sets are drawn without replacement with chances ∝ exp(standardised membership / temperature). Spanning sets
+    are pivoted QR from as many different first tokens.
+    """
+    n_tokens = len(membership)
+    digest = hashlib.blake2b(f"{name}\0{k}".encode(), digest_size=8, key=b"covtoken-v1").digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    random = rng.random((PER_FAMILY, n_tokens)).argsort(axis=1)[:, :k]
+    z = (membership - membership.mean()) / max(float(membership.std()), 1e-12)
+    noise = rng.gumbel(size=(PER_FAMILY, n_tokens))  # the k largest of log-chance + Gumbel are such a draw
+    tilted = (-(z[None] / TEMPERATURES[:, None] + noise)).argsort(axis=1, kind="stable")[:, :k]
+    first = torch.from_numpy(rng.choice(n_tokens, PER_FAMILY, replace=n_tokens < PER_FAMILY))
+    spread = spanning(y[None].expand(PER_FAMILY, -1, -1), k, first=first).numpy()
+    return np.concatenate([random, tilted, spread])

@@ -1,0 +1,106 @@
+"""What is fixed before a test split is looked at: recipes, middle block, threshold and cut; and what that binds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from covtoken.backbone.vit import FrozenViT
+from covtoken.data.case import Cohort
+from covtoken.data.cohorts import data_fingerprint
+from covtoken.data.splits import SMALL_COHORT
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.measure import N_DRAWS
+from covtoken.subspace.scorers import CORESET, RECOMMENDED, SIGMAS, Recipe, recommended
+
+BASELINES = (
+    "centre_prior",
+    "attention_best",
+    "attention_last",
+    "token_norm",
+    "intensity",
+    "variance",
+    "patchcore",
+    "random",
+    "saliency_head",
+    "head_student",
+)
+
+MEMBERSHIPS = ("density", "residual")
+
+FIXED = ("recommended", "rarity", "direction_without_head")  # one recipe for all cohorts: not chosen here
+
+PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head")
+
+SEARCHING = (*PROPOSED, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
+
+SEED = 0
+
+METHOD_PARAMETERS = {
+    "reference_size": 12_000,
+    "k": 10,
+    "coreset": CORESET,
+    "sigmas": list(SIGMAS),
+    "label_threshold": 0.25,
+    "n_draws": N_DRAWS,
+    "recommended": RECOMMENDED.to_json(),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before a test split is looked at.
+
+    Attributes:
+        recipes: scorer → recipe, ``density`` and every baseline.
+        middle: the middle block (1…L): best plain density on the selection split.
+        threshold: AUROC that the lower bound of ``auroc.recommended`` must beat; reason: where it comes from.
+        small_cut: lesions up to this area (mm² or share of the picture) are small.
+        table: every variant looked at on the selection split.
+    """
+
+    recipes: dict[str, Recipe]
+    middle: int
+    threshold: float
+    reason: str
+    small_cut: float
+    table: tuple[dict, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "recipes": {name: recipe.to_json() for name, recipe in self.recipes.items()},
+            "middle": self.middle,
+            "threshold": self.threshold,
+            "threshold_reason": self.reason,
+            "small_cut": self.small_cut,
+        }
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> Plan:
+        recipes = {name: Recipe.from_json(recipe) for name, recipe in content["recipes"].items()}
+        return Plan(recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cut"])
+
+
+def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
+    """The recipes that no cohort chooses: the recommended one, PN as its target is made, and D without the head."""
+    recipe = recommended(vit.n_blocks)
+    found = {"recommended": recipe, "rarity": Recipe("rarity", recipe.extra[0], True, recipe.sigma)}
+    if vit.has_saliency_head:
+        found["direction_without_head"] = replace(recipe, scorer="direction_without_head")
+    return found
+
+
+def binding(cohort: Cohort, vit: FrozenViT) -> dict[str, Any]:
+    """What a lock binds: the data, the weights and the method's parameters."""
+    return {
+        "data_fingerprint": data_fingerprint(cohort),
+        "weights_sha256": vit.weights_sha256,
+        "method": {"picture_size": vit.picture_size, "seed": SEED, **METHOD_PARAMETERS},
+    }
+
+
+def resolve_split(cohort: Cohort, split: str) -> str:
+    """Small cohorts have the one split ``crossfit``; large ones have selection and test."""
+    if split not in ("selection", "test", "crossfit"):
+        raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
+    return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)

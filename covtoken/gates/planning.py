@@ -1,0 +1,107 @@
+"""Where a plan comes from: the lock, a recipe cohort's lock, or the cohort's own selection split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from covtoken.backbone.vit import FrozenViT
+from covtoken.data.case import Cohort
+from covtoken.data.cohorts import RECIPE_COHORTS
+from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT, load_splits
+from covtoken.errors import CovtokenError, unknown
+from covtoken.evaluation.choice import choose
+from covtoken.evaluation.labels import label, small_cut
+from covtoken.gates import locks
+from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, SEED, Plan, fixed_recipes
+from covtoken.gates.scoring import Extractor, in_split, need_lesions
+from covtoken.subspace.scorers import SCORERS
+
+
+def plan_for(
+    cohort: Cohort, split: str, extracting: Extractor, found: dict, need_lock: bool = False
+) -> tuple[Plan, bool]:
+    """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here.
+
+    Args:
+        need_lock: refuse, before anything is extracted, instead of making a plan here.
+    """
+    if split == "crossfit":
+        return recipe_plan(cohort, extracting.vit, found), True
+    if split == "test":
+        entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
+        if entry is not None and entry["backbone"] == extracting.vit.name:
+            locks.check_binding(entry, found, f"{cohort.name} gate 1")
+            return Plan.from_json(entry), True
+    if need_lock:
+        raise CovtokenError(
+            f"{cohort.name}: no lock for backbone {extracting.vit.name!r}, nothing is recorded. Run the selection "
+            "split, then `covtoken lock thresholds`"
+        )
+    return make_plan(cohort, extracting), False
+
+
+def make_plan(cohort: Cohort, extracting: Extractor) -> Plan:
+    """Choose every recipe, the middle block and the threshold on the selection split.
+
+    Raises:
+        CovtokenError: the cohort is too small to choose anything on.
+    """
+    splits = load_splits(cohort)
+    vit = extracting.vit
+    bank = extracting(in_split(cohort, splits, "bank"))
+    selection_cases = in_split(cohort, splits, "selection")
+    selection = extracting(selection_cases)
+    labels = label(selection_cases, cohort, selection.rows, selection.cols)
+    need_lesions(labels, cohort, "selection")
+    chosen = {}
+    for name in (*MEMBERSHIPS, *SCORERS):
+        no_head = "saliency" in SCORERS[name].needs and not vit.has_saliency_head
+        if name in chosen or name in ("direction", *FIXED) or no_head:
+            continue
+        final = (vit.n_blocks, "norm") if name == "density" else ()
+        chosen[name] = choose(name, bank, selection, labels, vit.n_blocks, blocks=final, seed=SEED)
+    plain = [row for row in chosen["density"].table if not row["pooled"] and row["sigma"] == 0]
+    middle_blocks = {row["block"] for row in plain} - {vit.n_blocks, "norm"}
+    middle = max((row for row in plain if row["block"] in middle_blocks), key=lambda row: row["auroc"])["block"]
+    norms = max(("token_norm", "token_norm_centred"), key=lambda name: chosen[name].auroc)
+    chosen["token_norm"] = chosen[norms]
+    chosen.pop("token_norm_centred")
+    chosen["attention_best"] = chosen.pop("attention")
+    simple = {name: choice.auroc for name, choice in chosen.items() if name not in SEARCHING}
+    best = max(simple, key=simple.get)
+    return Plan(
+        recipes={name: choice.recipe for name, choice in chosen.items()} | fixed_recipes(vit),
+        middle=middle,
+        threshold=round(simple[best], 4),
+        reason=f"best tuned baseline without a rarity search on the selection split: {best}",
+        small_cut=small_cut(labels.lesions),
+        table=tuple(row for choice in chosen.values() for row in choice.table),
+    )
+
+
+def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict) -> Plan:
+    """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later.
+
+    Where that recipe cohort has no lock, BUSI's recipe stands in; the plan's reason names it.
+    """
+    if cohort.modality not in RECIPE_COHORTS:
+        raise unknown(f"modality of {cohort.name} (it names the recipe)", cohort.modality, list(RECIPE_COHORTS))
+    if len(cohort.units) < FEWEST_UNITS:
+        raise CovtokenError(
+            f"{cohort.name} has {len(cohort.units)} units: cross-fitting needs at least {FEWEST_UNITS}, so that the "
+            "others give a bank; add patients"
+        )
+    recipe_cohort = RECIPE_COHORTS[cohort.modality]
+    for name in (recipe_cohort, "busi"):
+        entry = locks.entry(locks.THRESHOLDS, name, 1)
+        if entry is not None and entry["backbone"] == vit.name:
+            own_data = {"data_fingerprint": found["data_fingerprint"]}  # other data is the point of a recipe
+            locks.check_binding(entry | own_data, found, f"{name} gate 1, as the recipe of {cohort.name}")
+            plan = Plan.from_json(entry)
+            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}")
+    raise CovtokenError(
+        f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "
+        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Use the backbone of a lock in "
+        f"configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} --backbone {vit.name}`, then "
+        f"`covtoken lock thresholds --cohort {recipe_cohort}`"
+    )
