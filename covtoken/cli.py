@@ -25,7 +25,13 @@ ReasonOption = Annotated[str, typer.Option(help="Why a lock changes; kept in its
 
 @app.command()
 def gate(
-    number: Annotated[int, typer.Argument(help="Which gate; 0: the substrate, 1: where lesions live.")],
+    number: Annotated[
+        str,
+        typer.Argument(
+            help="Which gate; 0: the substrate, 1: where lesions live, 2: coverage as a proxy, 3: matched budgets, "
+            "4: the dual; or negative_result."
+        ),
+    ],
     cohort: CohortOption = "phantom",
     split: Annotated[
         str, typer.Option(help="selection (choose), test (needs the lock) or crossfit; gate 0 has none.")
@@ -42,12 +48,14 @@ def gate(
     """Run a gate on a cohort, from pixels."""
     from covtoken.gates import runs
 
-    if number == 0:  # looks at every split, compares precisions itself
+    if number == "0":  # looks at every split, compares precisions itself
         report, path = runs.run_and_write_gate0(cohort=cohort, backbone=backbone, data=data, record=record)
     else:
-        run, path = runs.run_and_write(
-            number, cohort=cohort, split=split, backbone=backbone, data=data, record=record, precision=precision
-        )
+        settings = {"cohort": cohort, "split": split, "backbone": backbone, "data": data, "precision": precision}
+        if number == "1":
+            run, path = runs.run_and_write(1, record=record, **settings)
+        else:
+            run, path = runs.run_and_write_budget(number, record=record, **settings)
         report = run.report
     _print_report(report)
     console.print(f"report: {path}")
@@ -57,18 +65,24 @@ def gate(
 def lock(
     what: Annotated[str, typer.Argument(help="thresholds (after a selection run) or headline (after a recorded run).")],
     cohort: CohortOption = "phantom",
+    gate: Annotated[
+        str, typer.Option(help="1 to 4, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
+    ] = "1",
     reason: ReasonOption = "",
 ) -> None:
-    """Lock a gate's threshold and recipes, or its headline numbers with their measured tolerance."""
-    from covtoken.data.cohorts import cohort_name
-    from covtoken.gates import lock_gate1
-    from covtoken.gates.report import read_report, report_path
+    """Lock a gate's threshold (gate 1: and recipes), or its headline numbers with their measured tolerance."""
+    from covtoken.gates import headlines, lock_gate1, thresholds
 
     if what == "thresholds":
-        changes = lock_gate1.lock_thresholds(cohort, reason)
+        if gate not in ("1", *thresholds.LOCKED):
+            raise CovtokenError(f"gate {gate}: gates 1, 2 and 3 have thresholds to lock, the others were fixed before")
+        changes = (
+            lock_gate1.lock_thresholds(cohort, reason)
+            if gate == "1"
+            else thresholds.lock_threshold(cohort, gate, reason)
+        )
     elif what == "headline":
-        read_report(report_path(cohort_name(cohort), 1, recorded=True))  # refuse before minutes of measuring
-        changes = lock_gate1.lock_headline(cohort, lock_gate1.measure_spread(cohort), reason)
+        changes = headlines.lock_headlines(cohort, gate, reason)
     else:
         raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
     for line in changes or ["nothing changed"]:
@@ -147,7 +161,7 @@ def report() -> None:
 
 @app.command()
 def signoff(
-    number: Annotated[int, typer.Argument(help="Which gate.")],
+    number: Annotated[str, typer.Argument(help="Which gate; 0 to 4, or negative_result.")],
     cohort: CohortOption,
     name: Annotated[str, typer.Option(help="Who signs.")],
     remark: Annotated[str, typer.Option(help="What the person wants kept with the report.")] = "",

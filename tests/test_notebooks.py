@@ -67,7 +67,7 @@ def test_nbval_fails_when_a_recorded_headline_moves(copy):
 
 @pytest.mark.slow
 def test_nbval_fails_when_the_phantom_headline_moves(copy):
-    source = copy / "covtoken" / "gates" / "gate1.py"
+    source = copy / "covtoken" / "gates" / "scoring.py"
     honest = "maps = {name: to_float16("
     assert honest in source.read_text()
     spoiled = source.read_text().replace(honest, "maps = {name: to_float16(-")

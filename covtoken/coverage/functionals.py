@@ -9,6 +9,10 @@ Everything is float64: in float32 the RankMe of a single token comes out as 1.01
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -17,6 +21,7 @@ from covtoken.errors import CovtokenError, unknown
 FUNCTIONALS = ("rankme", "coding_rate", "energy")
 EPSILON = 1e-7  # added to RankMe's shares, as its authors do
 CODING_EPSILON = 0.5  # ε_c, the distortion of the coding rate
+FEWEST_IN_PARTS = 8
 FLOOR = 1e-2  # of the largest singular value: see _RankMe.backward
 
 
@@ -107,7 +112,9 @@ def set_coverage(name: str, y: Tensor, sets: Tensor, *, width: int) -> Tensor:
 
 def rankme_of_gram(matrix: Tensor) -> Tensor:
     """RankMe [...] from Gram matrices [..., n, n] of either side (tokens × tokens, or coordinates × coordinates)."""
-    return _RankMe.apply(matrix) if matrix.requires_grad else _entropy_rank(torch.linalg.eigvalsh(matrix))[0]
+    return (
+        _RankMe.apply(matrix) if matrix.requires_grad else _entropy_rank(_in_parts(torch.linalg.eigvalsh, matrix)[0])[0]
+    )
 
 
 def coding_rate_of_gram(matrix: Tensor, k: Tensor, width: int) -> Tensor:
@@ -116,6 +123,26 @@ def coding_rate_of_gram(matrix: Tensor, k: Tensor, width: int) -> Tensor:
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     factor = torch.linalg.cholesky(eye + scale[..., None, None] * matrix)
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _in_parts(decompose, matrix: Tensor) -> tuple[Tensor, ...]:
+    """An eigendecomposition of many small matrices, a part of them in each thread.
+
+    torch takes them one after the other and gives each all threads, which are slower together than one on 64 × 64.
+    """
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
+    parts = flat.chunk(os.cpu_count() or 1) if len(flat) >= FEWEST_IN_PARTS else (flat,)
+    found = [out if isinstance(out, tuple) else (out,) for out in _threads().map(decompose, parts)]
+    return tuple(torch.cat(pieces).reshape(*matrix.shape[:-2], *pieces[0].shape[1:]) for pieces in zip(*found))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    def one_thread() -> None:
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+
+    return ThreadPoolExecutor(os.cpu_count() or 1, initializer=one_thread)
 
 
 def _entropy_rank(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +161,7 @@ class _RankMe(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = _in_parts(torch.linalg.eigh, matrix)
         found, singular, total, share = _entropy_rank(values)
         ctx.save_for_backward(found, vectors, singular, total, share)
         return found

@@ -75,7 +75,7 @@ def _packed(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # ---- shapes shared by both kinds -------------------------------------------------------------------------------------
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
+def noise_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
     """Smooth Gaussian noise with unit standard deviation and grain ``sigma`` pixels."""
     factor = max(1, int(sigma // 3))  # coarse grain is drawn on a coarse grid: the same look, a tenth of the time
     small = tuple(-(-side // factor) + 1 for side in shape)
@@ -84,7 +84,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np
     return field / field.std()
 
 
-def _blob(rng, shape, row, column, radius, aspect=1.0, ripple=0.0) -> np.ndarray:
+def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0) -> np.ndarray:
     """Level function of a blob: < 1 inside; ``ripple`` makes the outline irregular (0 smooth … 0.3 lobed)."""
     angle, waves, phases = rng.uniform(0, np.pi), rng.standard_normal(6), rng.uniform(0, 2 * np.pi, 6)
     level = np.full(shape, 9.0)  # far outside; only the neighbourhood is worked out
@@ -104,7 +104,7 @@ def _blob(rng, shape, row, column, radius, aspect=1.0, ripple=0.0) -> np.ndarray
     return level
 
 
-def _inside(level: np.ndarray, soft: float) -> np.ndarray:
+def inside_of(level: np.ndarray, soft: float) -> np.ndarray:
     """1 inside a level function, 0 outside, with an edge of relative width ``soft``."""
     return 1.0 / (1.0 + np.exp(np.clip((level - 1.0) / max(soft, 1e-3), -40, 40)))
 
@@ -154,7 +154,7 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     across = np.linspace(0, 1, width)[None, :] * np.ones(shape)
 
     # Layers: skin, fat, gland, muscle, each with its echo level (log scale), bent by slow waves.
-    wave = _noise(rng, shape, 40) * 0.025
+    wave = noise_field(rng, shape, 40) * 0.025
     level = depth + wave
     skin, fat, muscle = 0.045, rng.uniform(0.16, 0.30), rng.uniform(0.80, 0.92)
     gland = (level > fat) & (level < muscle)
@@ -162,7 +162,7 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     streaks = gaussian_filter(rng.standard_normal(shape), (1.6, 9))  # septa and muscle fibres run along the layers
     echo = echo + streaks / streaks.std() * np.where(gland, 0.18, 0.28)
     edge = np.abs(np.gradient(gaussian_filter((level > muscle).astype(float), 1.0), axis=0))
-    echo = echo + 5.0 * edge + 0.25 * _noise(rng, shape, 14)
+    echo = echo + 5.0 * edge + 0.25 * noise_field(rng, shape, 14)
 
     lesion = np.zeros(shape, bool)
     distractors = [float(np.exp(rng.uniform(np.log(6), np.log(22)))) for _ in range(int(rng.integers(1, 5)))]
@@ -175,13 +175,13 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     for radius, place in zip(radii, places):
         if place is None:
             continue
-        blob = _blob(rng, shape, *place, radius, rng.uniform(1.0, 1.7), rng.uniform(0.05, 0.22))
-        weight = _inside(blob, rng.uniform(0.04, 0.12))
+        blob = blob_level(rng, shape, *place, radius, rng.uniform(1.0, 1.7), rng.uniform(0.05, 0.22))
+        weight = inside_of(blob, rng.uniform(0.04, 0.12))
         # Solid: neither black nor bright, its own coarse clumps, a spiculated or halo rim.
-        inner = rng.uniform(0.05, 0.75) + 0.34 * _noise(rng, shape, rng.uniform(2.5, 4.5))
+        inner = rng.uniform(0.05, 0.75) + 0.34 * noise_field(rng, shape, rng.uniform(2.5, 4.5))
         echo = echo * (1 - weight) + inner * weight
         rim = np.exp(-(((blob - 1.08) / 0.11) ** 2))
-        echo = echo + rng.uniform(0.25, 0.7) * rim * (1 + 0.6 * _noise(rng, shape, 3))
+        echo = echo + rng.uniform(0.25, 0.7) * rim * (1 + 0.6 * noise_field(rng, shape, 3))
         grain = grain * (1 - 0.35 * weight)
         shade += -rng.uniform(0.0, 0.35) * _below(blob, place[0], depth * height, across * width, place[1], radius)
         lesion |= blob < 1
@@ -191,22 +191,22 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
             continue
         kind = rng.choice(["cyst", "vessel", "fat", "spot"], p=[0.3, 0.25, 0.3, 0.15])
         if kind == "cyst":  # black, smooth, bright behind
-            blob = _blob(rng, shape, *place, radius, rng.uniform(1, 1.4))
-            weight = _inside(blob, 0.04)
+            blob = blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4))
+            weight = inside_of(blob, 0.04)
             echo = echo * (1 - weight) - 0.9 * weight
             shade += 0.3 * _below(blob, place[0], depth * height, across * width, place[1], radius)
         elif kind == "vessel":  # two bright walls, black between
-            blob = _blob(rng, shape, *place, radius * 0.8, rng.uniform(3, 6))
-            echo = echo * (1 - _inside(blob, 0.08)) - 0.6 * _inside(blob, 0.08)
+            blob = blob_level(rng, shape, *place, radius * 0.8, rng.uniform(3, 6))
+            echo = echo * (1 - inside_of(blob, 0.08)) - 0.6 * inside_of(blob, 0.08)
             echo = echo + 0.7 * np.exp(-(((blob - 1.1) / 0.15) ** 2))
         elif kind == "fat":  # a lobule: the fat layer's grey and grain, thin capsule
-            blob = _blob(rng, shape, *place, radius * 1.1, rng.uniform(1.3, 2.4), 0.05)
-            weight = _inside(blob, 0.08)
-            echo = echo * (1 - weight) + (0.15 + 0.2 * _noise(rng, shape, 6)) * weight
+            blob = blob_level(rng, shape, *place, radius * 1.1, rng.uniform(1.3, 2.4), 0.05)
+            weight = inside_of(blob, 0.08)
+            echo = echo * (1 - weight) + (0.15 + 0.2 * noise_field(rng, shape, 6)) * weight
             echo = echo + 0.3 * np.exp(-(((blob - 1.0) / 0.1) ** 2))
         else:  # calcified spot with a shadow
-            blob = _blob(rng, shape, *place, max(3.0, radius * 0.35))
-            echo = echo + 1.6 * _inside(blob, 0.1)
+            blob = blob_level(rng, shape, *place, max(3.0, radius * 0.35))
+            echo = echo + 1.6 * inside_of(blob, 0.1)
             shade += -0.8 * _below(blob, place[0], depth * height, across * width, place[1], max(3.0, radius * 0.35))
 
     # Log-compressed Rayleigh speckle: finer across at the top, coarser with depth, as a beam spreads.
@@ -233,46 +233,46 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # The field of view is a part of the body, as in a reconstruction zoomed on one organ; its place varies.
     row, column = height * rng.uniform(0.2, 0.8), width * rng.uniform(0.15, 0.85)
     rows, columns = np.mgrid[:height, :width].astype(float)
-    warp = 3.0 * _noise(rng, shape, 30)
+    warp = 3.0 * noise_field(rng, shape, 30)
     body = np.hypot((rows - row + warp) / (height * rng.uniform(0.60, 0.68)), (columns - column) / (width * 0.75))
     hu = np.full(shape, -1000.0)
-    hu[body < 1] = 45 + 8 * _noise(rng, shape, 8)[body < 1]
+    hu[body < 1] = 45 + 8 * noise_field(rng, shape, 8)[body < 1]
     hu[(body < 1) & (body > 0.985)] = 20
     fat = (body > 0.84) & (body < 0.985)
-    hu[fat] = -100 + 10 * _noise(rng, shape, 5)[fat]
+    hu[fat] = -100 + 10 * noise_field(rng, shape, 5)[fat]
     inside = body < 0.80
-    hu[inside] = -85 + 25 * _noise(rng, shape, 9)[inside]  # fat between the organs
+    hu[inside] = -85 + 25 * noise_field(rng, shape, 9)[inside]  # fat between the organs
 
     # A large organ on one side, a smaller one opposite, bowel, two kidneys, a spine with aorta and cava.
     side = int(rng.choice([-1, 1]))
     s = 1.65 * min(height, width) / 256
-    liver_level = _blob(rng, shape, row - 18 * s, column + side * 40 * s, 60 * s, 1.3, 0.08)
-    spleen_level = _blob(rng, shape, row + 2 * s, column - side * 72 * s, 32 * s, 1.5, 0.06)
+    liver_level = blob_level(rng, shape, row - 18 * s, column + side * 40 * s, 60 * s, 1.3, 0.08)
+    spleen_level = blob_level(rng, shape, row + 2 * s, column - side * 72 * s, 32 * s, 1.5, 0.06)
     organ = np.zeros(shape, bool)
     parenchyma = rng.uniform(85, 115)
     for level, mean in ((liver_level, parenchyma), (spleen_level, parenchyma + rng.uniform(-5, 20))):
         where = (level < 1) & (body < 0.82)
-        hu[where] = mean + 5 * _noise(rng, shape, 4)[where]
+        hu[where] = mean + 5 * noise_field(rng, shape, 4)[where]
         organ |= where
     for sign in (-1, 1):
-        level = _blob(rng, shape, row + 38 * s, column + sign * 52 * s, 19 * s, 1.4, 0.05)
+        level = blob_level(rng, shape, row + 38 * s, column + sign * 52 * s, 19 * s, 1.4, 0.05)
         where = (level < 1) & (body < 0.84)
-        hu[where] = np.where(level < 0.55, 60, 165)[where] + 6 * _noise(rng, shape, 3)[where]
+        hu[where] = np.where(level < 0.55, 60, 165)[where] + 6 * noise_field(rng, shape, 3)[where]
         organ |= where
     for _ in range(int(rng.integers(3, 7))):  # bowel: wall, with gas or fluid
         r, c = row + rng.uniform(-40, 30) * s, column - side * rng.uniform(0, 70) * s
-        level = _blob(rng, shape, r, c, rng.uniform(7, 15) * s, rng.uniform(1, 1.6), 0.08)
+        level = blob_level(rng, shape, r, c, rng.uniform(7, 15) * s, rng.uniform(1, 1.6), 0.08)
         where = (level < 1) & (body < 0.8) & ~organ
         hu[where] = np.where(level < 0.72, rng.choice([-600, 15, 30]), 60)[where]
-    spine = _blob(rng, shape, row + 58 * s, column, 17 * s, 1.2, 0.06)
-    hu[spine < 1] = (np.where(spine > 0.82, 520, 230) + 45 * _noise(rng, shape, 2))[spine < 1]
+    spine = blob_level(rng, shape, row + 58 * s, column, 17 * s, 1.2, 0.06)
+    hu[spine < 1] = (np.where(spine > 0.82, 520, 230) + 45 * noise_field(rng, shape, 2))[spine < 1]
     for offset, radius in ((-13, 8), (14, 9)):
-        level = _blob(rng, shape, row + 34 * s, column + offset * s, radius * s)
+        level = blob_level(rng, shape, row + 34 * s, column + offset * s, radius * s)
         hu[level < 1] = rng.uniform(150, 190)
     for angle in rng.uniform(0, 2 * np.pi, 5):  # ribs
         r, c = row + 0.9 * height * 0.64 * np.sin(angle), column + 0.9 * width * 0.75 * np.cos(angle)
-        level = _blob(rng, shape, r, c, 5.5 * s, 2.2)
-        hu[level < 1] = (np.where(level > 0.6, 600, 250) + 30 * _noise(rng, shape, 2))[level < 1]
+        level = blob_level(rng, shape, r, c, 5.5 * s, 2.2)
+        hu[level < 1] = (np.where(level > 0.6, 600, 250) + 30 * noise_field(rng, shape, 2))[level < 1]
 
     radii = _radii(rng, 7, 44)
     vessels = [float(rng.uniform(3, 8)) for _ in range(int(rng.integers(4, 9)))]
@@ -281,25 +281,25 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     places = _places(rng, solid, radii + vessels + cysts)
     for radius, place in zip(vessels, places[len(radii) : len(radii) + len(vessels)]):
         if place is not None:
-            level = _blob(rng, shape, *place, radius, rng.uniform(1, 5), 0.05)
+            level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05)
             where = (level < 1) & organ
             hu[where] = parenchyma + rng.uniform(35, 75)
     for radius, place in zip(cysts, places[len(radii) + len(vessels) :]):
         if place is not None:
-            weight = _inside(_blob(rng, shape, *place, radius, rng.uniform(1, 1.4)), 0.04) * organ
+            weight = inside_of(blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4)), 0.04) * organ
             hu = hu * (1 - weight) + rng.uniform(0, 18) * weight
     lesion = np.zeros(shape, bool)
     for radius, place in zip(radii, places):
         if place is None:
             continue
-        blob = _blob(rng, shape, *place, radius, rng.uniform(1, 1.5), rng.uniform(0.05, 0.2))
-        weight = _inside(blob, rng.uniform(0.05, 0.12)) * organ
+        blob = blob_level(rng, shape, *place, radius, rng.uniform(1, 1.5), rng.uniform(0.05, 0.2))
+        weight = inside_of(blob, rng.uniform(0.05, 0.12)) * organ
         # Heterogeneous: darker or a little brighter than the organ, a necrotic core when large, an enhancing rim.
         shift = rng.choice([-1, 1], p=[0.65, 0.35]) * rng.uniform(28, 52)
-        inner = parenchyma + shift + 20 * _noise(rng, shape, rng.uniform(2, 4))
-        inner = inner - (60 * _inside(blob / 0.5, 0.2) if radius > 20 else 0)
+        inner = parenchyma + shift + 20 * noise_field(rng, shape, rng.uniform(2, 4))
+        inner = inner - (60 * inside_of(blob / 0.5, 0.2) if radius > 20 else 0)
         hu = hu * (1 - weight) + inner * weight
         hu = hu + rng.uniform(10, 45) * np.exp(-(((blob - 0.97) / 0.12) ** 2)) * organ
         lesion |= (blob < 1) & organ
-    hu = gaussian_filter(hu, 0.7) + rng.uniform(8, 14) * _noise(rng, shape, 0.8)
+    hu = gaussian_filter(hu, 0.7) + rng.uniform(8, 14) * noise_field(rng, shape, 0.8)
     return np.rint(np.clip(hu, -1024, 1500)).astype(np.float32), lesion, organ

@@ -83,6 +83,19 @@ class LesionPictures:
         keys = hashed_units([case.name for case in self.cases])
         return np.sort(np.argsort(keys, kind="stable")[:n])
 
+    def only(self, chosen: np.ndarray) -> LesionPictures:
+        """The pictures at the ascending indices ``chosen``, and their lesions."""
+        maps = {name: found[chosen] for name, found in self.maps.items()}
+        here = torch.from_numpy(chosen)
+        return replace(
+            self,
+            maps=maps,
+            y=self.y[here],
+            centred=self.centred[here],
+            labels=only_pictures(self.labels, chosen),
+            cases=tuple(self.cases[i] for i in chosen),
+        )
+
     def header(self, gate: int | str, **more) -> dict:
         """What records keep of how they were made."""
         return {
@@ -146,7 +159,7 @@ def prepare(
     need_lesions(labels, opened, split)
     held = np.flatnonzero(labels.lesion.any(axis=1))
     y, centred = _projected(plan, pairs, held)
-    labels = _only(labels, held)
+    labels = only_pictures(labels, held)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if shuffled:
@@ -184,8 +197,8 @@ def _projected(plan: Plan, pairs, held: np.ndarray) -> tuple[torch.Tensor, torch
     return torch.cat(ys), torch.cat(all_centred)
 
 
-def _only(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
-    """The labels of the pictures ``held``, units numbered anew."""
+def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
+    """The labels of the pictures ``held`` (ascending indices), units numbered anew."""
     place = {int(picture): row for row, picture in enumerate(held)}
     names, unit = np.unique(np.asarray(labels.unit_names)[labels.unit[held]], return_inverse=True)
     return replace(
@@ -194,7 +207,7 @@ def _only(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
         ignore=labels.ignore[held],
         organ=None if labels.organ is None else labels.organ[held],
         unit=unit,
-        lesions=tuple(replace(one, picture=place[one.picture]) for one in labels.lesions),
+        lesions=tuple(replace(one, picture=place[one.picture]) for one in labels.lesions if one.picture in place),
         unit_names=tuple(names.tolist()),
         names=tuple(labels.names[i] for i in held),
     )

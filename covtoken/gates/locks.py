@@ -45,7 +45,7 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
 
 def entry(name: str, cohort: str, gate: int | str, root: Path | None = None) -> dict[str, Any] | None:
     """One cohort's and gate's locked entry, or None."""
-    return read_lock(name, root)["entries"].get(cohort, {}).get(f"gate{gate}")
+    return read_lock(name, root)["entries"].get(cohort, {}).get(_key(gate))
 
 
 def write_entry(
@@ -57,7 +57,7 @@ def write_entry(
         CovtokenError: an entry exists, differs, and no reason was given.
     """
     content = read_lock(name, root)
-    old = content["entries"].get(cohort, {}).get(f"gate{gate}")
+    old = content["entries"].get(cohort, {}).get(_key(gate))
     changes = [
         f"{key}: {_short(old[key]) if old and key in old else '(none)'} → {_short(new.get(key, '(removed)'))}"
         for key in sorted({*(old or {}), *new})
@@ -71,7 +71,7 @@ def write_entry(
             + "\n  ".join(changes)
             + "\nSay why with --reason"
         )
-    content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
+    content["entries"].setdefault(cohort, {})[_key(gate)] = new
     content["changelog"].append(
         {
             "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -125,14 +125,22 @@ def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]
     """
     locked = entry(HEADLINE, cohort, gate, root)
     if locked is None:
-        return f"{cohort} gate {gate}: no headline is locked"
-    lines = [f"{cohort}, gate {gate}"]
+        return f"{cohort}, {_words(gate)}: no headline is locked"
+    lines = [f"{cohort}, {_words(gate)}"]
     for name, wanted in sorted(locked["headline"].items()):
         found = (metrics.get(name) or {}).get("value")
         fits = found is not None and abs(found - wanted["value"]) <= wanted["tolerance"]
         verdict = "reproduced" if fits else f"NOT REPRODUCED: this run gives {found}"
         lines.append(f"  {name:<42} {wanted['value']:+.4f} ± {wanted['tolerance']:.4f}  {verdict}")
     return "\n".join(lines)
+
+
+def _words(gate: int | str) -> str:
+    return f"gate {gate}" if str(gate).isdigit() else str(gate).replace("_", " ")
+
+
+def _key(gate: int | str) -> str:
+    return f"gate{gate}" if str(gate).isdigit() else str(gate)
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.recorded import save_scores
-from covtoken.gates import gate0, gate1, locks
+from covtoken.evaluation.records import records_path, save_records
+from covtoken.gates import gate0, gate1, gate2, gate3, gate4, locks, negative_result, thresholds
+from covtoken.gates.lesion_pictures import GateRun
 from covtoken.gates.report import GateReport, report_path, source_digest, write_report
 from covtoken.paths import project_root
 
@@ -22,11 +24,8 @@ def run_and_write(
         CovtokenError: an unknown gate, or a recording that the honesty rules do not allow.
     """
     if number != 1:
-        raise CovtokenError(f"gate {number} is not built yet: gates 0 and 1 are")
-    if record and split == "selection":
-        raise CovtokenError("--record needs --split test: selection runs are never committed")
-    if record and options.get("precision", "fp32") != "fp32":
-        raise CovtokenError(f"recorded numbers are fp32: run without --precision {options['precision']}")
+        raise CovtokenError(f"gate {number} runs by run_and_write_budget, gate 0 by run_and_write_gate0")
+    _may_record(record, split, options)
     lock = locks.lock_digest(locks.THRESHOLDS)[:16]  # an edited lock is refused before minutes of work
     run = gate1.run_gate1(cohort, split, need_lock=record, **options)
     report = run.report
@@ -36,6 +35,45 @@ def run_and_write(
     if record:  # before the report: scores over their size limit leave the old pair as it was
         save_scores(run.recorded, run.recorded.path(project_root()))
     return run, write_report(report, report_path(report.cohort, number, recorded=record))
+
+
+RUNS = {
+    "2": gate2.run_gate2,
+    "3": gate3.run_gate3,
+    "4": gate4.run_gate4,
+    "negative_result": negative_result.run_negative_result,
+}
+
+
+def run_and_write_budget(
+    gate: int | str, *, cohort: str, split: str, record: bool = False, **options
+) -> tuple[GateRun, Path]:
+    """Run gate 2, 3, 4 or the negative result and write its report; returns the run and the report's path.
+
+    Only ``record`` writes committed files, report and records. It needs a test (or crossfit) split under gate 1's lock,
+    and for gates 2 and 3 their own; it counts as a look.
+    """
+    if str(gate) not in RUNS:
+        raise unknown("gate", str(gate), ["0", "1", *RUNS])
+    _may_record(record, split, options)
+    lock = locks.lock_digest(locks.THRESHOLDS)[:16]
+    if record and str(gate) in thresholds.LOCKED:
+        thresholds.need_threshold(cohort, gate)  # before minutes of work
+    run = RUNS[str(gate)](cohort, split, need_lock=record, **options)
+    report = run.report
+    if report.split != "selection":
+        look = {"cohort": report.cohort, "gate": gate, "split": report.split, "source_digest": source_digest()[:16]}
+        locks.log_look(look | {"lock": lock}, recorded=record)
+    if record:
+        save_records(run.records, records_path(project_root(), report.cohort, gate))
+    return run, write_report(report, report_path(report.cohort, gate, recorded=record))
+
+
+def _may_record(record: bool, split: str, options: dict) -> None:
+    if record and split == "selection":
+        raise CovtokenError("--record needs --split test: selection runs are never committed")
+    if record and options.get("precision", "fp32") != "fp32":
+        raise CovtokenError(f"recorded numbers are fp32: run without --precision {options['precision']}")
 
 
 def run_and_write_gate0(*, record: bool = False, **options) -> tuple[GateReport, Path]:

@@ -89,10 +89,8 @@ def score(cohort: Cohort, split: str, plan: Plan, extracting: Extractor):
     return maps, label(evaluated, cohort, *extracting.grid), evaluated, alarms
 
 
-def all_maps(
-    plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT, by_block: bool = True
-) -> dict[str, np.ndarray]:
-    """Maps [N, T] of every recipe of the plan, and, ``by_block``, of plain density and attention at every block."""
+def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
+    """Maps [N, T] of every recipe of the plan, and of plain density and attention at every block."""
     chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
     maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
     try:
@@ -102,8 +100,6 @@ def all_maps(
         raise CovtokenError(
             f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
         ) from error
-    if not by_block:
-        return maps
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name
+from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, open_cohort
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.gates import locks
 from covtoken.gates.lesion_pictures import GateRun, LesionPictures
 from covtoken.gates.report import read_report, report_path
+
+LOCKED = ("2", "3")  # the gates that have such a threshold
 
 
 def threshold_of(got: LesionPictures, gate: int, own: dict, selection: Callable[[], GateRun]) -> dict:
@@ -40,7 +43,20 @@ def threshold_of(got: LesionPictures, gate: int, own: dict, selection: Callable[
     return {key: found[key] for key in ("value", "reason")} | {"locked": False}
 
 
-def lock_threshold(cohort: str, gate: int, reason: str = "") -> list[str]:
+def need_threshold(cohort: str, gate: int | str) -> None:
+    """Refuse to record a gate whose threshold is not locked, before minutes of work."""
+    opened = open_cohort(cohort)
+    names = [opened.name]
+    if len(opened.units) < SMALL_COHORT:
+        names = list(dict.fromkeys((RECIPE_COHORTS[opened.modality], "busi")))
+    if not any(locks.entry(locks.THRESHOLDS, name, gate) for name in names):
+        raise CovtokenError(
+            f"{opened.name}: no threshold of gate {gate} is locked, nothing is recorded. Run `covtoken gate {gate} "
+            f"--cohort {names[0]}`, then `covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
+        )
+
+
+def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
     """Lock the threshold of the last selection run of a gate; returns the lines old → new.
 
     Raises:

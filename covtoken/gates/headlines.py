@@ -1,0 +1,162 @@
+"""Locking headline numbers: what a notebook must reproduce, within 3 × the measured spread of a run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+
+import torch
+
+from covtoken.data.cohorts import cohort_name
+from covtoken.errors import CovtokenError, unknown
+from covtoken.evaluation.records import load_records, records_path
+from covtoken.gates import gate1, gate2, gate3, gate4, locks, negative_result
+from covtoken.gates.plan import Plan
+from covtoken.gates.report import committed_reports, read_report, report_path
+from covtoken.paths import project_root
+
+GATE1 = (
+    "auroc.recommended",
+    "auroc.density",
+    "auroc.attention_best",
+    "auroc.centre_prior",
+    "auroc.head_student",
+    "auroc.saliency_head",
+    "auroc.intensity",
+    "organ_auroc.recommended",
+    "organ_auroc.density",
+    "auroc_gain.middle_minus_final",
+    "image_auroc.recommended",
+    "image_auroc.density",
+    "aupr.recommended",
+    "froc.fp1.recommended",
+)
+HEADLINES = {
+    "1": GATE1,
+    "2": gate2.HEADLINES,
+    "3": gate3.HEADLINES,
+    "4": gate4.HEADLINES,
+    "negative_result": negative_result.HEADLINES,
+}
+HEADLINE_OF = {
+    "2": gate2.headline,
+    "3": gate3.headline,
+    "4": gate4.headline,
+    "negative_result": negative_result.headline,
+}
+BUDGETS = tuple(HEADLINE_OF)
+FLOOR = 5e-5  # headline numbers are locked to four decimals
+SPREAD_UNITS = {"1": 24}  # of bank and of selection; of a cross-fitted cohort in all
+FEWER_UNITS = 12  # for the other gates, whose runs cost more
+SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))
+
+
+def lock_headlines(cohort: str, gate: str, reason: str = "") -> list[str]:
+    """Measure the spread of a gate (or of all ``budgets``) and lock its headline numbers; returns lines old → new."""
+    gates = BUDGETS if gate == "budgets" else (gate,)
+    for one in gates:
+        if one not in HEADLINES:
+            raise unknown("gate", one, [*HEADLINES, "budgets"])
+        read_report(report_path(cohort_name(cohort), one, recorded=True))  # refuse before minutes of measuring
+    spreads = measure_spreads(cohort, gates)
+    return [line for one in gates for line in lock_headline(cohort, one, spreads[one], reason)]
+
+
+def measure_spreads(
+    cohort: str, gates: tuple[str, ...], split: str = "selection", backbone: str = "embedded"
+) -> dict[str, dict[str, float]]:
+    """By gate: largest minus smallest value of each headline over one and two threads, fp32 and bf16, the plan fixed.
+
+    Measured on the selection split, with few units of bank and selection: a tolerance needs no further look at the
+    test split. Each setting extracts anew, into a cache of its own.
+    """
+    values: dict[str, dict[str, list[float]]] = {gate: {} for gate in gates}
+    threads, cache = torch.get_num_threads(), os.environ.get("COVTOKEN_CACHE")
+    locked = locks.entry(locks.THRESHOLDS, cohort_name(cohort), 1)
+    plan = Plan.from_json(locked) if locked else None
+    try:
+        for precision, n_threads in SPREAD_RUNS:
+            torch.set_num_threads(n_threads)
+            with tempfile.TemporaryDirectory() as folder:
+                os.environ["COVTOKEN_CACHE"] = folder
+                for gate in gates:
+                    options = {"precision": precision, "fixed_plan": plan}
+                    options["limit_units"] = SPREAD_UNITS.get(gate, FEWER_UNITS)
+                    metrics, plan = _run(gate)(cohort, split, backbone, **options)
+                    for name in HEADLINES[gate]:
+                        if metrics.get(name, {}).get("value") is not None:
+                            values[gate].setdefault(name, []).append(metrics[name]["value"])
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("COVTOKEN_CACHE")
+        if cache is not None:
+            os.environ["COVTOKEN_CACHE"] = cache
+    return {gate: {name: max(v) - min(v) for name, v in found.items()} for gate, found in values.items()}
+
+
+def _run(gate: str) -> Callable:
+    """A gate as ``(cohort, split, backbone, **options) → (metrics, plan)``, small enough to be run three times."""
+
+    def run(cohort, split, backbone, **options):
+        if gate == "1":
+            done = gate1.run_gate1(cohort, split, backbone, **options)
+            return done.report.metrics, done.plan
+        small = {
+            "2": {},
+            "3": {"n_greedy": 8},
+            "4": {"n_seeds": 2, "n_pictures": 8},
+            "negative_result": {"n_greedy": 8},
+        }
+        runs = {
+            "2": gate2.run_gate2,
+            "3": gate3.run_gate3,
+            "4": gate4.run_gate4,
+            "negative_result": negative_result.run_negative_result,
+        }
+        done = runs[gate](cohort, split, backbone, **options, **small[gate])
+        return done.report.metrics, done.pictures.plan
+
+    return run
+
+
+def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str = "") -> list[str]:
+    """Lock the committed report's headline numbers; tolerance = 3 × spread, at most ¼ of the interval's half width."""
+    cohort = cohort_name(cohort)
+    report = read_report(report_path(cohort, gate, recorded=True))
+    headline = {}
+    for name in HEADLINES[gate]:
+        found = report.metrics.get(name)
+        if found is None or found["value"] is None or name not in spread:
+            continue
+        cap = (found["ci95"][1] - found["ci95"][0]) / 8 if found["ci95"] else float("inf")
+        tolerance = max(FLOOR, min(3 * spread[name], cap))
+        headline[name] = {"value": round(found["value"], 4), "tolerance": round(tolerance, 5), "spread": spread[name]}
+    if not headline:
+        raise CovtokenError(
+            f"{cohort} gate {gate}: no headline number has both a committed value and a measured spread"
+        )
+    new = {
+        "headline": headline,
+        "split": report.split,
+        "data_fingerprint": report.provenance["data_fingerprint"],
+        "weights_sha256": report.provenance["weights_sha256"],
+    }
+    return locks.write_entry(locks.HEADLINE, cohort, gate, new, reason=reason)
+
+
+def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:
+    """Headline metrics of gate 2, 3, 4 or the negative result, recomputed from the records of every other cohort."""
+    found = {}
+    for report in committed_reports():
+        path = records_path(project_root(), report.cohort, gate)
+        if str(report.gate) == gate and report.cohort != but and path.exists():
+            found[report.cohort] = HEADLINE_OF[gate](load_records(path)).entries()
+    return found
+
+
+def locked_text(gate: str, cohort: str, metrics: dict[str, dict], recorded: dict[str, dict[str, dict]]) -> str:
+    """The locked cell's text: this run's cohort from pixels, every other recomputed from its records."""
+    parts = [locks.reproduction(cohort, gate, metrics)]
+    parts += [locks.reproduction(name, gate, found) for name, found in recorded.items()]
+    return "\n".join(parts)

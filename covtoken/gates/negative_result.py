@@ -1,0 +1,363 @@
+"""The negative result: a coverage floor against membership at equal budgets, objective apart from optimiser.
+
+A poor optimiser also looks like a poor objective. So each objective (RankMe, coding rate, energy) is optimised by the
+dual as it was specified, by a repaired dual that meets its floor, and by a strong optimiser (greedy with swaps; energy
+has a closed form), always against membership A at the same number of tokens. Then the mechanism: the spectrum of lesion
+tokens, how much they repeat each other, when they are picked, and what happens as they get rarer.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+
+import numpy as np
+import torch
+
+from covtoken.coverage.dual import SLACK
+from covtoken.coverage.functionals import coverage, rankme_of_gram
+from covtoken.coverage.greedy import largest_norms, spanning
+from covtoken.data.rare_phantom import SIZES
+from covtoken.economy.keep import budget, kept_counts, kept_tokens, recall, retained
+from covtoken.errors import CovtokenError
+from covtoken.evaluation import stats
+from covtoken.evaluation.measure import N_DRAWS, Measured
+from covtoken.evaluation.records import Records
+from covtoken.gates import budget_rows as rows
+from covtoken.gates.gate1 import FEW_UNITS
+from covtoken.gates.gate3 import greedy_pictures
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.plan import SEED
+from covtoken.gates.rarity_curve import METHODS, rarity_recall
+from covtoken.gates.report import GateReport, provenance
+from covtoken.gates.scoring import Extractor
+
+TITLE = "The negative result"
+QUESTION = "Does a coverage floor lose small lesions where membership keeps them, and is it the objective?"
+OBJECTIVES = {"rankme": "RankMe", "coding_rate": "coding rate", "energy": "energy"}
+OPTIMISERS = {
+    "dual": "dual, as specified",
+    "repaired": "dual, repaired",
+    "spanning": "spanning choice",
+    "greedy": "greedy",
+    "closed_form": "closed form",
+}
+PAIRS = (
+    *product(OBJECTIVES, ("dual", "repaired")),
+    *product(("rankme", "coding_rate"), ("spanning", "greedy")),
+    ("energy", "closed_form"),
+)
+NAMED = {"coverage_dual": "rankme.dual", "coverage_repaired": "rankme.repaired", "coverage_greedy": "rankme.greedy"}
+DEFECTS = ("coverage_is_membership",)
+SPECTRUM_TOKENS, SPECTRUM_DRAWS = 3000, 200
+HEADLINES = (
+    *(f"recall_small.{name}" for name in (*NAMED, "membership")),
+    *(f"recall_gain.membership_minus_{name}" for name in NAMED),
+    *(f"constraint_met.{pair}" for pair in NAMED.values()),
+    "spectrum.lesion",
+    "spectrum.background",
+)
+
+
+def run_negative_result(
+    cohort: str = "phantom",
+    split: str = "test",
+    backbone: str = "embedded",
+    *,
+    defect: str | None = None,
+    n_greedy: int | None = None,
+    **options,
+) -> GateRun:
+    """The negative result of one cohort from pixels.
+
+    Args:
+        defect: ``coverage_is_membership`` lets every coverage method keep what membership keeps.
+        n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
+        options: of ``lesion_pictures.prepare``.
+    """
+    if defect is not None and defect not in DEFECTS:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    started = time.perf_counter()
+    got = prepare(cohort, split, backbone, scorers=("density", "recommended"), **options)
+    n_greedy = n_greedy or greedy_pictures(cohort)
+    arrays = _matched(got, n_greedy, fake=defect is not None) | _order(got) | _likeness(got) | _spectrum(got)
+    if got.cohort.name == "phantom":
+        extracting = Extractor(got.vit, "fp32", options.get("cache", True), options.get("progress", True))
+        arrays |= {f"rarity/{name}": value for name, value in rarity_recall(got, extracting).items()}
+    arrays |= {
+        "lesion/size": got.sizes.astype(np.int32),
+        "lesion/small": got.small.astype(np.uint8),
+        "lesion/picture": got.lesion_picture.astype(np.int32),
+        "unit": got.labels.unit.astype(np.int32),
+    }
+    records = Records(arrays, got.header("negative_result", slack=SLACK))
+    measured = headline(records)
+    decision, checks = decide(measured, measured.n[0])
+    checks["plan_locked_before"] = got.locked
+    metrics = measured.entries()
+    report = GateReport(
+        gate="negative_result",
+        title=TITLE,
+        question=QUESTION,
+        cohort=got.cohort.name,
+        split=got.split,
+        backbone=got.backbone,
+        parameters={
+            "middle": got.plan.middle,
+            "slack": SLACK,
+            "small_cut": got.plan.small_cut,
+            "n_greedy": n_greedy,
+            "curated": got.cohort.curated,
+            "bound": got.bound,
+            "n_lesions": len(got.labels.lesions),
+            "n_small_lesions": int(got.small.sum()),
+            "n_lesion_images": len(got.cases),
+        },
+        thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
+        metrics=metrics,
+        checks=checks,
+        decision=decision,
+        chart_data={"pairs": pair_rows(metrics), "rarity": rarity_rows(records)},
+        provenance=provenance(
+            data_fingerprint=got.bound["data_fingerprint"],
+            weights_sha256=got.bound["weights_sha256"],
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    )
+    return GateRun(report, records, got)
+
+
+def _matched(got: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.ndarray]:
+    """Counts [L], k [N] and constraint flag [N] of each objective and optimiser, and counts of membership at that k.
+
+    −1 where a picture was left out.
+    """
+    n_tokens, everyone = got.y.shape[1], np.arange(len(got.cases))
+    k = budget(n_tokens, rows.GREEDY_RATIO)
+    found, spread = {}, spanning(got.y, k)
+    for functional, optimiser in PAIRS:
+        few = everyone
+        if optimiser in rows.SCHEDULES:
+            mask = rows.pruned_by(got, functional, optimiser).mask.numpy()
+        elif optimiser == "greedy":
+            few, sets = rows.greedy_sets(got, functional, n_greedy)
+            mask = np.zeros((len(everyone), n_tokens), dtype=bool)
+            mask[few] = rows.as_mask(sets, n_tokens)
+        else:
+            mask = rows.as_mask(spread if optimiser == "spanning" else largest_norms(got.y, k), n_tokens)
+        kept = mask.sum(axis=1)
+        if fake:
+            mask = kept_tokens(got.maps["density"], k=kept)
+        found |= _columns(got, f"{functional}.{optimiser}", functional, mask, few)
+    fixed = kept_tokens(got.maps["density"], k=k)
+    found["kept/membership"] = kept_counts(fixed, got.labels.lesions).astype(np.int16)
+    return found
+
+
+def _columns(got: LesionPictures, title: str, functional: str, mask: np.ndarray, few: np.ndarray) -> dict:
+    """The recorded columns of one objective and optimiser."""
+    seen = np.isin(got.lesion_picture, few)
+    kept = mask.sum(axis=1)
+    weight = torch.from_numpy(mask).double()
+    full = coverage(functional, got.y, width=got.width)
+    drop = full - coverage(functional, got.y, weight, width=got.width)
+    met = (drop <= SLACK * full + 1e-9).numpy()
+    out = np.ones(len(kept), dtype=bool)
+    out[few] = False
+    columns = {f"kept/{title}": kept_counts(mask, got.labels.lesions)}
+    for name in ("density", "recommended"):
+        same = kept_tokens(got.maps[name], k=kept)
+        columns[f"{name}_at/{title}"] = kept_counts(same, got.labels.lesions)
+    columns = {key: np.where(seen, value, rows.NOT_EVALUATED).astype(np.int16) for key, value in columns.items()}
+    columns[f"k/{title}"] = np.where(out, rows.NOT_EVALUATED, kept).astype(np.int16)
+    columns[f"met/{title}"] = np.where(out, rows.NOT_EVALUATED, met).astype(np.int8)
+    columns[f"drop/{title}"] = np.where(out, np.nan, (drop / full).numpy()).astype(np.float32)
+    return columns
+
+
+def _order(got: LesionPictures) -> dict[str, np.ndarray]:
+    """When a lesion is picked: rank, as share of all tokens, of its first token and of half of them, [L]."""
+    n_tokens = got.y.shape[1]
+    order = spanning(got.y, n_tokens).numpy()
+    spread = np.empty_like(order)
+    np.put_along_axis(spread, order, np.broadcast_to(np.arange(n_tokens), order.shape), axis=1)
+    ours = np.argsort(np.argsort(-got.maps["density"], axis=1, kind="stable"), axis=1, kind="stable")
+    found = {}
+    for name, rank in (("spanning", spread), ("membership", ours)):
+        ranks = [np.sort(rank[one.picture, one.tokens]) + 1 for one in got.labels.lesions]
+        found[f"first/{name}"] = np.array([r[0] for r in ranks], dtype=np.float32) / n_tokens
+        found[f"half/{name}"] = np.array([r[(len(r) - 1) // 2] for r in ranks], dtype=np.float32) / n_tokens
+    return found
+
+
+def _likeness(got: LesionPictures) -> dict[str, np.ndarray]:
+    """How much tokens repeat each other in P_L: mean squared cosine of pairs inside a lesion, and of as many random
+    tokens beside it; and a lesion token's energy over the picture's mean. [L], NaN for lesions of one token."""
+    inside, outside, energy = [], [], []
+    for index, one in enumerate(got.labels.lesions):
+        rng = np.random.default_rng([SEED, index])
+        y = got.y[one.picture]
+        other = np.flatnonzero(~got.labels.lesion[one.picture] & ~got.labels.ignore[one.picture])
+        energies = y.square().sum(1)
+        energy.append(float(energies[one.tokens].mean() / energies.mean()))
+        n = len(one.tokens)
+        if n < 2 or len(other) < n:
+            inside.append(np.nan)
+            outside.append(np.nan)
+            continue
+        inside.append(_mean_squared_cosine(y[one.tokens]))
+        outside.append(_mean_squared_cosine(y[np.sort(rng.choice(other, n, replace=False))]))
+    names = ("inside", "outside", "energy")
+    return {f"likeness/{name}": np.array(v, np.float32) for name, v in zip(names, (inside, outside, energy))}
+
+
+def _mean_squared_cosine(y: torch.Tensor) -> float:
+    unit = y / y.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    squared = (unit @ unit.T).square()
+    n = len(y)
+    return float((squared.sum() - squared.diagonal().sum()) / (n * (n - 1)))
+
+
+def _spectrum(got: LesionPictures) -> dict[str, np.ndarray]:
+    """RankMe of pooled lesion tokens and of as many background tokens of the same pictures, then of halves of units.
+
+    Tokens are centred by the bank mean and not projected. A bootstrap would repeat tokens, which lowers a rank: halves
+    without repetition spread as the whole does (the delete-half jackknife).
+    """
+    rng = np.random.default_rng(SEED)
+    labels = got.labels
+    sides: dict[str, list] = {"lesion": [], "background": []}
+    unit = []
+    for i in range(len(got.cases)):
+        ours = np.flatnonzero(labels.lesion[i] & ~labels.ignore[i])
+        other = np.flatnonzero(~labels.lesion[i] & ~labels.ignore[i])
+        n = min(len(ours), len(other))
+        sides["lesion"].append(got.centred[i][np.sort(rng.choice(ours, n, replace=False))])
+        sides["background"].append(got.centred[i][np.sort(rng.choice(other, n, replace=False))])
+        unit += [labels.unit[i]] * n
+    unit = np.array(unit)
+    few = np.sort(rng.permutation(len(unit))[:SPECTRUM_TOKENS])
+    n_units = len(labels.unit_names)
+    draws = rng.random((SPECTRUM_DRAWS, n_units)).argsort(axis=1) < n_units / 2
+    found = {"spectrum/n_tokens": np.array([len(few)], dtype=np.int32)}
+    for name, tokens in sides.items():
+        z = torch.cat(tokens).double()[few]
+        grams = torch.stack([_gram_of(z[unit[few] == u]) for u in range(draws.shape[1])])
+        flat = grams.reshape(len(grams), -1)
+        every = torch.from_numpy(np.concatenate([np.ones((1, draws.shape[1])), draws]))
+        values = torch.cat([rankme_of_gram((part @ flat).reshape(-1, *grams.shape[1:])) for part in every.split(16)])
+        found[f"spectrum/{name}"] = values.numpy()
+    return found
+
+
+def _gram_of(z: torch.Tensor) -> torch.Tensor:
+    return z.T @ z
+
+
+def headline(records: Records) -> Measured:
+    """Headline metrics from records: the same function for a fresh run and for a committed file."""
+    size, small = records["lesion/size"], records["lesion/small"].astype(bool)
+    unit = records["unit"][records["lesion/picture"]]
+    n_units, n_images = len(records.header["units"]), len(records["unit"])
+    weights = stats.unit_draws(n_units, N_DRAWS, 0)
+    measured = Measured((n_units, n_images, n_images * records.header["n_tokens"]))
+
+    def add(name: str, values: np.ndarray, of: np.ndarray, pictures: np.ndarray) -> None:
+        held = np.flatnonzero(~np.isnan(values))
+        n_pictures = len(np.unique(pictures[held]))
+        n = (len(np.unique(of[held])), n_pictures, n_pictures * records.header["n_tokens"])
+        value = float(values[held].mean()) if len(held) else float("nan")
+        measured.add(name, value, stats.mean_draws(values, of, weights), n)
+        measured.more[name] = {"n_lesions": len(held)} if of is unit else {}
+
+    def add_recall(name: str, counts: np.ndarray) -> None:
+        held = small & (counts >= 0)
+        above = np.bincount(unit, np.where(held, counts, 0), minlength=weights.shape[1])
+        below = np.bincount(unit, np.where(held, size, 0), minlength=weights.shape[1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = (weights @ above) / (weights @ below)
+        n_pictures = len(np.unique(pictures[held]))
+        n = (len(np.unique(unit[held])), n_pictures, n_pictures * records.header["n_tokens"])
+        measured.add(name, recall(counts[held], size[held]), draws, n)
+        measured.more[name] = {"n_lesions": int(held.sum())}
+
+    pictures, images = records["lesion/picture"], np.arange(n_images)
+    for title in (f"{functional}.{optimiser}" for functional, optimiser in PAIRS):
+        for kind, place in (("kept", "coverage"), ("density_at", "membership"), ("recommended_at", "recommended")):
+            counts = records[f"{kind}/{title}"]
+            lost = np.where(small & (counts >= 0), ~retained(counts, size), np.nan)
+            add(f"miss_small.{title}.{place}", lost, unit, pictures)
+            add_recall(f"recall_small.{title}.{place}", counts)
+        for kind, name in (("met", "constraint_met"), ("k", "tokens_kept")):
+            values = records[f"{kind}/{title}"].astype(np.float64)
+            add(f"{name}.{title}", np.where(values < 0, np.nan, values), records["unit"], images)
+        add(f"drop.{title}", records[f"drop/{title}"].astype(np.float64), records["unit"], images)
+    for name, title in NAMED.items():
+        ours, theirs = f"recall_small.{title}.membership", f"recall_small.{title}.coverage"
+        add_recall(f"recall_small.{name}", records[f"kept/{title}"])
+        measured.difference(f"recall_gain.membership_minus_{name}", ours, theirs)
+    add_recall("recall_small.membership", records["kept/membership"])
+    for name in ("first/spanning", "half/spanning", "first/membership", "half/membership"):
+        values = np.where(small, records[name].astype(np.float64), np.nan)
+        add(f"rank.{name.replace('/', '.')}", values, unit, pictures)
+    for name in ("inside", "outside", "energy"):
+        add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64), unit, pictures)
+    measured.difference("likeness.inside_minus_outside", "likeness.inside", "likeness.outside")
+    for name in ("lesion", "background"):
+        whole, halves = records[f"spectrum/{name}"][0], records[f"spectrum/{name}"][1:]
+        measured.add(f"spectrum.{name}", whole, whole + halves - halves.mean())
+        measured.more[f"spectrum.{name}"] = {"n_pooled_tokens": int(records["spectrum/n_tokens"][0])}
+    measured.difference("spectrum.lesion_minus_background", "spectrum.lesion", "spectrum.background")
+    return measured
+
+
+def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
+    """GO: membership keeps more of small lesions than coverage whose floor is met, and than well optimised coverage.
+
+    NO-GO: it does not, so the fault was the optimiser's or there is none.
+    """
+    checks = {
+        f"membership_beats_{name}": bool(measured.interval(f"recall_gain.membership_minus_{name}")[0] > 0)
+        for name in NAMED
+    }
+    checks["repaired_meets_its_floor"] = bool(measured.values["constraint_met.rankme.repaired"] >= 0.95)
+    checks["specified_meets_its_floor"] = bool(measured.values["constraint_met.rankme.dual"] >= 0.95)
+    below, above = measured.interval("spectrum.lesion_minus_background")
+    checks["lesion_spectrum"] = "richer" if below > 0 else "poorer" if above < 0 else "undecided"
+    if n_units < FEW_UNITS:
+        return "NO-VERDICT", checks
+    holds = all(checks[f"membership_beats_{name}"] for name in ("coverage_repaired", "coverage_greedy"))
+    return ("GO" if holds and checks["repaired_meets_its_floor"] else "NO-GO"), checks
+
+
+def pair_rows(metrics: dict[str, dict]) -> list[dict]:
+    """Rows for ``objective_optimiser``: {objective, optimiser, miss, lo, hi, membership_miss, met, k}."""
+    found = []
+    for functional, optimiser in PAIRS:
+        title = f"{functional}.{optimiser}"
+        entry = metrics[f"miss_small.{title}.coverage"]
+        if entry["value"] is None:
+            continue
+        low, high = entry["ci95"] or (None, None)
+        found.append(
+            {"objective": OBJECTIVES[functional], "optimiser": OPTIMISERS[optimiser], "miss": entry["value"]}
+            | {"lo": low, "hi": high, "membership_miss": metrics[f"miss_small.{title}.membership"]["value"]}
+            | {"met": metrics[f"constraint_met.{title}"]["value"], "k": metrics[f"tokens_kept.{title}"]["value"]}
+        )
+    return found
+
+
+def rarity_rows(records: Records) -> list[dict]:
+    """Rows for the rarity curve, {method, tokens, recall, lo, hi}; none where it was not drawn (real cohorts)."""
+    found = []
+    for name, label in METHODS.items():
+        if f"rarity/{name}" not in records.arrays:
+            continue
+        for size, each in zip(SIZES, records[f"rarity/{name}"]):
+            weights = stats.unit_draws(len(each), N_DRAWS, 0)
+            low, high = stats.interval(stats.mean_draws(each, np.arange(len(each)), weights))
+            row = {"method": label, "tokens": size, "recall": float(each.mean()), "lo": float(low), "hi": float(high)}
+            found.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+    return found

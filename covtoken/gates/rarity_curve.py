@@ -1,0 +1,73 @@
+"""Recall as a lesion gets rarer: the same lesion grows in the same phantom picture, everything else held.
+
+Size is the only thing that varies, so a method whose recall falls with it is one that counts alike tokens once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from covtoken.coverage.dual import REPAIRED, prune
+from covtoken.coverage.functionals import project
+from covtoken.coverage.greedy import greedy, largest_norms, spanning
+from covtoken.data.cohorts import open_cohort
+from covtoken.data.masks import read_mask
+from covtoken.data.rare_phantom import SIZES, grown
+from covtoken.data.splits import load_splits
+from covtoken.economy.keep import budget, kept_tokens
+from covtoken.evaluation.labels import token_labels
+from covtoken.evaluation.recorded import hashed_units
+from covtoken.gates.budget_rows import GREEDY_RATIO, as_mask
+from covtoken.gates.lesion_pictures import LesionPictures
+from covtoken.gates.plan import SEED
+from covtoken.gates.scoring import Extractor, in_split
+from covtoken.subspace.bank import build_bank
+from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.recommended import recommended_maps
+from covtoken.subspace.scorers import score_maps
+
+N_PICTURES = 8
+METHODS = {
+    "density": "membership A",
+    "recommended": "recommended",
+    "rankme_greedy": "RankMe, greedy",
+    "coding_greedy": "coding rate, greedy",
+    "spanning": "spanning choice",
+    "repaired": "dual, repaired",
+    "energy": "energy, closed form",
+}
+
+
+def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.ndarray]:
+    """Recall [size, picture] at keep 0.25 of every method, on the phantom's lesion-free test pictures.
+
+    Args:
+        got: of the phantom; its plan and backbone are used, its pictures are not.
+    """
+    cohort, plan = open_cohort("phantom"), got.plan
+    splits = load_splits(cohort)
+    free = [case for case in in_split(cohort, splits, "test") if not read_mask(cohort.masks[case.name]).any()]
+    order = np.argsort(hashed_units([case.name for case in free]), kind="stable")
+    base = [free[i] for i in order[:N_PICTURES]]
+    drawn = [grown(case, size) for size in SIZES for case in base]
+    bank = extracting(in_split(cohort, splits, "bank"))
+    pictures = extracting([case for case, _ in drawn])
+    lesion = np.stack([token_labels(mask, pictures.rows, pictures.cols).lesion for _, mask in drawn])
+    fitted = DensitySubspace.fit(build_bank(bank, plan.middle))
+    tokens = pictures.tokens(plan.middle)
+    y = project(tokens, fitted.mean, fitted.directions)
+    n_tokens, width = y.shape[1], tokens.shape[-1]
+    k = budget(n_tokens, GREEDY_RATIO)
+    maps = {"density": score_maps(plan.recipes["density"], bank, pictures, seed=SEED)}
+    maps |= {"recommended": recommended_maps(plan.recipes["recommended"], bank, pictures, False)["recommended"]}
+    kept = {name: kept_tokens(found, k=k) for name, found in maps.items()}
+    sets = {
+        "rankme_greedy": greedy("rankme", y, k, width=width, seed=SEED),
+        "coding_greedy": greedy("coding_rate", y, k, width=width, seed=SEED),
+        "spanning": spanning(y, k),
+        "energy": largest_norms(y, k),
+    }
+    kept |= {name: as_mask(chosen, n_tokens) for name, chosen in sets.items()}
+    kept["repaired"] = kept_tokens(prune("rankme", y, width=width, schedule=REPAIRED).logits.numpy(), k=k)
+    share = {name: (mask & lesion).sum(axis=1) / lesion.sum(axis=1) for name, mask in kept.items()}
+    return {name: value.reshape(len(SIZES), len(base)) for name, value in share.items()}
