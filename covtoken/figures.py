@@ -25,10 +25,13 @@ __all__ = [
     "agreement_by_block",
     "alarm_against_failure",
     "auroc_by_block",
+    "cycle",
     "gain_forest",
     "install_renderer",
     "lesion_maps",
     "score_densities",
+    "styled",
+    "table_of",
     "token_marks",
 ]
 
@@ -46,7 +49,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
             norm, None for a score that reads no block), ``value``, and ``lo``, ``hi`` (or None).
         threshold: a locked threshold, drawn as a dotted rule.
     """
-    table = _table(rows, "scorer", "block", "value")
+    table = table_of(rows, "scorer", "block", "value")
     for bound in ("lo", "hi"):
         table[bound] = table[bound].fillna(table["value"]) if bound in table else table["value"]
     numbers = pd.to_numeric(table["block"], errors="coerce")
@@ -54,7 +57,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
     table["position"] = numbers.where(table["block"] != "norm", last + 2)
     lines, rules = table[table["position"].notna()], table[table["position"].isna()]
     names = list(dict.fromkeys(lines["scorer"]))
-    colour = alt.Color("scorer:N", scale=alt.Scale(domain=names, range=_cycle(len(names))), legend=None)
+    colour = alt.Color("scorer:N", scale=alt.Scale(domain=names, range=cycle(len(names))), legend=None)
     floor, ceiling = min(0.5, float(table["lo"].min())), max(1.0, float(table["hi"].max()))
     floor = np.floor(floor * 20) / 20
     y_scale = alt.Scale(domain=[floor, ceiling], nice=False)
@@ -91,7 +94,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
     layers.append(_end_labels(marks, floor, ceiling, height, y_scale))
-    return _styled(
+    return styled(
         alt.layer(*layers), title, height, "Bands: 95 % intervals over units. Dashed: scores without a block."
     )
 
@@ -102,16 +105,16 @@ def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion toke
     Args:
         rows: mappings with ``group`` (two or three names), ``score`` and ``density``; optionally ``panel``.
     """
-    table = _table(rows, "group", "score", "density")
+    table = table_of(rows, "group", "score", "density")
     names = list(dict.fromkeys(table["group"]))
     colour = alt.Color(
         "group:N",
-        scale=alt.Scale(domain=names, range=_cycle(len(names))),
+        scale=alt.Scale(domain=names, range=cycle(len(names))),
         legend=alt.Legend(title=None, orient="top", labelFontSize=13),
     )
     if "panel" in table:
         return _panels(table, colour, title)
-    return _styled(_density(table, colour), title, 240)
+    return styled(_density(table, colour), title, 240)
 
 
 def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
@@ -120,7 +123,7 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     Args:
         rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``.
     """
-    table = _table(rows, "label", "value", "lo", "hi")
+    table = table_of(rows, "label", "value", "lo", "hi")
     table["row"] = table["label"] if "cohort" not in table else table["cohort"] + ": " + table["label"]
     excludes = (table["lo"] > 0) | (table["hi"] < 0)
     table["reading"] = np.where(excludes, "excludes 0", "includes 0")
@@ -143,7 +146,7 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
             x="value:Q", y=y, color=colour, shape=alt.Shape("reading:N", legend=None), tooltip=tips
         ),
     )
-    return _styled(chart, title, max(120, 30 * len(order)), "95 % intervals over units, paired.")
+    return styled(chart, title, max(120, 30 * len(order)), "95 % intervals over units, paired.")
 
 
 def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: int = 2, size: int = 230):
@@ -179,7 +182,7 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
     Args:
         rows: mappings with ``comparison`` (its name), ``block`` (1…L or ``"norm"``) and ``value``.
     """
-    table = _table(rows, "comparison", "block", "value")
+    table = table_of(rows, "comparison", "block", "value")
     numbers = pd.to_numeric(table["block"], errors="coerce")
     last = int(numbers.max())
     table["position"] = numbers.fillna(last + 1).astype(int)
@@ -190,7 +193,7 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
     table["comparison"] = table["comparison"].str.replace("_", " ")
     names = list(dict.fromkeys(table["comparison"]))
     legend = alt.Legend(title=None, orient="top", columns=3, labelFontSize=12, symbolSize=80)
-    scale = alt.Scale(domain=names, range=_cycle(len(names)))
+    scale = alt.Scale(domain=names, range=cycle(len(names)))
     shapes = alt.Scale(domain=names, range=["circle", "square", "triangle-up", "diamond", "cross"][: len(names)])
     chart = (
         alt.Chart(table)
@@ -222,7 +225,7 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
             tooltip=["comparison:N", "block:N", alt.Tooltip("value:Q", format=".2e")],
         )
     )
-    return _styled(chart, title, 300, "Mean over pictures of ‖difference‖ / ‖tokens‖.")
+    return styled(chart, title, 300, "Mean over pictures of ‖difference‖ / ‖tokens‖.")
 
 
 def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens that answer", size: int = 230):
@@ -275,7 +278,7 @@ def alarm_against_failure(
     """
     if statistic not in _STATISTICS:
         raise CovtokenError(f"statistic {statistic!r}: expected one of {', '.join(_STATISTICS)}")
-    table = _table(rows, "condition", statistic, "gain", "fired", "failed")
+    table = table_of(rows, "condition", statistic, "gain", "fired", "failed")
     table = table[table[statistic].notna()]
     table = table.assign(
         alarm=np.where(table["fired"].astype(bool), "alarm", "silent"),
@@ -305,7 +308,7 @@ def alarm_against_failure(
             ],
         )
     )
-    return _styled(alt.layer(zero, points), title, 300, "One mark a condition: a bank and the pictures it is used on.")
+    return styled(alt.layer(zero, points), title, 300, "One mark a condition: a bank and the pictures it is used on.")
 
 
 CHARTS = {
@@ -346,7 +349,7 @@ def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
     return chart.configure_axis(labelFontSize=13, titleFontSize=14, titleFontWeight="normal", gridColor="#e6e6e6")
 
 
-def _table(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
+def table_of(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
     table = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     missing = [name for name in needed if name not in table]
     if missing or table.empty:
@@ -354,7 +357,7 @@ def _table(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _cycle(n: int) -> list[str]:
+def cycle(n: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(n)]
 
 
@@ -390,7 +393,7 @@ def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tup
     return low, low + extent
 
 
-def _styled(chart, title: str, height: int, subtitle: str = ""):
+def styled(chart, title: str, height: int, subtitle: str = ""):
     """As wide as its page, with a left-aligned title broken into lines that fit a phone."""
     head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
     text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))

@@ -39,6 +39,17 @@ READABLE = {
     "auroc_gain": "difference in token AUROC",
     "image_auroc_gain": "difference in AUROC inside one image",
     "froc": "lesion sensitivity",
+    "spearman": "Spearman's ρ with recall",
+    "miss_small": "small lesions missed",
+    "miss_gain": "difference in small lesions missed",
+    "recall_small": "recall of small lesions",
+    "recall_gain": "difference in recall of small lesions",
+    "constraint_met": "floor met",
+    "dual": "dual as specified",
+    "repaired": "repaired dual",
+    "spectrum": "RankMe of pooled tokens",
+    "likeness": "mean squared cosine",
+    "rank": "rank in the order of choice",
 }
 
 
@@ -136,7 +147,7 @@ class ReportTable(_Reader, SphinxDirective):
             return [nodes.paragraph("", "", self.missing(CovtokenError(f"gate {gate}: {MISSING}"), self.lineno))]
         rows, notes = [], []
         for cohort in cohorts:
-            place = f"{cohort}/gate{gate}"
+            place = f"{cohort}/{stem_of(gate)}"
             self.depends_on(root / "gate_reports" / f"{place}.json")
             try:
                 report = _read(root, place)
@@ -166,21 +177,22 @@ class ReportChart(_Reader, SphinxDirective):
     option_spec: ClassVar = {"title": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
-        from covtoken import figures
+        from covtoken import budget_figures, figures
 
         place, chart, key = self.arguments
+        charts = figures.CHARTS | budget_figures.CHARTS
         self.depends_on(self.root() / "gate_reports" / f"{place}.json")
         try:
             report = _read(self.root(), place)
-            if chart not in figures.CHARTS:
-                raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(figures.CHARTS)}")
+            if chart not in charts:
+                raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(charts)}")
             if not report["chart_data"].get(key):
                 raise CovtokenError(f"{place} chart_data {key}: {MISSING}")
             options = {"title": self.options["title"]} if "title" in self.options else {}
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
-            spec = figures.CHARTS[chart](report["chart_data"][key], **options).to_dict()
+            spec = charts[chart](report["chart_data"][key], **options).to_dict()
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
         return [nodes.raw("", to_html(spec), format="html")]
@@ -230,11 +242,17 @@ def readable(name: str) -> str:
     """A metric's name in words: ``auroc_gain.density_minus_centre_prior`` → difference in token AUROC, …"""
     kind, _, rest = name.partition(".")
     words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", "membership A")
+    words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
     return f"{READABLE.get(kind, kind.replace('_', ' '))}, {words}" if rest else READABLE.get(kind, kind)
 
 
+def stem_of(gate: str) -> str:
+    """How a gate's reports are called: ``gate1``, or ``negative_result``."""
+    return f"gate{gate}" if gate.isdigit() else gate
+
+
 def _cohorts(root: Path, gate: str) -> list[str]:
-    found = [path.parent.name for path in root.glob(f"gate_reports/*/gate{gate}.json")]
+    found = [path.parent.name for path in root.glob(f"gate_reports/*/{stem_of(gate)}.json")]
     return sorted((c for c in found if not c.startswith("_")), key=lambda cohort: (cohort != "phantom", cohort))
 
 

@@ -14,7 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table
+from covtoken.gates.method_names import METHOD_NAMES
+from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table, stem_of
 
 READABLE = {
     "agreement.same": "extraction: the same again",
@@ -46,15 +47,15 @@ READABLE = {
 class _GateTable(_Reader, SphinxDirective):
     """What both tables share: the reports of a gate, or the warning that there are none."""
 
-    option_spec: ClassVar = {"gate": directives.unchanged}
+    option_spec: ClassVar = {"gate": directives.unchanged, "without": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         gate, root = self.options.get("gate", "0"), self.root()
         reports = {}
         try:
             for cohort in _cohorts(root, gate):
-                self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
-                reports[cohort] = _read(root, f"{cohort}/gate{gate}")
+                self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
+                reports[cohort] = _read(root, f"{cohort}/{stem_of(gate)}")
             if not reports:
                 raise CovtokenError(f"gate {gate}: {MISSING}")
         except CovtokenError as error:
@@ -66,15 +67,14 @@ class _GateTable(_Reader, SphinxDirective):
 
 
 class ChecksTable(_GateTable):
-    """A row a check, a column a cohort: holds or fails; the decision below."""
+    """A row a check, a column a cohort: holds or fails; the decision below. ``:without:`` names prefixes left out."""
 
     def table(self, reports: dict[str, dict]) -> nodes.Node:
+        left_out = tuple(self.options.get("without", "").split())
         names = dict.fromkeys(name for report in reports.values() for name in report["checks"])
+        names = [name for name in names if not (left_out and name.startswith(left_out))]
         order = sorted(names, key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
-        rows = [
-            [READABLE.get(name, name), *(word(report["checks"].get(name)) for report in reports.values())]
-            for name in order
-        ]
+        rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in order]
         return _table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
 
 
@@ -92,6 +92,17 @@ class BoundsTable(_GateTable):
             bound = nodes.inline(text=bound, classes=["covtoken-number"])
             rows.append([READABLE.get(name, name), bound, *(number(worst(r, name)) for r in reports.values())])
         return _table(["quantity", "bound", *reports], rows)
+
+
+def in_words(check: str) -> str:
+    """A check's name in words: ``miss.recommended_against_merging`` → missed, recommended against token merging."""
+    if check in READABLE:
+        return READABLE[check]
+    kind, _, pair = check.partition(".")
+    ours, against, other = pair.partition("_against_")
+    if kind == "miss" and against:
+        return f"missed: {METHOD_NAMES.get(ours, ours)} against {METHOD_NAMES.get(other, other)}"
+    return check.replace("_", " ").replace(".keep", ", keep ").replace(".", ": ", 1)
 
 
 def word(outcome: Any) -> str:

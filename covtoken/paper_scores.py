@@ -16,29 +16,33 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.gate1_rows import LABELS
-from covtoken.paper import MISSING, _cohorts, _read, _Reader, _signed, _table, about, as_text, readable
+from covtoken.gates.method_names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.paper import MISSING, _cohorts, _read, _Reader, _signed, _table, about, as_text, readable, stem_of
 
 
 class ReportMatrix(_Reader, SphinxDirective):
     """A row a number and a column a cohort; a dash where a cohort has none.
 
-    Either ``:metrics:``, by their full names, or one ``:kind:`` of number and the ``:scores:`` it is shown of.
+    Either ``:metrics:``, by their full names, or one ``:kind:`` of number and the ``:scores:`` it is shown of, ``:at:``
+    a budget where the kind has them (``keep0.25``).
     """
 
-    option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores")}
+    option_spec: ClassVar = {
+        name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores", "at")
+    }
 
     def run(self) -> list[nodes.Node]:
         gate, root, kind = self.options.get("gate", "1"), self.root(), self.options.get("kind", "")
-        names = {f"{kind}.{score}": LABELS[score] for score in self.options.get("scores", "").split()}
+        place = f".{self.options['at']}" if "at" in self.options else ""
+        names = {f"{kind}.{score}{place}": NAMES[score] for score in self.options.get("scores", "").split()}
         names |= {name: readable(name) for name in self.options.get("metrics", "").split()}
         cohorts = self.options.get("cohorts", "").split() or _cohorts(root, gate)
         try:
-            reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in cohorts}
+            reports = {cohort: _read(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts}
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
         for cohort in reports:
-            self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
+            self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
         found = {cohort: _found(report, names) for cohort, report in reports.items()}
         rows = [
             [label, *(_stacked(name, found[cohort][name]) if name in found[cohort] else "–" for cohort in reports)]
@@ -62,7 +66,11 @@ def _stacked(name: str, entry: dict) -> nodes.Node:
     return nodes.inline("", "", *lines, classes=["covtoken-number"])
 
 
+NAMES = METHOD_NAMES | MEASURE_NAMES
 KIND_WORDS = {
+    "miss_small": "Small lesions missed (less than half of the tokens kept)",
+    "recall_small": "Recall of small lesions, pooled over their tokens",
+    "spearman": "Spearman's ρ with lesion recall, mean over pictures",
     "auroc": "Pooled token AUROC",
     "image_auroc": "AUROC inside one image",
     "aupr": "Token AUPR",
@@ -83,13 +91,13 @@ class VerdictTable(_Reader, SphinxDirective):
     def run(self) -> list[nodes.Node]:
         gate, root = self.options.get("gate", "1"), self.root()
         try:
-            reports = {cohort: _read(root, f"{cohort}/gate{gate}") for cohort in _cohorts(root, gate)}
+            reports = {cohort: _read(root, f"{cohort}/{stem_of(gate)}") for cohort in _cohorts(root, gate)}
             if not reports:
                 raise CovtokenError(f"gate {gate}: {MISSING}")
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
         for cohort in reports:
-            self.depends_on(root / "gate_reports" / cohort / f"gate{gate}.json")
+            self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
         rows, ours = [], self.options.get("ours", "density")
         for kind in self.options.get("kinds", "auroc image_auroc").split():
             start = f"{kind}.{ours}_against_"

@@ -24,8 +24,8 @@ from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
 from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.gate1_rows import LABELS
 from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.method_names import METHOD_NAMES
 from covtoken.gates.plan import SEARCHING, SEED
 from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.thresholds import threshold_of
@@ -42,15 +42,6 @@ HEADLINES = (
     DECIDES,
     f"recall_small.density.{DECIDING}",
 )
-NAMES = LABELS | {
-    "merging": "token merging",
-    "coverage_dual": "coverage, dual as specified",
-    "coverage_repaired": "coverage, dual repaired",
-    "coverage_spanning": "coverage, spanning choice",
-    "coverage_energy": "energy, closed form",
-    "coverage_greedy": "RankMe, greedy",
-    "coverage_greedy_coding_rate": "coding rate, greedy",
-}
 
 
 def run_gate3(
@@ -284,12 +275,12 @@ def _report(got, records, measured, threshold, decision, checks, n_greedy, start
 def miss_rows(metrics: dict[str, dict], kind: str = "miss_small") -> list[dict]:
     """Rows for the chart of miss rates: {method, keep, value, lo, hi}."""
     found = []
-    for method, ratio in product(NAMES, RATIOS):
+    for method, ratio in product(METHOD_NAMES, RATIOS):
         entry = metrics.get(f"{kind}.{method}.{rows.label_of(ratio)}")
         if entry and entry["value"] is not None:
             low, high = entry["ci95"] or (None, None)
             found.append(
-                {"method": NAMES[method], "keep": f"{ratio:g}", "value": entry["value"], "lo": low, "hi": high}
+                {"method": METHOD_NAMES[method], "keep": f"{ratio:g}", "value": entry["value"], "lo": low, "hi": high}
             )
     return found
 
@@ -297,7 +288,7 @@ def miss_rows(metrics: dict[str, dict], kind: str = "miss_small") -> list[dict]:
 def gain_rows(metrics: dict[str, dict], ours: str = "recommended", place: str = DECIDING) -> list[dict]:
     """Rows for the forest of differences: {label, value, lo, hi}; right of zero favours ``ours``."""
     found = []
-    for method, label in NAMES.items():
+    for method, label in METHOD_NAMES.items():
         entry = metrics.get(f"miss_gain.{ours}_minus_{method}.{place}")
         if entry and entry["ci95"]:
             found.append({"label": label, "value": entry["value"], "lo": entry["ci95"][0], "hi": entry["ci95"][1]})

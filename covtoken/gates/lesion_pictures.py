@@ -163,7 +163,7 @@ def prepare(
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if shuffled:
-        labels = _shuffled(labels)
+        labels = shuffled_masks(labels)
     return LesionPictures(
         *(opened, split, vit.name, vit, plan, locked, bound),
         *({name: found[held] for name, found in maps.items()}, y, centred, labels),
@@ -213,7 +213,7 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
     )
 
 
-def _shuffled(labels: SplitLabels) -> SplitLabels:
+def shuffled_masks(labels: SplitLabels) -> SplitLabels:
     """Each picture with the lesions of another: what a mix-up of files would do."""
     n = len(labels.unit)
     if n < 2:

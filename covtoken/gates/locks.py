@@ -45,7 +45,7 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
 
 def entry(name: str, cohort: str, gate: int | str, root: Path | None = None) -> dict[str, Any] | None:
     """One cohort's and gate's locked entry, or None."""
-    return read_lock(name, root)["entries"].get(cohort, {}).get(_key(gate))
+    return read_lock(name, root)["entries"].get(cohort, {}).get(f"gate{gate}")
 
 
 def write_entry(
@@ -57,7 +57,7 @@ def write_entry(
         CovtokenError: an entry exists, differs, and no reason was given.
     """
     content = read_lock(name, root)
-    old = content["entries"].get(cohort, {}).get(_key(gate))
+    old = content["entries"].get(cohort, {}).get(f"gate{gate}")
     changes = [
         f"{key}: {_short(old[key]) if old and key in old else '(none)'} → {_short(new.get(key, '(removed)'))}"
         for key in sorted({*(old or {}), *new})
@@ -71,7 +71,7 @@ def write_entry(
             + "\n  ".join(changes)
             + "\nSay why with --reason"
         )
-    content["entries"].setdefault(cohort, {})[_key(gate)] = new
+    content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
     content["changelog"].append(
         {
             "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -137,10 +137,6 @@ def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]
 
 def _words(gate: int | str) -> str:
     return f"gate {gate}" if str(gate).isdigit() else str(gate).replace("_", " ")
-
-
-def _key(gate: int | str) -> str:
-    return f"gate{gate}" if str(gate).isdigit() else str(gate)
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
+from covtoken.gates import summary
 from covtoken.gates.report import GateReport, committed_reports
 from covtoken.paths import project_root, write_then_rename
 
@@ -64,8 +65,14 @@ def replace_between(text: str, body: str, where: str, begin: str = BEGIN, end: s
 
 def write_all(root: Path | None = None) -> list[Path]:
     """Rewrite every table; returns the files written."""
-    path = (root or project_root()) / "README.md"
-    text = replace_between(path.read_text(), readme_table(committed_reports(root)), str(path))
-    with write_then_rename(path) as temporary:
-        temporary.write_text(text)
-    return [path]
+    root = root or project_root()
+    reports, readme = committed_reports(root), root / "README.md"
+    texts = {
+        readme: replace_between(readme.read_text(), readme_table(reports), str(readme)),
+        root / "gate_reports" / "SUMMARY.md": summary.summary(reports),
+        root / "gate_reports" / "NEGATIVE_RESULT.md": summary.negative_result(reports),
+    }
+    for path, text in texts.items():
+        with write_then_rename(path) as temporary:
+            temporary.write_text(text)
+    return list(texts)

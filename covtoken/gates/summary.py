@@ -1,0 +1,173 @@
+"""``SUMMARY.md`` and ``NEGATIVE_RESULT.md``, written from the committed JSON reports: no number in them is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
+from covtoken.gates.report import GateReport
+
+ORDER = ("0", "1", "alarm", "2", "3", "4", "negative_result")
+NUMBERS = {
+    "1": {
+        "auroc.recommended": "token AUROC, recommended",
+        "auroc.density": "token AUROC, membership A",
+        "auroc_gain.middle_minus_final": "A, middle − final block",
+    },
+    "2": {
+        "spearman.rankme.keep0.25": "ρ of RankMe with recall, keep 0.25",
+        "spearman.control.keep0.25": "ρ of membership mass (control)",
+        "spearman.attention_mass.keep0.25": "ρ of attention mass",
+    },
+    "3": {
+        "miss_small.recommended.keep0.25": "small lesions missed, recommended, keep 0.25",
+        "miss_small.density.keep0.25": "… membership A",
+        "miss_small.attention_best.keep0.25": "… tuned attention",
+        "miss_small.merging.keep0.25": "… token merging",
+        "miss_small.coverage_repaired.keep0.25": "… coverage, repaired dual",
+        "miss_gain.recommended_minus_attention_best.keep0.25": "recommended − attention (positive: fewer missed)",
+    },
+    "4": {
+        "dual.constraint_met": "floor met, dual as specified",
+        "dual.mu_cv": "CV of μ over seeds, as specified",
+        "repaired.constraint_met": "floor met, repaired",
+        "repaired.mu_cv": "CV of μ over seeds, repaired",
+    },
+    "negative_result": {
+        "recall_small.membership": "recall of small lesions, membership A, keep 0.25",
+        "recall_small.coverage_greedy": "… RankMe, greedy, keep 0.25",
+        "recall_small.coverage_repaired": "… repaired dual, own k",
+        "recall_small.coverage_dual": "… dual as specified, own k",
+    },
+}
+WRITTEN = "Written by `covtoken report` from the committed reports."
+SMALL_N = "95 % intervals over units in brackets."
+
+
+def summary(reports: Iterable[GateReport]) -> str:
+    """Decisions of every gate on every cohort, then the headline numbers."""
+    by_gate: dict[str, dict[str, GateReport]] = {}
+    for report in reports:
+        by_gate.setdefault(str(report.gate), {})[report.cohort] = report
+    cohorts = sorted({c for found in by_gate.values() for c in found}, key=lambda c: (c != "phantom", c))
+    gates = [gate for gate in ORDER if gate in by_gate]
+    decisions = [
+        [_title(gate, by_gate[gate]), *(by_gate[gate][c].decision if c in by_gate[gate] else "–" for c in cohorts)]
+        for gate in gates
+    ]
+    numbers = []
+    for gate in (gate for gate in gates if gate in NUMBERS):
+        for name, words in NUMBERS[gate].items():
+            entries = [by_gate[gate][c].metrics.get(name) if c in by_gate[gate] else None for c in cohorts]
+            numbers.append([f"{_short(gate)}: {words}", *map(_cell, entries)])
+    return "\n".join(
+        [
+            "# Every gate, every cohort",
+            "",
+            f"{WRITTEN} GO and NO-GO answer the gate's question by a rule that was fixed before; NO-VERDICT: too few "
+            "units, or no answer possible. NO-GO is a finding like any other.",
+            "",
+            *_markdown(["gate", *cohorts], decisions),
+            "",
+            f"Headline numbers. {SMALL_N}",
+            "",
+            *_markdown(["", *cohorts], numbers),
+            "",
+        ]
+    )
+
+
+def negative_result(reports: Iterable[GateReport]) -> str:
+    """For each cohort: objective, optimiser, floor met, miss rates, n and intervals; then the mechanism in numbers."""
+    found = [report for report in reports if str(report.gate) == "negative_result"]
+    lines = [
+        "# The negative result, in numbers",
+        "",
+        f"{WRITTEN} Each row is one objective under one optimiser; membership A keeps as many tokens of the same "
+        f"pictures. Missed: small lesions of which less than half is kept. {SMALL_N}",
+        "",
+    ]
+    for report in found:
+        metrics, p = report.metrics, report.parameters
+        rows = []
+        for functional, optimiser in PAIRS:
+            title = f"{functional}.{optimiser}"
+            met = metrics[f"constraint_met.{title}"]
+            missed = metrics[f"miss_small.{title}.coverage"]
+            kept = metrics[f"tokens_kept.{title}"]
+            theirs = metrics[f"miss_small.{title}.membership"]
+            lesions = str(missed.get("n_lesions", ""))
+            words = [OBJECTIVES[functional], OPTIMISERS[optimiser], str(met["n_images"])]
+            rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(missed), _cell(theirs)])
+        head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions"]
+        lines += [f"## {report.cohort}: {report.decision}", ""]
+        curated = f" {p['curated']}." if p.get("curated") else ""
+        lines += [
+            f"{report.split} split, {p['n_lesion_images']} lesion pictures, small lesions in "
+            f"{metrics['recall_small.membership']['n_units']} units, {report.backbone}; floor: a drop of at most "
+            f"{p['slack']:g} of C\\*.{curated}",
+            "",
+        ]
+        lines += [*_markdown([*head, "missed", "missed by membership A"], rows), "", mechanism(report), ""]
+    return "\n".join(lines)
+
+
+def mechanism(report: GateReport) -> str:
+    """One paragraph of what the data support, in computed numbers; its words follow from them."""
+    m = report.metrics
+    gain, spectrum = m["recall_gain.membership_minus_coverage_greedy"], report.checks["lesion_spectrum"]
+    likeness = m["likeness.inside_minus_outside"]
+    alike = "repeat each other more than" if _low(likeness) > 0 else "do not repeat each other more than"
+    lost = (
+        "keeps less of small lesions than membership A at the same number of tokens"
+        if _low(gain) > 0
+        else "does not keep less of small lesions than membership A beyond doubt"
+    )
+    words = {
+        "richer": "richer than that of as many background tokens, so lesions are not of low rank",
+        "poorer": "poorer than that of as many background tokens",
+        "undecided": "not told apart from that of as many background tokens",
+    }[spectrum]
+    at_repaired = m["recall_gain.membership_minus_coverage_repaired"]
+    met = {name: f"{m[f'constraint_met.rankme.{name}']['value']:.0%}" for name in ("dual", "repaired")}
+    rank = {name: f"{m[f'rank.{name}']['value']:.0%}" for name in RANKS}
+    recalls = [_cell(m[f"recall_small.{name}"]) for name in ("coverage_greedy", "rankme.greedy.membership")]
+    cosines = [_cell(m[f"likeness.{name}"]) for name in ("inside", "outside")]
+    tokens = f"{m['tokens_kept.rankme.dual']['value']:.1f}"
+    ranks = [f"{m[f'spectrum.{name}']['value']:.0f}" for name in ("lesion", "background")]
+    return (
+        f"**Mechanism.** Well optimised RankMe {lost}: recall {recalls[0]} against {recalls[1]}, difference "
+        f"{_cell(gain, '+.3f')}. The repaired dual, whose floor is met on {met['repaired']} of pictures, differs by "
+        f"{_cell(at_repaired, '+.3f')}; as specified the floor is met on {met['dual']}, with {tokens} tokens kept. "
+        f"Tokens of one lesion {alike} random tokens beside it (mean squared cosine {cosines[0]} against "
+        f"{cosines[1]}). A choice that is paid for new directions takes the first token of a small lesion at rank "
+        f"{rank['first.spanning']} of the picture's tokens and half of them at {rank['half.spanning']}; membership at "
+        f"{rank['first.membership']} and {rank['half.membership']}. The spectrum of pooled lesion tokens (RankMe "
+        f"{ranks[0]} against {ranks[1]}) is {words}."
+    )
+
+
+RANKS = ("first.spanning", "half.spanning", "first.membership", "half.membership")
+
+
+def _low(entry: dict) -> float:
+    return entry["ci95"][0] if entry["ci95"] else float("-inf")
+
+
+def _title(gate: str, found: dict[str, GateReport]) -> str:
+    return f"{_short(gate)}, {next(iter(found.values())).title.lower()}" if gate.isdigit() else _short(gate)
+
+
+def _short(gate: str) -> str:
+    return f"gate {gate}" if gate.isdigit() else gate.replace("_", " ")
+
+
+def _cell(entry: dict | None, style: str = ".3f") -> str:
+    if not entry or entry["value"] is None:
+        return "–"
+    bounds = f" [{entry['ci95'][0]:{style}}, {entry['ci95'][1]:{style}}]" if entry["ci95"] else ""
+    return f"{entry['value']:{style}}{bounds}".replace("-", "−")
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]

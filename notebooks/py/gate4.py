@@ -1,0 +1,72 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: notebooks///ipynb,notebooks/py///py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Gate 4: the dual variable
+#
+# **Question.** Does the dual variable converge over seeds, is the coverage floor met, and does its price fall as the
+# floor loosens?
+#
+# The pruner minimises the number of kept tokens under a floor on their RankMe. μ would read as the price, in tokens, of one
+# unit of coverage. It is run as it was specified (the mask multiplies the tokens, SGD, dual ascent) and repaired (the mask
+# enters the Gram matrix linearly, scaled steps, annealed temperature, best tokens added until the floor is met).
+
+# %%
+try:
+    from covtoken.budget_figures import mu_by_slack, mu_paths
+    from covtoken.figures import install_renderer
+    from covtoken.gates import headlines, runs, show_budget
+except ImportError as error:
+    raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
+install_renderer()
+
+# %% tags=["parameters"]
+cohort = "phantom"  # or busi, … or a folder with index.csv
+split = "test"  # under the lock; "selection" chooses anew
+backbone = "embedded"  # or dinov2-base, … or any timm ViT
+data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
+precision = "fp32"
+
+# %%
+run, path = runs.run_and_write_budget(
+    "4", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
+)
+metrics = run.report.metrics
+print(f"{run.report.cohort}, {run.report.split} split: {run.report.parameters['n_lesion_images']} pictures, "
+      f"{run.report.parameters['n_seeds']} seeds, slacks {run.report.parameters['slacks']} of C*")
+
+# %%
+mu_paths(run.report.chart_data["paths"])
+
+# %%
+mu_by_slack(run.report.chart_data["by_slack"])
+
+# %%
+show_budget.dual_table(metrics)
+
+# %% [markdown]
+# ## A coverage certificate
+# What the repaired pruner certifies of one picture.
+
+# %%
+print(show_budget.certificate_line(run.pictures))
+
+# %%
+# Real pictures are not in the repository, but the records behind their headline numbers are: recomputed here.
+recorded = headlines.recorded_metrics("4", but=run.report.cohort)
+for name, found in recorded.items():
+    print(name)
+    display(show_budget.dual_table(found))
+
+# %%
+print(show_budget.verdict_lines(run.report))
+
+# %% tags=["nbval-check-output"]
+print(headlines.locked_text("4", run.report.cohort, metrics, recorded))

@@ -1,0 +1,244 @@
+"""Gates 2 to 4 and the negative result: defects turn verdicts, records give the reported numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from stub_lesions import lesion_pictures
+
+from covtoken.economy.keep import retained
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.records import Records, load_records, records_path, save_records
+from covtoken.gates import budget_rows, gate2, gate3, gate4, headlines, negative_result, runs, summary, thresholds
+from covtoken.gates import lesion_pictures as lp
+from covtoken.gates.report import committed_reports
+from covtoken.paths import project_root
+
+GATES = {"2": gate2, "3": gate3, "4": gate4, "negative_result": negative_result}
+COMMITTED = [report for report in committed_reports() if str(report.gate) in GATES]
+RUN = runs.RUNS
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    """Every gate on pictures in memory; returns the settings that ``prepare`` was last called with."""
+    seen = {}
+
+    def prepare(cohort, split, backbone, *, scorers=None, shuffled=False, progress=True, **options):
+        seen.update(split=split, scorers=scorers, **options)
+        return lesion_pictures(mixed=shuffled, split=split)
+
+    for module in GATES.values():
+        monkeypatch.setattr(module, "prepare", prepare)
+    for module in (gate2, gate3):
+        monkeypatch.setattr(
+            module, "threshold_of", lambda got, gate, own, selection: {"value": 0.2, "reason": "stub", "locked": True}
+        )
+    monkeypatch.setattr(budget_rows, "can_merge", lambda got: False)
+    monkeypatch.setattr(gate3, "flops_of", lambda got: {})
+    return seen
+
+
+def run(gate, **options):
+    small = {"4": {"n_seeds": 2, "n_pictures": 24}}.get(gate, {})
+    return RUN[gate]("stub", "test", **small, **options)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_records_give_the_numbers_of_the_report(stubbed, gate, tmp_path):
+    done = run(gate)
+    path = save_records(done.records, tmp_path / "records.safetensors")
+    again = GATES[gate].headline(load_records(path)).entries()
+    assert again == done.report.metrics
+    missing = [name for name in headlines.HEADLINES[gate] if name not in done.report.metrics]
+    assert missing == (["miss_small.merging.keep0.25"] if gate == "3" else [])  # the stub has no model
+    json.dumps(done.report.chart_data, allow_nan=False)
+
+
+@pytest.mark.parametrize("report", COMMITTED, ids=lambda r: f"{r.cohort}-{r.gate}")
+def test_committed_records_give_the_committed_numbers(report):
+    gate = str(report.gate)
+    found = GATES[gate].headline(load_records(records_path(project_root(), report.cohort, gate))).entries()
+    assert found.keys() == report.metrics.keys()
+    for name, entry in found.items():
+        assert entry["value"] == pytest.approx(report.metrics[name]["value"], abs=1e-9, nan_ok=True), name
+        assert entry["ci95"] == pytest.approx(report.metrics[name]["ci95"], abs=1e-9), name
+
+
+@pytest.mark.parametrize(
+    ("gate", "defect", "honest", "broken"),
+    [
+        ("2", "leaked_label", "NO-GO", "GO"),
+        ("2", "shuffled_masks", "NO-GO", "NO-VERDICT"),
+        ("3", "shuffled_masks", "GO", "NO-GO"),
+        ("4", "stuck", "NO-GO", "GO"),
+        ("negative_result", "coverage_is_membership", "GO", "NO-GO"),
+    ],
+)
+def test_a_planted_defect_turns_the_verdict(stubbed, gate, defect, honest, broken):
+    assert run(gate).report.decision == honest
+    assert run(gate, defect=defect).report.decision == broken
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_an_unknown_defect_is_refused_by_name(stubbed, gate):
+    with pytest.raises(CovtokenError, match="unknown defect 'x'"):
+        run(gate, defect="x")
+
+
+def test_gate3_leaked_label_lets_nothing_be_missed(stubbed):
+    metrics = run("3", defect="leaked_label").report.metrics
+    assert metrics["miss_small.recommended.keep0.25"]["value"] == 0
+
+
+def test_gate3_counts_small_lesions_by_hand(stubbed):
+    done = run("3")
+    got, records = done.pictures, done.records
+    kept = np.argsort(-got.maps["attention_best"], axis=1, kind="stable")[:, :16]  # a quarter of 64
+    lost = [
+        np.isin(one.tokens, kept[one.picture]).sum() < len(one.tokens) / 2
+        for one, small in zip(got.labels.lesions, got.small)
+        if small
+    ]
+    assert done.report.metrics["miss_small.attention_best.keep0.25"]["value"] == pytest.approx(np.mean(lost))
+    assert (records["lesion/size"] == got.sizes).all()
+
+
+def test_a_pruners_own_budget_is_everyones(stubbed):
+    """At ``krepaired`` membership keeps, picture by picture, as many tokens as the repaired dual."""
+    done = run("3")
+    k = done.records["repaired/k"].astype(int)
+    got = done.pictures
+    order = np.argsort(-got.maps["density"], axis=1, kind="stable")
+    counts = [np.isin(one.tokens, order[one.picture][: k[one.picture]]).sum() for one in got.labels.lesions]
+    assert (done.records["kept/density.krepaired"] == counts).all()
+    assert (k > 1).all() and done.report.metrics["constraint_met.repaired"]["value"] == 1
+
+
+def test_gate3_difference_is_the_other_minus_ours(stubbed):
+    metrics = run("3").report.metrics
+    for other in ("attention_best", "random", "coverage_spanning"):
+        gain = metrics[f"miss_gain.density_minus_{other}.keep0.25"]
+        theirs, ours = (metrics[f"miss_small.{name}.keep0.25"]["value"] for name in (other, "density"))
+        assert gain["value"] == pytest.approx(theirs - ours)
+        assert gain["p"] <= gain["p_holm"]
+
+
+def test_the_greedy_rows_say_on_how_many_pictures_they_stand(stubbed):
+    done = run("3", n_greedy=10)
+    assert done.report.metrics["miss.coverage_greedy.keep0.25"]["n_images"] == 10
+    assert done.report.metrics["miss.density.keep0.25"]["n_images"] == 24
+    gain = done.report.metrics["miss_gain.density_minus_coverage_greedy.keep0.25"]
+    assert gain["n_lesions"] == done.report.metrics["miss_small.coverage_greedy.keep0.25"]["n_lesions"]
+
+
+@pytest.mark.parametrize("draws", [np.linspace(0.1, 1, 99), np.linspace(-1, -0.1, 99)])
+def test_p_of_draws_on_one_side_is_the_least(draws):
+    assert gate3.p_of(draws) == pytest.approx(2 / 100)
+    assert gate3.p_of(np.concatenate([draws, -draws])) == pytest.approx(1.0, abs=0.02)
+
+
+def test_gate2_leaves_constant_recall_out_and_counts_it(stubbed, monkeypatch):
+    got = lesion_pictures()
+    got.labels.lesion[0] = True  # whatever is kept, recall is the keep ratio
+    rho, _ = gate2.correlations(got)
+    assert np.isnan(rho[:, :, 0, 0]).all() and not np.isnan(rho[:, :, 0, 1]).any()
+    records = Records({"rho": rho, "p": np.ones(rho.shape[:2]), "unit": got.labels.unit}, got.header(2))
+    entry = gate2.headline(records).entries()["spearman.control.keep0.25"]
+    assert entry["n_constant"] == 1 and entry["n_images"] == 23
+
+
+def test_gate2_control_is_membership_and_follows_recall(stubbed):
+    metrics = run("2").report.metrics
+    assert metrics["spearman.control.keep0.25"]["ci95"][0] > metrics["spearman.rankme.keep0.25"]["ci95"][1]
+    tested = [name for name, entry in metrics.items() if "p_holm" in entry]
+    assert len(tested) == 9  # three functionals at three sizes
+
+
+def test_gate4_cv_and_monotony_by_hand(stubbed):
+    done = run("4")
+    mu = done.records["dual/mu"].astype(np.float64)  # [slack, seed, picture]
+    cv = (mu.std(axis=1, ddof=1) / mu.mean(axis=1)).mean()
+    assert done.report.metrics["dual.mu_cv"]["value"] == pytest.approx(cv)
+    falls = (np.diff(mu.mean(axis=1), axis=0) <= 0).all(axis=0).mean()
+    assert done.report.metrics["dual.mu_falls"]["value"] == pytest.approx(falls)
+    assert {row["slack"] for row in done.report.chart_data["paths"]} == {0.01, 0.05, 0.1, 0.2, 0.4}
+
+
+def test_alike_tokens_are_why_coverage_loses_them(stubbed):
+    """Lesion tokens made unlike each other are kept by coverage as by membership."""
+    alike = run("negative_result").report.metrics
+    assert alike["likeness.inside"]["value"] > alike["likeness.outside"]["value"] + 0.3
+    assert alike["rank.half.membership"]["value"] < alike["rank.half.spanning"]["value"]
+    got = lesion_pictures(alike=3.0)
+    columns = negative_result._order(got)
+    assert columns["half/spanning"].mean() < alike["rank.half.spanning"]["value"]
+
+
+def test_the_spectrum_interval_holds_the_value(stubbed):
+    metrics = run("negative_result").report.metrics
+    for name in ("spectrum.lesion", "spectrum.background", "spectrum.lesion_minus_background"):
+        low, high = metrics[name]["ci95"]
+        assert low <= metrics[name]["value"] <= high
+
+
+def test_shuffled_masks_leave_no_picture_its_own():
+    labels = lesion_pictures(n=12, seed=3).labels
+    assert len(np.unique(labels.lesion, axis=0)) == 12
+    mixed = lp.shuffled_masks(labels)
+    for one in mixed.lesions:
+        assert mixed.lesion[one.picture][one.tokens].all()
+    assert sum(len(one.tokens) for one in mixed.lesions) == labels.lesion.sum()
+    assert (mixed.lesion != labels.lesion).any(axis=1).all()
+    rows = sorted(row.tobytes() for row in labels.lesion)
+    assert sorted(row.tobytes() for row in mixed.lesion) == rows
+
+
+def test_few_pictures_are_the_same_whatever_else_is_evaluated():
+    got = lesion_pictures()
+    few = got.only(got.few(6))
+    assert [case.name for case in few.cases] == [got.cases[i].name for i in got.few(6)]
+    half = got.only(np.arange(0, 24, 2))
+    chosen = {half.cases[i].name for i in half.few(3)}
+    ranked = sorted((case.name for case in half.cases), key=lambda n: lp.hashed_units([n])[0])
+    assert chosen == set(ranked[:3])
+
+
+def test_recording_needs_a_locked_threshold(monkeypatch):
+    monkeypatch.setattr(thresholds.locks, "entry", lambda *a, **k: None)
+    with pytest.raises(CovtokenError, match="no threshold of gate 2 is locked"):
+        runs.run_and_write_budget("2", cohort="phantom", split="test", record=True)
+
+
+@pytest.mark.parametrize("gate", ["2", "4"])
+def test_selection_runs_are_never_committed(gate):
+    with pytest.raises(CovtokenError, match="selection runs are never committed"):
+        runs.run_and_write_budget(gate, cohort="phantom", split="selection", record=True)
+
+
+def test_an_unknown_gate_is_named():
+    with pytest.raises(CovtokenError, match="gate"):
+        runs.run_and_write_budget("7", cohort="phantom", split="test")
+
+
+def test_negative_result_in_words_follows_the_numbers(stubbed):
+    report = run("negative_result").report
+    text = summary.negative_result([report])
+    assert "keeps less of small lesions than membership A" in text and "repeat each other more than" in text
+    for name in ("floor met", "RankMe | dual, as specified", "energy | closed form", "small lesions"):
+        assert name in text
+    fake = run("negative_result", defect="coverage_is_membership").report
+    assert "does not keep less of small lesions" in summary.mechanism(fake)
+
+
+def test_summary_lists_every_gate_and_cohort(stubbed):
+    reports = [run(gate).report for gate in GATES]
+    text = summary.summary(reports)
+    for words in ("gate 2, coverage as a proxy", "gate 3, matched budgets", "negative result", "stub", "NO-GO"):
+        assert words in text
+
+
+def test_retained_is_at_least_half():
+    assert retained(np.array([1, 0, 2]), np.array([2, 1, 5])).tolist() == [True, False, False]
