@@ -142,27 +142,29 @@ def prune(
     streams = [torch.Generator().manual_seed(seed) for _ in range(n)]
     mu_path, k_path = [], []
     torch.set_flush_denormal(True)  # masks that are certain, and Grams of few tokens, otherwise cost minutes
-    for step in range(schedule.steps):
-        share = step / max(1, schedule.steps - 1)
-        temperature = schedule.temperature * (schedule.last_temperature / schedule.temperature) ** share
-        uniform = torch.stack([torch.rand(n_tokens, generator=g, dtype=torch.float64) for g in streams])
-        soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-12)) / temperature)
-        mask = (soft > 0.5).double().requires_grad_(True)
-        covered = coverage(name, y, mask, width=width, rows=schedule.rows)
-        # d/dm of Σm + μ(C* − C), straight through the threshold, then through the sigmoid.
-        by_mask = 1 / size - (mu / unit)[:, None] * torch.autograd.grad(covered.sum(), mask)[0]
-        step_by = by_mask * soft * (1 - soft) / temperature
-        if schedule.scaled:
-            step_by = step_by / step_by.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-        velocity = schedule.momentum * velocity + step_by
-        logits = logits - schedule.rate * velocity
-        excess = (full - covered.detach() - delta) / unit
-        mu = (mu + schedule.mu_rate * excess).clamp(0, schedule.mu_cap)
-        mu_path.append(mu)
-        k_path.append(mask.detach().sum(1))
-        if advance is not None:
-            advance()
-    torch.set_flush_denormal(False)
+    try:
+        for step in range(schedule.steps):
+            share = step / max(1, schedule.steps - 1)
+            temperature = schedule.temperature * (schedule.last_temperature / schedule.temperature) ** share
+            uniform = torch.stack([torch.rand(n_tokens, generator=g, dtype=torch.float64) for g in streams])
+            soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-12)) / temperature)
+            mask = (soft > 0.5).double().requires_grad_(True)
+            covered = coverage(name, y, mask, width=width, rows=schedule.rows)
+            # d/dm of Σm + μ(C* − C), straight through the threshold, then through the sigmoid.
+            by_mask = 1 / size - (mu / unit)[:, None] * torch.autograd.grad(covered.sum(), mask)[0]
+            step_by = by_mask * soft * (1 - soft) / temperature
+            if schedule.scaled:
+                step_by = step_by / step_by.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+            velocity = schedule.momentum * velocity + step_by
+            logits = logits - schedule.rate * velocity
+            excess = (full - covered.detach() - delta) / unit
+            mu = (mu + schedule.mu_rate * excess).clamp(0, schedule.mu_cap)
+            mu_path.append(mu)
+            k_path.append(mask.detach().sum(1))
+            if advance is not None:
+                advance()
+    finally:
+        torch.set_flush_denormal(False)
     mask = logits > 0
     tolerance = 1e-9 * full.clamp(min=1)
     met_before = full - coverage(name, y, mask.double(), width=width) <= delta + tolerance

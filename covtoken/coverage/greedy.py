@@ -11,7 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from covtoken.coverage.functionals import coverage, set_coverage
+from covtoken.coverage.functionals import CODING_EPSILON, coverage, set_coverage
 from covtoken.errors import CovtokenError
 
 CANDIDATES, SWAPS = 64, 256
@@ -77,8 +77,7 @@ def greedy(
     for _ in range(k):
         draw = torch.rand(n, n_tokens, generator=random).masked_fill(taken, 2.0)
         offered = draw.argsort(dim=1)[:, : min(candidates, n_tokens - chosen.shape[1])]
-        sets = torch.cat([chosen[:, None].expand(-1, offered.shape[1], -1), offered[..., None]], dim=2)
-        found = set_coverage(name, y, sets, width=width)
+        found = _with_each(name, y, chosen, offered, width)
         best = found.argmax(dim=1)
         pick, value = offered[everyone, best], found[everyone, best]
         chosen = torch.cat([chosen, pick[:, None]], dim=1)
@@ -94,6 +93,25 @@ def greedy(
         taken[everyone[better], new[better]] = True
         chosen, value = torch.where(better[:, None], trial, chosen), torch.where(better, found, value)
     return chosen
+
+
+def _with_each(name: str, y: Tensor, chosen: Tensor, offered: Tensor, width: int) -> Tensor:
+    """Coverage of the chosen tokens [B, k] together with each one of the offered [B, c]; [B, c]."""
+    if name != "coding_rate":
+        sets = torch.cat([chosen[:, None].expand(-1, offered.shape[1], -1), offered[..., None]], dim=2)
+        return set_coverage(name, y, sets, width=width)
+    # det(A + c u uᵀ) = det A · (1 + c uᵀ A⁻¹ u): one factor a step serves every candidate.
+    rows, new = _rows(y, chosen), _rows(y, offered)
+    scale = width / ((chosen.shape[1] + 1) * CODING_EPSILON**2)
+    eye = torch.eye(y.shape[-1], dtype=torch.float64)
+    factor = torch.linalg.cholesky(eye + scale * rows.transpose(1, 2) @ rows)
+    before = factor.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+    solved = torch.linalg.solve_triangular(factor, new.transpose(1, 2), upper=False)
+    return before + 0.5 * torch.log1p(scale * solved.square().sum(1))
+
+
+def _rows(y: Tensor, chosen: Tensor) -> Tensor:
+    return torch.gather(y, 1, chosen[..., None].expand(*chosen.shape, y.shape[-1]))
 
 
 def repaired(name: str, y: Tensor, mask: Tensor, least: Tensor, *, width: int) -> Tensor:

@@ -56,7 +56,7 @@ def kept_tokens(
     if counts.size and (counts.min() < 0 or counts.max() > n_tokens):
         raise CovtokenError(f"k = {counts.min()} … {counts.max()}: expected 0 … {n_tokens}, the tokens of a picture")
     rank = np.empty(scores.shape, dtype=np.int64)
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
     np.put_along_axis(rank, order, np.broadcast_to(np.arange(n_tokens), scores.shape), axis=1)
     return rank < counts[:, None]
 

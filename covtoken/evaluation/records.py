@@ -54,7 +54,9 @@ def save_records(records: Records, path: Path) -> Path:
         if array.dtype.kind not in "biuf":
             raise CovtokenError(f"records: {name} is {array.dtype}, expected numbers")
     text = json.dumps(records.header, sort_keys=True, allow_nan=False)
-    tensors = {name: np.ascontiguousarray(array) for name, array in records.arrays.items()}
+    tensors = {
+        name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in records.arrays.items()
+    }
     with write_then_rename(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"header": text, "sha256": digest_of(tensors, text)})
@@ -72,7 +74,9 @@ def load_records(path: Path) -> Records:
         CovtokenError: the file is missing, truncated or edited.
     """
     if not path.exists():
-        raise CovtokenError(f"no records at {path}: write them with `covtoken gate {path.stem[4:]} … --record`")
+        raise CovtokenError(
+            f"no records at {path}: write them with `covtoken gate {path.stem.removeprefix('gate')} … --record`"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             meta = file.metadata() or {}
