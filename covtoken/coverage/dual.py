@@ -8,14 +8,14 @@ result that rests on the first alone could be a bad optimiser, not a bad objecti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from covtoken.coverage.functionals import coverage
-from covtoken.coverage.greedy import repaired
+from covtoken.coverage.greedy import repaired, streams_of
 from covtoken.errors import CovtokenError
 
 SLACKS = (0.01, 0.05, 0.1, 0.2, 0.4)  # δ as shares of C*
@@ -110,7 +110,7 @@ def prune(
     *,
     width: int,
     slack: float = SLACK,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     schedule: Schedule = SPECIFIED,
     advance: Callable[[], None] | None = None,
 ) -> Pruned:
@@ -118,8 +118,9 @@ def prune(
 
     Args:
         name: of the coverage functional. y: [B, T, r] projected tokens. width: D of the unprojected tokens.
-        slack: δ as a share of C*, in [0, 1). seed: of the mask's noise, one stream a picture, so that a picture's
-            result does not depend on its neighbours in the batch. advance: called after each step (progress bars).
+        slack: δ as a share of C*, in [0, 1). seed: of the mask's noise, one a picture (one number: the same noise in
+            all), so that a picture's result does not depend on its neighbours in the batch. advance: called after each
+            step (progress bars).
 
     Raises:
         CovtokenError: tokens of another shape, NaN, a slack outside [0, 1).
@@ -139,7 +140,7 @@ def prune(
     logits = torch.full((n, n_tokens), schedule.logit, dtype=torch.float64)
     velocity = torch.zeros_like(logits)
     mu = torch.full((n,), schedule.mu, dtype=torch.float64)
-    streams = [torch.Generator().manual_seed(seed) for _ in range(n)]
+    streams = streams_of(seed, n)
     mu_path, k_path = [], []
     torch.set_flush_denormal(True)  # masks that are certain, and Grams of few tokens, otherwise cost minutes
     try:

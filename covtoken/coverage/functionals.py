@@ -50,7 +50,7 @@ def coverage(name: str, y: Tensor, weight: Tensor | None = None, *, width: int, 
     inside = weight.square() if rows else weight
     if name == "energy":
         return energy(y, inside)
-    matrix = gram(y, inside)
+    matrix = _small_gram(y, weight) if rows and name == "rankme" else gram(y, inside)
     return rankme_of_gram(matrix) if name == "rankme" else coding_rate_of_gram(matrix, weight.sum(-1), width)
 
 
@@ -84,6 +84,19 @@ def gram(y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ w_t y_t y_tᵀ, [..., r, r] float64."""
     y, weight = _checked(y, weight)
     return (y * weight[..., None]).transpose(-1, -2) @ y
+
+
+def _small_gram(y: Tensor, weight: Tensor) -> Tensor:
+    """Gram of weighted tokens w y, of the smaller side: kept × kept where fewer are kept than there are directions.
+
+    Its spectrum is the same but for zeros, and a dropped token has no slope on either side.
+    """
+    most = max(1, int((weight > 0).sum(-1).max()))
+    if most >= y.shape[-1]:
+        return gram(y, weight.square())
+    held, index = weight.topk(most, dim=-1)
+    rows = torch.gather(y, -2, index[..., None].expand(*index.shape, y.shape[-1])) * (held * (held > 0))[..., None]
+    return rows @ rows.transpose(-1, -2)
 
 
 def set_coverage(name: str, y: Tensor, sets: Tensor, *, width: int) -> Tensor:

@@ -6,6 +6,7 @@ optimises? Energy needs none of them: its best set of k tokens are the k largest
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -56,7 +57,7 @@ def largest_norms(y: Tensor, k: int) -> Tensor:
 
 
 def greedy(
-    name: str, y: Tensor, k: int, *, width: int, candidates: int = CANDIDATES, swaps: int = SWAPS, seed: int = 0
+    name: str, y: Tensor, k: int, *, width: int, candidates: int = CANDIDATES, swaps: int = SWAPS, seed=0
 ) -> Tensor:
     """k tokens of each picture that nearly maximise a functional, int [B, k].
 
@@ -64,18 +65,18 @@ def greedy(
     2015); then ``swaps`` random exchanges of a chosen for another token are tried, and kept where they gain.
 
     Args:
-        name: of the functional. y: [B, T, r]. width: D. seed: the same seed gives the same sets.
+        name: of the functional. y: [B, T, r]. width: D. seed: one number, or one a picture (``streams_of``).
     """
     y = y.double()
     n, n_tokens, _ = y.shape
     _check_k(k, n_tokens)
-    random = torch.Generator().manual_seed(seed)
+    streams = streams_of(seed, n)
     everyone = torch.arange(n)
     chosen = torch.empty(n, 0, dtype=torch.long)
     taken = torch.zeros(n, n_tokens, dtype=torch.bool)
     value = torch.zeros(n, dtype=torch.float64)
     for _ in range(k):
-        draw = torch.rand(n, n_tokens, generator=random).masked_fill(taken, 2.0)
+        draw = _uniform(streams, n_tokens).masked_fill(taken, 2.0)
         offered = draw.argsort(dim=1)[:, : min(candidates, n_tokens - chosen.shape[1])]
         found = _with_each(name, y, chosen, offered, width)
         best = found.argmax(dim=1)
@@ -83,8 +84,8 @@ def greedy(
         chosen = torch.cat([chosen, pick[:, None]], dim=1)
         taken[everyone, pick] = True
     for _ in range(swaps if k < n_tokens else 0):
-        out = torch.randint(k, (n,), generator=random)
-        new = torch.rand(n, n_tokens, generator=random).masked_fill(taken, 2.0).argmin(dim=1)
+        out = (_uniform(streams, 1)[:, 0] * k).long()
+        new = _uniform(streams, n_tokens).masked_fill(taken, 2.0).argmin(dim=1)
         trial = chosen.clone()
         trial[everyone, out] = new
         found = set_coverage(name, y, trial[:, None], width=width)[:, 0]
@@ -93,6 +94,18 @@ def greedy(
         taken[everyone[better], new[better]] = True
         chosen, value = torch.where(better[:, None], trial, chosen), torch.where(better, found, value)
     return chosen
+
+
+def streams_of(seed: int | Sequence[int], n: int) -> list[torch.Generator]:
+    """A random stream a picture: all of one seed, or one seed each."""
+    seeds = [seed] * n if isinstance(seed, int) else list(seed)
+    if len(seeds) != n:
+        raise CovtokenError(f"{len(seeds)} seeds for {n} pictures: give one, or one a picture")
+    return [torch.Generator().manual_seed(int(one)) for one in seeds]
+
+
+def _uniform(streams: Sequence[torch.Generator], size: int) -> Tensor:
+    return torch.stack([torch.rand(size, generator=stream) for stream in streams])
 
 
 def _with_each(name: str, y: Tensor, chosen: Tensor, offered: Tensor, width: int) -> Tensor:
@@ -121,6 +134,8 @@ def repaired(name: str, y: Tensor, mask: Tensor, least: Tensor, *, width: int) -
     tokens. A picture stops where its constraint holds, or with all tokens kept.
     """
     y, mask = y.double(), mask.clone()
+    empty = ~mask.any(dim=1)  # without a token no slope tells them apart
+    mask[empty, y[empty].square().sum(-1).argmax(dim=1)] = True
     active = torch.arange(len(y))
     while len(active):
         weight = mask[active].double().requires_grad_(True)

@@ -38,13 +38,13 @@ def columns_of_scores(got: LesionPictures, ks: dict[str, np.ndarray]) -> dict[st
     return found
 
 
-def can_merge(got: LesionPictures) -> bool:
-    """Whether tokens of this model can be merged; a merged token has no rotary position, so some cannot."""
+def why_not_merged(got: LesionPictures) -> str:
+    """Why tokens of this model cannot be merged, or nothing: a merged token has no rotary position."""
     try:
         check_can_merge(got.vit)
-    except CovtokenError:
-        return False
-    return True
+    except CovtokenError as error:
+        return str(error)
+    return ""
 
 
 def columns_of_merging(got: LesionPictures, progress: bool = True) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def greedy_sets(got: LesionPictures, functional: str, n_pictures: int) -> tuple[
     """(picture indices [n], chosen tokens [n, k]) of the strong optimiser at keep 0.25, on a seeded choice."""
     few = got.few(min(n_pictures, GREEDY_PICTURES))
     k = budget(got.y.shape[1], GREEDY_RATIO)
-    return few, greedy(functional, got.y[few], k, width=got.width, seed=SEED)
+    return few, greedy(functional, got.y[few], k, width=got.width, seed=got.only(few).seeds(SEED))
 
 
 def column_of_sets(got: LesionPictures, few: np.ndarray, sets: torch.Tensor) -> np.ndarray:
@@ -90,7 +90,8 @@ def column_of_sets(got: LesionPictures, few: np.ndarray, sets: torch.Tensor) -> 
 
 def pruned_by(got: LesionPictures, functional: str, schedule: str, slack: float = SLACK, seed: int = SEED) -> Pruned:
     """The constrained pruner on all pictures: ``dual`` as specified, or ``repaired``."""
-    return prune(functional, got.y, width=got.width, slack=slack, seed=seed, schedule=SCHEDULES[schedule])
+    seeds = got.seeds(seed)  # one noise for all would keep the same places of the grid in every picture
+    return prune(functional, got.y, width=got.width, slack=slack, seed=seeds, schedule=SCHEDULES[schedule])
 
 
 def as_mask(sets: torch.Tensor | Sequence, n_tokens: int) -> np.ndarray:

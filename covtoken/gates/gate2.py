@@ -65,7 +65,7 @@ def run_gate2(
     threshold = threshold_of(
         got, 2, selection_threshold(measured), lambda: run_gate2(cohort, "selection", backbone, **options)
     )
-    decision, checks = decide(measured, threshold["value"], measured.n[0])
+    decision, checks = decide(measured, threshold["value"])
     checks["plan_locked_before"] = got.locked
     return GateRun(_report(got, records, measured, threshold, decision, checks, started), records, got)
 
@@ -128,7 +128,7 @@ def headline(records: Records) -> Measured:
     return measured
 
 
-def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict]:
+def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
     """GO if RankMe follows recall at least as well as attention mass did on selection; NO-VERDICT without a control."""
     low = measured.interval(f"spearman.rankme.{DECIDING}")[0]
     checks = {
@@ -141,7 +141,7 @@ def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dic
         word = "follows recall" if below > 0 else "runs against recall" if above < 0 else "undecided"
         significant = measured.more[metric].get("p_holm", 1) < 0.05
         checks[f"{name}.keep{ratio:g}"] = word if significant else "undecided"
-    if not checks["control_follows_recall"] or n_units < FEW_UNITS:
+    if not checks["control_follows_recall"] or measured.own_n[f"spearman.rankme.{DECIDING}"][0] < FEW_UNITS:
         return "NO-VERDICT", checks
     return ("GO" if checks["rankme_reaches_attention_mass"] else "NO-GO"), checks
 

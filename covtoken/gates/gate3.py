@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from covtoken.economy.flops import matching_flops, prune_flops, vit_flops
+from covtoken.economy.flops import matching_flops, prune_flops, search_flops, vit_flops
 from covtoken.economy.keep import RATIOS, budget, recall, retained
 from covtoken.economy.merging import schedule
 from covtoken.errors import CovtokenError
@@ -26,7 +26,7 @@ from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
 from covtoken.gates.method_names import METHOD_NAMES
-from covtoken.gates.plan import SEARCHING, SEED
+from covtoken.gates.plan import METHOD_PARAMETERS, SEARCHING, SEED
 from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.thresholds import threshold_of
 
@@ -67,9 +67,12 @@ def run_gate3(
     started = time.perf_counter()
     mixed = defect == "shuffled_masks"
     got = prepare(cohort, split, backbone, shuffled=mixed, progress=progress, **options)
+    if got.split == "crossfit" and "intensity" in got.maps:  # a small cohort chooses no sign: both are printed
+        got.maps["intensity_flipped"] = -got.maps["intensity"]
     if defect == "leaked_label":
         got.maps["recommended"] = got.labels.lesion.astype(np.float64)
     n_greedy = n_greedy or greedy_pictures(cohort)
+    flops = flops_of(got)  # before minutes of work: some layers cannot be counted
     columns, per_image = _columns(got, n_greedy, progress)
     arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()} | per_image
     arrays |= {
@@ -78,13 +81,13 @@ def run_gate3(
         "lesion/picture": got.lesion_picture.astype(np.int32),
         "unit": got.labels.unit.astype(np.int32),
     }
-    records = Records(arrays, got.header(3, flops=flops_of(got)))
+    records = Records(arrays, got.header(3, flops=flops))
     measured = headline(records)
     own = selection_threshold(measured, got)
     threshold = threshold_of(
         got, 3, own, lambda: run_gate3(cohort, "selection", backbone, progress=progress, **options)
     )
-    decision, checks = decide(measured, threshold["value"], measured.n[0])
+    decision, checks = decide(measured, threshold["value"])
     checks["plan_locked_before"] = got.locked
     report = _report(got, records, measured, threshold, decision, checks, n_greedy, started)
     return GateRun(report, records, got)
@@ -105,7 +108,7 @@ def _columns(got: LesionPictures, n_greedy: int, progress: bool) -> tuple[dict[s
     for functional, title in (("rankme", "coverage_greedy"), ("coding_rate", "coverage_greedy_coding_rate")):
         few, sets = rows.greedy_sets(got, functional, n_greedy)
         columns[f"{title}.{DECIDING}"] = rows.column_of_sets(got, few, sets)
-    if rows.can_merge(got):
+    if not rows.why_not_merged(got):
         columns |= rows.columns_of_merging(got, progress)
     per_image = {}
     for name, found in pruned.items():
@@ -138,13 +141,20 @@ def headline(records: Records) -> Measured:
         measured.add(f"constraint_met.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
         each = records[f"{name}/k"].astype(np.float64)
         measured.add(f"tokens_kept.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
+    for kind, by_place in records.header["flops"].items():
+        for place, gflops in by_place.items():
+            measured.add(f"gflops.{kind}.{place}", gflops, np.full(2, np.nan))  # counted, so without an interval
     return measured
 
 
 def _add_gains(measured, missed, small, unit, weights, records) -> None:
-    """miss(other) − miss(membership) over the small lesions that both were evaluated on, Holm within a membership."""
+    """miss(other) − miss(membership) over the small lesions that both were evaluated on.
+
+    Holm within one membership at one budget: a family is what one verdict table shows. A larger one could never reach
+    significance, since a bootstrapped p is at least 2 / (draws + 1).
+    """
     for ours in rows.MEMBERSHIPS:
-        p_values = {}
+        families: dict[str, dict[str, float]] = {}
         for title, theirs in missed.items():
             other, _, place = title.partition(".")
             place = title.removeprefix(f"{other}.")
@@ -154,9 +164,10 @@ def _add_gains(measured, missed, small, unit, weights, records) -> None:
             difference = np.where(small, theirs - missed[f"{ours}.{place}"], np.nan)
             draws = _add(measured, name, difference, unit, weights, records)
             if np.isfinite(draws).all():
-                p_values[name] = p_of(draws)
-        for name, adjusted in (holm(p_values) if p_values else {}).items():
-            measured.more[name] |= {"p": p_values[name], "p_holm": adjusted}
+                families.setdefault(place, {})[name] = p_of(draws)
+        for p_values in families.values():
+            for name, adjusted in holm(p_values).items():
+                measured.more[name] |= {"p": p_values[name], "p_holm": adjusted}
 
 
 def p_of(draws: np.ndarray) -> float:
@@ -190,8 +201,11 @@ def _add_recall(measured, name, share, size, unit, weights, records) -> None:
     measured.more[name] = {"n_lesions": int(held.sum())}
 
 
-def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict]:
-    """GO if the recommended score loses fewer small lesions than tuned attention at keep 0.25, interval beyond 0."""
+def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
+    """GO if the recommended score loses fewer small lesions than tuned attention at keep 0.25, interval beyond 0.
+
+    What counts are units with small lesions.
+    """
     checks = {
         "recommended_beats_attention": bool(measured.interval(DECIDES)[0] > 0),
         "recommended_beats_threshold": bool(measured.interval(f"miss_small.recommended.{DECIDING}")[1] < threshold),
@@ -203,7 +217,7 @@ def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dic
         sure = measured.more[name].get("p_holm", 1) < 0.05
         word = "undecided" if not sure else "wins" if below > 0 else "loses" if above < 0 else "undecided"
         checks[f"miss.{ours}_against_{other}"] = word
-    if n_units < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
+    if measured.own_n[DECIDES][0] < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
         return "NO-VERDICT", checks
     return ("GO" if checks["recommended_beats_attention"] else "NO-GO"), checks
 
@@ -219,15 +233,21 @@ def selection_threshold(measured: Measured, got: LesionPictures) -> dict:
 
 
 def flops_of(got: LesionPictures) -> dict[str, dict[str, float]]:
-    """GFLOP a picture: whole model, pruning after the middle block, merging with its matching; by keep ratio."""
+    """GFLOP a picture by keep ratio: pruning after the middle block, merging with its matching, the whole model.
+
+    Pruning is given without and with membership A's search of its bank; the recommended score needs none.
+    """
     vit, n_tokens = got.vit, got.y.shape[1]
     prefix = int(vit.model.num_prefix_tokens)
     whole = vit_flops(vit, (n_tokens + prefix,) * vit.n_blocks)
-    found = {"whole": {"all": whole / 1e9}, "pruning": {}, "merging": {}}
+    found = {"whole": {"all": whole / 1e9}, "pruning": {}, "pruning_with_search": {}, "merging": {}}
+    search = search_flops(n_tokens, METHOD_PARAMETERS["reference_size"], got.width)
     for ratio in RATIOS:
         k = budget(n_tokens, ratio)
-        found["pruning"][rows.label_of(ratio)] = prune_flops(vit, got.plan.middle, k) / 1e9
-        if rows.can_merge(got):
+        pruning = prune_flops(vit, got.plan.middle, k)
+        found["pruning"][rows.label_of(ratio)] = pruning / 1e9
+        found["pruning_with_search"][rows.label_of(ratio)] = (pruning + search) / 1e9
+        if not rows.why_not_merged(got):
             merged = np.cumsum((0, *schedule(n_tokens, k, vit.n_blocks)[:-1]))
             counts = [n_tokens + prefix - int(gone) for gone in merged]
             matching = matching_flops(counts, vit.model.blocks[0].attn.head_dim, prefix)
@@ -254,7 +274,7 @@ def _report(got, records, measured, threshold, decision, checks, n_greedy, start
             "n_lesions": len(got.labels.lesions),
             "n_small_lesions": int(got.small.sum()),
             "n_lesion_images": len(got.cases),
-            "gflops": records.header["flops"],
+            "merging": rows.why_not_merged(got) or "through the model's own blocks",
             "alarm_says": alarm_sentence(got.alarms),
         },
         thresholds={f"miss_small.recommended.{DECIDING}": threshold["value"]} | threshold,

@@ -5,6 +5,7 @@ Budgets are spent inside one picture, so a picture without lesion says nothing a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -83,6 +84,10 @@ class LesionPictures:
         keys = hashed_units([case.name for case in self.cases])
         return np.sort(np.argsort(keys, kind="stable")[:n])
 
+    def seeds(self, seed: int) -> list[int]:
+        """A seed a picture, from its name and ``seed``, whichever others there are."""
+        return picture_seeds([case.name for case in self.cases], seed)
+
     def only(self, chosen: np.ndarray) -> LesionPictures:
         """The pictures at the ascending indices ``chosen``, and their lesions."""
         maps = {name: found[chosen] for name, found in self.maps.items()}
@@ -155,10 +160,11 @@ def prepare(
     parts = [_maps(plan, bank, pictures, names) for bank, pictures in pairs]
     alarms = heed_alarms(parts, pairs, plan, vit) if "recommended" in names else []
     maps = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    subspaces = [_subspace(plan, bank) for bank, _ in pairs]
     labels = label(cases, opened, *extracting.grid)
     need_lesions(labels, opened, split)
     held = np.flatnonzero(labels.lesion.any(axis=1))
-    y, centred = _projected(plan, pairs, held)
+    y, centred = _projected(plan, pairs, subspaces, held)
     labels = only_pictures(labels, held)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
@@ -181,16 +187,19 @@ def _maps(plan: Plan, bank, pictures, names: Sequence[str]) -> dict[str, np.ndar
     return maps
 
 
-def _projected(plan: Plan, pairs, held: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _subspace(plan: Plan, bank_features) -> DensitySubspace:
+    bank = build_bank(bank_features, plan.middle)
+    return DensitySubspace.fit(bank, rank=min(64, bank.tokens.shape[1]))
+
+
+def _projected(plan: Plan, pairs, subspaces, held: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of the lesion pictures, each projected by the subspace of its own bank."""
     ys, all_centred, start = [], [], 0
-    for bank_features, pictures in pairs:
+    for (_, pictures), fitted in zip(pairs, subspaces, strict=True):
         here = held[(held >= start) & (held < start + len(pictures))] - start
         start += len(pictures)
         if not len(here):
             continue
-        bank = build_bank(bank_features, plan.middle)
-        fitted = DensitySubspace.fit(bank, rank=min(64, bank.tokens.shape[1]))
         tokens = pictures.subset(here.tolist()).tokens(plan.middle)
         ys.append(project(tokens, fitted.mean, fitted.directions))
         all_centred.append(tokens - fitted.mean)
@@ -211,6 +220,12 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
         unit_names=tuple(names.tolist()),
         names=tuple(labels.names[i] for i in held),
     )
+
+
+def picture_seeds(names: Sequence[str], seed: int) -> list[int]:
+    """Keyed hashes of pictures' names and a seed, as seeds below 2⁶³."""
+    digests = (hashlib.blake2b(f"{n}\0{seed}".encode(), digest_size=8, key=b"covtoken-v1").digest() for n in names)
+    return [int.from_bytes(digest, "little") >> 1 for digest in digests]
 
 
 def shuffled_masks(labels: SplitLabels) -> SplitLabels:

@@ -17,7 +17,6 @@ import torch
 from covtoken.coverage.dual import SLACK
 from covtoken.coverage.functionals import coverage, rankme_of_gram
 from covtoken.coverage.greedy import largest_norms, spanning
-from covtoken.data.rare_phantom import SIZES
 from covtoken.economy.keep import budget, kept_counts, kept_tokens, recall, retained
 from covtoken.errors import CovtokenError
 from covtoken.evaluation import stats
@@ -81,9 +80,10 @@ def run_negative_result(
     got = prepare(cohort, split, backbone, scorers=("density", "recommended"), **options)
     n_greedy = n_greedy or greedy_pictures(cohort)
     arrays = _matched(got, n_greedy, fake=defect is not None) | _order(got) | _likeness(got) | _spectrum(got)
-    if got.cohort.name == "phantom":
-        extracting = Extractor(got.vit, "fp32", options.get("cache", True), options.get("progress", True))
-        arrays |= {f"rarity/{name}": value for name, value in rarity_recall(got, extracting).items()}
+    if got.cohort.name == "phantom" and not options.get("limit_units"):  # where a spread is measured, nothing is drawn
+        settings = (options.get("precision", "fp32"), options.get("cache", True), options.get("progress", True))
+        found = rarity_recall(got, Extractor(got.vit, *settings))
+        arrays |= {f"rarity/{name}": value for name, value in found.items()}
     arrays |= {
         "lesion/size": got.sizes.astype(np.int32),
         "lesion/small": got.small.astype(np.uint8),
@@ -92,7 +92,7 @@ def run_negative_result(
     }
     records = Records(arrays, got.header("negative_result", slack=SLACK))
     measured = headline(records)
-    decision, checks = decide(measured, measured.n[0])
+    decision, checks = decide(measured)
     checks["plan_locked_before"] = got.locked
     metrics = measured.entries()
     report = GateReport(
@@ -193,24 +193,40 @@ def _order(got: LesionPictures) -> dict[str, np.ndarray]:
 
 
 def _likeness(got: LesionPictures) -> dict[str, np.ndarray]:
-    """How much tokens repeat each other in P_L: mean squared cosine of pairs inside a lesion, and of as many random
-    tokens beside it; and a lesion token's energy over the picture's mean. [L], NaN for lesions of one token."""
+    """How much tokens repeat each other in P_L: mean squared cosine of pairs inside a lesion, and inside the same shape
+    moved to a random place of the picture that is free of lesion; and a lesion token's energy over the picture's mean.
+
+    [L]; NaN for lesions of one token, and where the shape fits nowhere. The control is a patch, for any patch is alike.
+    """
     inside, outside, energy = [], [], []
     for index, one in enumerate(got.labels.lesions):
         rng = np.random.default_rng([SEED, index])
         y = got.y[one.picture]
-        other = np.flatnonzero(~got.labels.lesion[one.picture] & ~got.labels.ignore[one.picture])
+        moved = _moved(one.tokens, got.labels, one.picture, rng)
         energies = y.square().sum(1)
         energy.append(float(energies[one.tokens].mean() / energies.mean()))
-        n = len(one.tokens)
-        if n < 2 or len(other) < n:
+        if len(one.tokens) < 2 or moved is None:
             inside.append(np.nan)
             outside.append(np.nan)
             continue
         inside.append(_mean_squared_cosine(y[one.tokens]))
-        outside.append(_mean_squared_cosine(y[np.sort(rng.choice(other, n, replace=False))]))
+        outside.append(_mean_squared_cosine(y[moved]))
     names = ("inside", "outside", "energy")
     return {f"likeness/{name}": np.array(v, np.float32) for name, v in zip(names, (inside, outside, energy))}
+
+
+def _moved(tokens: np.ndarray, labels, picture: int, rng: np.random.Generator) -> np.ndarray | None:
+    """The tokens' shape at a random place where no token is lesion or left out; None: it fits nowhere."""
+    rows_, cols = tokens // labels.cols, tokens % labels.cols
+    rows_, cols = rows_ - rows_.min(), cols - cols.min()
+    free = ~(labels.lesion[picture] | labels.ignore[picture])
+    places = [
+        (row + rows_) * labels.cols + col + cols
+        for row in range(labels.rows - rows_.max())
+        for col in range(labels.cols - cols.max())
+    ]
+    places = [place for place in places if free[place].all()]
+    return places[rng.integers(len(places))] if places else None
 
 
 def _mean_squared_cosine(y: torch.Tensor) -> float:
@@ -313,7 +329,7 @@ def headline(records: Records) -> Measured:
     return measured
 
 
-def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
+def decide(measured: Measured) -> tuple[str, dict]:
     """GO: membership keeps more of small lesions than coverage whose floor is met, and than well optimised coverage.
 
     NO-GO: it does not, so the fault was the optimiser's or there is none.
@@ -326,9 +342,12 @@ def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
     checks["specified_meets_its_floor"] = bool(measured.values["constraint_met.rankme.dual"] >= 0.95)
     below, above = measured.interval("spectrum.lesion_minus_background")
     checks["lesion_spectrum"] = "richer" if below > 0 else "poorer" if above < 0 else "undecided"
-    if n_units < FEW_UNITS:
+    deciding = ("coverage_repaired", "coverage_greedy")
+    gains = [f"recall_gain.membership_minus_{name}" for name in deciding]
+    few = any(measured.own_n[gain][0] < FEW_UNITS for gain in gains)
+    if few or not np.isfinite([measured.values[gain] for gain in gains]).all():
         return "NO-VERDICT", checks
-    holds = all(checks[f"membership_beats_{name}"] for name in ("coverage_repaired", "coverage_greedy"))
+    holds = all(checks[f"membership_beats_{name}"] for name in deciding)
     return ("GO" if holds and checks["repaired_meets_its_floor"] else "NO-GO"), checks
 
 
@@ -355,9 +374,15 @@ def rarity_rows(records: Records) -> list[dict]:
     for name, label in METHODS.items():
         if f"rarity/{name}" not in records.arrays:
             continue
-        for size, each in zip(SIZES, records[f"rarity/{name}"]):
+        for size, each in zip(records["rarity/size"].mean(axis=1), records[f"rarity/{name}"]):
             weights = stats.unit_draws(len(each), N_DRAWS, 0)
             low, high = stats.interval(stats.mean_draws(each, np.arange(len(each)), weights))
-            row = {"method": label, "tokens": size, "recall": float(each.mean()), "lo": float(low), "hi": float(high)}
+            row = {
+                "method": label,
+                "tokens": round(float(size), 1),
+                "recall": float(each.mean()),
+                "lo": float(low),
+                "hi": float(high),
+            }
             found.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
     return found

@@ -1,6 +1,7 @@
 """Recall as a lesion gets rarer: the same lesion grows in the same phantom picture, everything else held.
 
-Size is the only thing that varies, so a method whose recall falls with it is one that counts alike tokens once.
+Size is the only thing that varies. A lesion larger than the budget cannot be kept whole; below that, a recall that
+falls with size is that of a method which gives further tokens of the same lesion less than the first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from covtoken.economy.keep import budget, kept_tokens
 from covtoken.evaluation.labels import token_labels
 from covtoken.evaluation.recorded import hashed_units
 from covtoken.gates.budget_rows import GREEDY_RATIO, as_mask
-from covtoken.gates.lesion_pictures import LesionPictures
+from covtoken.gates.lesion_pictures import LesionPictures, picture_seeds
 from covtoken.gates.plan import SEED
 from covtoken.gates.scoring import Extractor, in_split
 from covtoken.subspace.bank import build_bank
@@ -39,14 +40,14 @@ METHODS = {
 
 
 def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.ndarray]:
-    """Recall [size, picture] at keep 0.25 of every method, on the phantom's lesion-free test pictures.
+    """Recall [size, picture] at keep 0.25 of every method, and ``size``, the lesion's tokens: on lesion-free pictures.
 
     Args:
-        got: of the phantom; its plan and backbone are used, its pictures are not.
+        got: of the phantom; its plan, backbone and split are used, its pictures are not.
     """
     cohort, plan = open_cohort("phantom"), got.plan
     splits = load_splits(cohort)
-    free = [case for case in in_split(cohort, splits, "test") if not read_mask(cohort.masks[case.name]).any()]
+    free = [case for case in in_split(cohort, splits, got.split) if not read_mask(cohort.masks[case.name]).any()]
     order = np.argsort(hashed_units([case.name for case in free]), kind="stable")
     base = [free[i] for i in order[:N_PICTURES]]
     drawn = [grown(case, size) for size in SIZES for case in base]
@@ -57,17 +58,18 @@ def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.nd
     tokens = pictures.tokens(plan.middle)
     y = project(tokens, fitted.mean, fitted.directions)
     n_tokens, width = y.shape[1], tokens.shape[-1]
-    k = budget(n_tokens, GREEDY_RATIO)
+    k, seeds = budget(n_tokens, GREEDY_RATIO), picture_seeds([case.name for case, _ in drawn], SEED)
     maps = {"density": score_maps(plan.recipes["density"], bank, pictures, seed=SEED)}
     maps |= {"recommended": recommended_maps(plan.recipes["recommended"], bank, pictures, False)["recommended"]}
     kept = {name: kept_tokens(found, k=k) for name, found in maps.items()}
     sets = {
-        "rankme_greedy": greedy("rankme", y, k, width=width, seed=SEED),
-        "coding_greedy": greedy("coding_rate", y, k, width=width, seed=SEED),
+        "rankme_greedy": greedy("rankme", y, k, width=width, seed=seeds),
+        "coding_greedy": greedy("coding_rate", y, k, width=width, seed=seeds),
         "spanning": spanning(y, k),
         "energy": largest_norms(y, k),
     }
     kept |= {name: as_mask(chosen, n_tokens) for name, chosen in sets.items()}
-    kept["repaired"] = kept_tokens(prune("rankme", y, width=width, schedule=REPAIRED).logits.numpy(), k=k)
+    kept["repaired"] = kept_tokens(prune("rankme", y, width=width, schedule=REPAIRED, seed=seeds).logits.numpy(), k=k)
     share = {name: (mask & lesion).sum(axis=1) / lesion.sum(axis=1) for name, mask in kept.items()}
+    share["size"] = lesion.sum(axis=1)
     return {name: value.reshape(len(SIZES), len(base)) for name, value in share.items()}

@@ -57,8 +57,9 @@ def run_and_write_budget(
         raise unknown("gate", str(gate), ["0", "1", *RUNS])
     _may_record(record, split, options)
     lock = locks.lock_digest(locks.THRESHOLDS)[:16]
-    if record and str(gate) in thresholds.LOCKED:
-        thresholds.need_threshold(cohort, gate)  # before minutes of work
+    if str(gate) in thresholds.LOCKED:
+        where = {key: options[key] for key in ("backbone", "data") if key in options}
+        thresholds.need_threshold(cohort, gate, record, **where)
     run = RUNS[str(gate)](cohort, split, need_lock=record, **options)
     report = run.report
     if report.split != "selection":

@@ -43,16 +43,20 @@ def threshold_of(got: LesionPictures, gate: int, own: dict, selection: Callable[
     return {key: found[key] for key in ("value", "reason")} | {"locked": False}
 
 
-def need_threshold(cohort: str, gate: int | str) -> None:
-    """Refuse to record a gate whose threshold is not locked, before minutes of work."""
-    opened = open_cohort(cohort)
+def need_threshold(cohort: str, gate: int | str, record: bool, backbone: str = "embedded", data=None) -> None:
+    """Refuse a run that needs a locked threshold and has none, before minutes of work: to record, or to cross-fit."""
+    opened = open_cohort(cohort, **({"folder": data} if data else {}))
+    if not record and len(opened.units) >= SMALL_COHORT:
+        return
     names = [opened.name]
     if len(opened.units) < SMALL_COHORT:
         names = list(dict.fromkeys((RECIPE_COHORTS[opened.modality], "busi")))
-    if not any(locks.entry(locks.THRESHOLDS, name, gate) for name in names):
+    entries = [locks.entry(locks.THRESHOLDS, name, gate) for name in names]
+    if not any(entry and entry["backbone"].startswith(backbone) for entry in entries):
         raise CovtokenError(
-            f"{opened.name}: no threshold of gate {gate} is locked, nothing is recorded. Run `covtoken gate {gate} "
-            f"--cohort {names[0]}`, then `covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
+            f"{opened.name}: no threshold of gate {gate} is locked for backbone {backbone!r}. Run "
+            f"`covtoken gate {gate} --cohort {names[0]}`, then "
+            f"`covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
         )
 
 
@@ -64,11 +68,18 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
     """
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=False))
+    if report.split == "crossfit":
+        raise CovtokenError(
+            f"{cohort} has fewer than {SMALL_COHORT} units: it takes the threshold of its recipe cohort, so there is "
+            "nothing to lock"
+        )
     if report.split != "selection":
         raise CovtokenError(
             f"the last run of {cohort} was on its {report.split} split: a threshold is made from selection alone; "
             f"run `covtoken gate {gate} --cohort {cohort} --split selection` first"
         )
+    if not report.checks["plan_locked_before"]:
+        raise CovtokenError(f"{cohort}: gate 1's plan was not locked when gate {gate} ran; lock it, then run again")
     new = {
         "threshold": report.thresholds["value"],
         "threshold_reason": report.thresholds["reason"],
