@@ -47,6 +47,7 @@ READABLE = {
     "constraint_met": "floor met",
     "dual": "dual as specified",
     "repaired": "repaired dual",
+    "gflops": "GFLOP a picture",
     "spectrum": "RankMe of pooled tokens",
     "likeness": "mean squared cosine",
     "rank": "rank in the order of choice",

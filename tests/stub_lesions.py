@@ -17,7 +17,7 @@ ROWS, DIM, RANK = 8, 12, 10
 SIMPLE = ("centre_prior", "attention_best", "intensity", "random")
 
 
-def lesion_pictures(n=72, seed=0, alike=0.3, mixed=False, split="test") -> LesionPictures:
+def lesion_pictures(n=60, seed=0, alike=0.3, mixed=False, split="test") -> LesionPictures:
     """``n`` pictures of 8 × 8 tokens, each with a lesion of 2 to 6 tokens; ``alike``: spread inside a lesion."""
     rng = np.random.default_rng(seed)
     n_tokens = ROWS * ROWS

@@ -53,7 +53,7 @@ def test_they_are_their_definitions(name, seed, n_tokens, r, scale):
     # Beyond min(k, r) singular values that are zero each add 1e-7 log 1e-7 to RankMe's exponent.
     assert float(found) == pytest.approx(by_definition(name, y, kept), rel=3e-5 if name == "rankme" else 1e-8)
     rows = coverage(name, torch.from_numpy(y), torch.from_numpy(kept), width=WIDTH, rows=True)
-    assert float(rows) == pytest.approx(float(found), rel=1e-12)
+    assert float(rows) == pytest.approx(float(found), rel=3e-5 if name == "rankme" else 1e-12)
 
 
 @pytest.mark.parametrize("name", FUNCTIONALS)

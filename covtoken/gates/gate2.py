@@ -15,16 +15,15 @@ import torch
 
 from covtoken.coverage.functionals import FUNCTIONALS, set_coverage
 from covtoken.economy.keep import RATIOS, budget
-from covtoken.errors import CovtokenError
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.ranks import grouped_spearman, holm
 from covtoken.evaluation.records import Records
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.kept_sets import FAMILIES, PER_FAMILY, kept_sets
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
 from covtoken.gates.plan import SEED
-from covtoken.gates.report import GateReport, provenance
+from covtoken.gates.report import GateReport
 from covtoken.gates.thresholds import threshold_of
 
 TITLE = "Coverage as a proxy"
@@ -51,8 +50,7 @@ def run_gate2(
         defect: plant one of ``DEFECTS``: ``leaked_label`` adds recall to RankMe, ``shuffled_masks`` mixes masks up.
         options: of ``lesion_pictures.prepare``.
     """
-    if defect is not None and defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
     wanted = ("density", "attention_best")
     got = prepare(cohort, split, backbone, scorers=wanted, shuffled=defect == "shuffled_masks", **options)
@@ -158,35 +156,19 @@ def _report(got, records, measured, threshold, decision, checks, started) -> Gat
         {"measure": name, "keep": f"{ratio:g}", "family": part, **_row(metrics, name, ratio, part)}
         for name, ratio, part in product(MEASURES, RATIOS, PARTS)
     ]
-    return GateReport(
-        gate=2,
-        title=TITLE,
-        question=QUESTION,
-        cohort=got.cohort.name,
-        split=got.split,
-        backbone=got.backbone,
-        parameters={
-            "middle": got.plan.middle,
-            "recipes": {n: got.plan.recipes[n].to_json() for n in ("density", "attention_best")},
-            "sets_per_family": PER_FAMILY,
-            "n_permutations": N_PERMUTATIONS,
-            "curated": got.cohort.curated,
-            "bound": got.bound,
-            "n_lesions": len(got.labels.lesions),
-            "n_lesion_images": len(got.cases),
-        },
-        thresholds={f"spearman.rankme.{DECIDING}": threshold["value"]} | threshold,
+    return got.report(
+        *(2, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
         decision=decision,
+        started=started,
+        thresholds={f"spearman.rankme.{DECIDING}": threshold["value"]} | threshold,
+        parameters={
+            "recipes": {n: got.plan.recipes[n].to_json() for n in ("density", "attention_best")},
+            "sets_per_family": PER_FAMILY,
+            "n_permutations": N_PERMUTATIONS,
+        },
         chart_data={"rho": [row for row in rows if row["value"] is not None]},
-        provenance=provenance(
-            data_fingerprint=got.bound["data_fingerprint"],
-            weights_sha256=got.bound["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )
 
 

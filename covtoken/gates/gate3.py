@@ -11,23 +11,21 @@ import time
 from itertools import product
 
 import numpy as np
-import torch
 
 from covtoken.economy.flops import matching_flops, prune_flops, search_flops, vit_flops
-from covtoken.economy.keep import RATIOS, budget, recall, retained
+from covtoken.economy.keep import RATIOS, budget, retained
 from covtoken.economy.merging import schedule
-from covtoken.errors import CovtokenError
-from covtoken.evaluation import stats
-from covtoken.evaluation.measure import N_DRAWS, Measured
+from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.ranks import holm
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
 from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.lesion_numbers import LesionNumbers
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
 from covtoken.gates.method_names import METHOD_NAMES
-from covtoken.gates.plan import METHOD_PARAMETERS, SEARCHING, SEED
-from covtoken.gates.report import GateReport, provenance
+from covtoken.gates.plan import METHOD_PARAMETERS, SEARCHING
+from covtoken.gates.report import GateReport
 from covtoken.gates.thresholds import threshold_of
 
 TITLE = "Matched budgets"
@@ -62,8 +60,7 @@ def run_gate3(
         n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
         options: of ``lesion_pictures.prepare``.
     """
-    if defect is not None and defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
     mixed = defect == "shuffled_masks"
     got = prepare(cohort, split, backbone, shuffled=mixed, progress=progress, **options)
@@ -75,13 +72,7 @@ def run_gate3(
     flops = flops_of(got)  # before minutes of work: some layers cannot be counted
     columns, per_image = _columns(got, n_greedy, progress)
     arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()} | per_image
-    arrays |= {
-        "lesion/size": got.sizes.astype(np.int32),
-        "lesion/small": got.small.astype(np.uint8),
-        "lesion/picture": got.lesion_picture.astype(np.int32),
-        "unit": got.labels.unit.astype(np.int32),
-    }
-    records = Records(arrays, got.header(3, flops=flops))
+    records = Records(arrays | got.lesion_arrays(), got.header(3, flops=flops))
     measured = headline(records)
     own = selection_threshold(measured, got)
     threshold = threshold_of(
@@ -119,35 +110,25 @@ def _columns(got: LesionPictures, n_greedy: int, progress: bool) -> tuple[dict[s
 
 def headline(records: Records) -> Measured:
     """Headline metrics from records: the same function for a fresh run and for a committed file."""
-    size, small = records["lesion/size"], records["lesion/small"].astype(bool)
-    unit = records["unit"][records["lesion/picture"]]
-    n_units, n_images = len(records.header["units"]), len(records["unit"])
-    weights = stats.unit_draws(n_units, N_DRAWS, 0)
-    measured = Measured((n_units, n_images, n_images * records.header["n_tokens"]))
+    of = LesionNumbers(records)
     missed = {}
     for name in sorted(name for name in records.arrays if name.startswith("kept/")):
         counts, title = records[name], name.removeprefix("kept/")
-        seen = counts >= 0
-        lost = np.where(seen, ~retained(counts, size), np.nan)
-        missed[title] = lost
-        for kind, chosen in (("miss_small", small), ("miss", np.ones_like(small))):
-            _add(measured, f"{kind}.{title}", np.where(chosen, lost, np.nan), unit, weights, records)
-        held = small & seen
-        share = np.where(held, counts / size, np.nan)
-        _add_recall(measured, f"recall_small.{title}", share, size, unit, weights, records)
-    _add_gains(measured, missed, small, unit, weights, records)
+        missed[title] = np.where(counts >= 0, ~retained(counts, of.size), np.nan)
+        of.add(f"miss_small.{title}", np.where(of.small, missed[title], np.nan))
+        of.add(f"miss.{title}", missed[title])
+        of.add_recall(f"recall_small.{title}", counts)
+    _add_gains(of, missed)
     for name in rows.SCHEDULES:
-        each = records[f"{name}/met"].astype(np.float64)
-        measured.add(f"constraint_met.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
-        each = records[f"{name}/k"].astype(np.float64)
-        measured.add(f"tokens_kept.{name}", each.mean(), stats.mean_draws(each, records["unit"], weights))
+        of.add_images(f"constraint_met.{name}", records[f"{name}/met"].astype(np.float64))
+        of.add_images(f"tokens_kept.{name}", records[f"{name}/k"].astype(np.float64))
     for kind, by_place in records.header["flops"].items():
         for place, gflops in by_place.items():
-            measured.add(f"gflops.{kind}.{place}", gflops, np.full(2, np.nan))  # counted, so without an interval
-    return measured
+            of.measured.add(f"gflops.{kind}.{place}", gflops, np.full(2, np.nan))  # counted, so without an interval
+    return of.measured
 
 
-def _add_gains(measured, missed, small, unit, weights, records) -> None:
+def _add_gains(of: LesionNumbers, missed: dict[str, np.ndarray]) -> None:
     """miss(other) − miss(membership) over the small lesions that both were evaluated on.
 
     Holm within one membership at one budget: a family is what one verdict table shows. A larger one could never reach
@@ -157,48 +138,21 @@ def _add_gains(measured, missed, small, unit, weights, records) -> None:
         families: dict[str, dict[str, float]] = {}
         for title, theirs in missed.items():
             other, _, place = title.partition(".")
-            place = title.removeprefix(f"{other}.")
             if other == ours or f"{ours}.{place}" not in missed:
                 continue
             name = f"miss_gain.{ours}_minus_{other}.{place}"
-            difference = np.where(small, theirs - missed[f"{ours}.{place}"], np.nan)
-            draws = _add(measured, name, difference, unit, weights, records)
+            draws = of.add(name, np.where(of.small, theirs - missed[f"{ours}.{place}"], np.nan))
             if np.isfinite(draws).all():
                 families.setdefault(place, {})[name] = p_of(draws)
         for p_values in families.values():
             for name, adjusted in holm(p_values).items():
-                measured.more[name] |= {"p": p_values[name], "p_holm": adjusted}
+                of.measured.more[name] |= {"p": p_values[name], "p_holm": adjusted}
 
 
 def p_of(draws: np.ndarray) -> float:
     """Two-sided p of a bootstrapped difference: twice the smaller tail, at least 2 / (draws + 1)."""
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
-
-
-def _add(measured, name, values, unit, weights, records) -> np.ndarray:
-    """Add the mean over lesions where ``values`` [L] is not NaN, its unit draws, and its own n."""
-    held = np.flatnonzero(~np.isnan(values))
-    pictures = np.unique(records["lesion/picture"][held])
-    n = (len(np.unique(unit[held])), len(pictures), len(pictures) * records.header["n_tokens"])
-    draws = stats.mean_draws(values, unit, weights)
-    measured.add(name, float(values[held].mean()) if len(held) else float("nan"), draws, n)
-    measured.more[name] = {"n_lesions": len(held)}
-    return draws
-
-
-def _add_recall(measured, name, share, size, unit, weights, records) -> None:
-    """Kept share of lesion tokens, pooled over tokens: Σ kept / Σ size, in the draws too."""
-    held = ~np.isnan(share)
-    kept = np.where(held, share * size, 0.0)
-    above = np.bincount(unit, kept, minlength=weights.shape[1])
-    below = np.bincount(unit, np.where(held, size, 0), minlength=weights.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = (weights @ above) / (weights @ below)
-    pictures = np.unique(records["lesion/picture"][held])
-    n = (len(np.unique(unit[held])), len(pictures), len(pictures) * records.header["n_tokens"])
-    measured.add(name, recall(kept[held], size[held]), draws, n)
-    measured.more[name] = {"n_lesions": int(held.sum())}
 
 
 def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
@@ -257,38 +211,21 @@ def flops_of(got: LesionPictures) -> dict[str, dict[str, float]]:
 
 def _report(got, records, measured, threshold, decision, checks, n_greedy, started) -> GateReport:
     metrics = measured.entries()
-    return GateReport(
-        gate=3,
-        title=TITLE,
-        question=QUESTION,
-        cohort=got.cohort.name,
-        split=got.split,
-        backbone=got.backbone,
-        parameters={
-            "middle": got.plan.middle,
-            "recipes": {name: recipe.to_json() for name, recipe in got.plan.recipes.items()},
-            "small_cut": got.plan.small_cut,
-            "n_greedy": n_greedy,
-            "curated": got.cohort.curated,
-            "bound": got.bound,
-            "n_lesions": len(got.labels.lesions),
-            "n_small_lesions": int(got.small.sum()),
-            "n_lesion_images": len(got.cases),
-            "merging": rows.why_not_merged(got) or "through the model's own blocks",
-            "alarm_says": alarm_sentence(got.alarms),
-        },
-        thresholds={f"miss_small.recommended.{DECIDING}": threshold["value"]} | threshold,
+    return got.report(
+        *(3, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
         decision=decision,
+        started=started,
+        thresholds={f"miss_small.recommended.{DECIDING}": threshold["value"]} | threshold,
+        parameters={
+            "recipes": {name: recipe.to_json() for name, recipe in got.plan.recipes.items()},
+            "small_cut": got.plan.small_cut,
+            "n_greedy": n_greedy,
+            "merging": rows.why_not_merged(got) or "through the model's own blocks",
+            "alarm_says": alarm_sentence(got.alarms),
+        },
         chart_data={"miss": miss_rows(metrics), "gains": gain_rows(metrics)},
-        provenance=provenance(
-            data_fingerprint=got.bound["data_fingerprint"],
-            weights_sha256=got.bound["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )
 
 

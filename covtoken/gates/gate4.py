@@ -10,18 +10,15 @@ import time
 from itertools import product
 
 import numpy as np
-import torch
 
 from covtoken.coverage.dual import SLACKS
-from covtoken.errors import CovtokenError
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
 from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.lesion_pictures import GateRun, prepare
+from covtoken.gates.lesion_pictures import GateRun, check_defect, prepare
 from covtoken.gates.plan import SEED
-from covtoken.gates.report import GateReport, provenance
 
 TITLE = "The dual variable"
 QUESTION = "Does the dual variable converge, is the floor met, and does its price fall as the floor loosens?"
@@ -51,8 +48,7 @@ def run_gate4(
         defect: ``stuck`` gives every run the same seed and its constraint flag the value true.
         options: of ``lesion_pictures.prepare``.
     """
-    if defect is not None and defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
     n_seeds = n_seeds or (3 if cohort == "phantom" else 10)
     n_pictures = n_pictures or (16 if cohort == "phantom" else 40)
@@ -65,34 +61,15 @@ def run_gate4(
     decision, checks = decide(measured, measured.n[0])
     checks["plan_locked_before"] = got.locked
     metrics = measured.entries()
-    report = GateReport(
-        gate=4,
-        title=TITLE,
-        question=QUESTION,
-        cohort=got.cohort.name,
-        split=got.split,
-        backbone=got.backbone,
-        parameters={
-            "middle": got.plan.middle,
-            "functional": FUNCTIONAL,
-            "slacks": list(SLACKS),
-            "n_seeds": n_seeds,
-            "n_lesion_images": len(got.cases),
-            "curated": got.cohort.curated,
-            "bound": got.bound,
-        },
-        thresholds={"dual.mu_cv": MOST_CV, "dual.constraint_met": LEAST_MET, "reason": "fixed before any run"},
+    report = got.report(
+        *(4, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
         decision=decision,
+        started=started,
+        thresholds={"dual.mu_cv": MOST_CV, "dual.constraint_met": LEAST_MET, "reason": "fixed before any run"},
+        parameters={"functional": FUNCTIONAL, "slacks": list(SLACKS), "n_seeds": n_seeds},
         chart_data={"paths": paths, "by_slack": by_slack(metrics)},
-        provenance=provenance(
-            data_fingerprint=got.bound["data_fingerprint"],
-            weights_sha256=got.bound["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )
     return GateRun(report, records, got)
 

@@ -11,7 +11,7 @@ import torch
 from covtoken.data.cohorts import cohort_name
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.records import load_records, records_path
-from covtoken.gates import gate1, gate2, gate3, gate4, locks, negative_result
+from covtoken.gates import gate1, gate2, gate3, gate4, locks, negative_result, runs
 from covtoken.gates.plan import Plan
 from covtoken.gates.report import committed_reports, read_report, report_path
 from covtoken.paths import project_root
@@ -108,13 +108,7 @@ def _run(gate: str) -> Callable:
             "4": {"n_seeds": 2, "n_pictures": 8},
             "negative_result": {"n_greedy": 8},
         }
-        runs = {
-            "2": gate2.run_gate2,
-            "3": gate3.run_gate3,
-            "4": gate4.run_gate4,
-            "negative_result": negative_result.run_negative_result,
-        }
-        done = runs[gate](cohort, split, backbone, **options, **small[gate])
+        done = runs.RUNS[gate](cohort, split, backbone, **options, **small[gate])
         return done.report.metrics, done.pictures.plan
 
     return run

@@ -6,6 +6,7 @@ Budgets are spent inside one picture, so a picture without lesion says nothing a
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ from covtoken.evaluation.recorded import hashed_units
 from covtoken.evaluation.records import Records
 from covtoken.gates.plan import FIXED, SEED, Plan, binding, resolve_split
 from covtoken.gates.planning import plan_for
-from covtoken.gates.report import GateReport
+from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.scoring import Extractor, evaluated_pairs, heed_alarms, limited, need_lesions
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
@@ -99,6 +100,38 @@ class LesionPictures:
             centred=self.centred[here],
             labels=only_pictures(self.labels, chosen),
             cases=tuple(self.cases[i] for i in chosen),
+        )
+
+    def lesion_arrays(self) -> dict[str, np.ndarray]:
+        """What records keep of the lesions and of the pictures' units."""
+        return {
+            "lesion/size": self.sizes.astype(np.int32),
+            "lesion/small": self.small.astype(np.uint8),
+            "lesion/picture": self.lesion_picture.astype(np.int32),
+            "unit": self.labels.unit.astype(np.int32),
+        }
+
+    def report(self, gate, title: str, question: str, *, parameters: dict, started: float, **parts) -> GateReport:
+        """A gate's report on these pictures; ``parts``: thresholds, metrics, checks, decision, chart_data."""
+        shared = {
+            "middle": self.plan.middle,
+            "curated": self.cohort.curated,
+            "bound": self.bound,
+            "n_lesions": len(self.labels.lesions),
+            "n_small_lesions": int(self.small.sum()),
+            "n_lesion_images": len(self.cases),
+        }
+        return GateReport(
+            *(gate, title, question, self.cohort.name, self.split, self.backbone),
+            parameters=shared | parameters,
+            provenance=provenance(
+                data_fingerprint=self.bound["data_fingerprint"],
+                weights_sha256=self.bound["weights_sha256"],
+                seed=SEED,
+                wall_seconds=time.perf_counter() - started,
+                threads=torch.get_num_threads(),
+            ),
+            **parts,
         )
 
     def header(self, gate: int | str, **more) -> dict:
@@ -220,6 +253,12 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
         unit_names=tuple(names.tolist()),
         names=tuple(labels.names[i] for i in held),
     )
+
+
+def check_defect(defect: str | None, known: Sequence[str]) -> None:
+    """Refuse a planted defect that a gate does not know."""
+    if defect is not None and defect not in known:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(known)}")
 
 
 def picture_seeds(names: Sequence[str], seed: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What methods and measures are called in tables and charts of gates 2 and 3."""
+"""What methods and measures of gates 2 and 3 are called in tables and charts, and how a number is written there."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ MEASURE_NAMES = {
     "control": "membership mass (control)",
     "attention_mass": "attention mass",
 }
+
+
+def cell(entry: dict | None, style: str = ".3f", none: str = "", gap: str = " ") -> str:
+    """``0.912 [0.897, 0.925]``, or ``none`` where there is no value."""
+    if not entry or entry["value"] is None:
+        return none
+    bounds = f" [{entry['ci95'][0]:{style}},{gap}{entry['ci95'][1]:{style}}]" if entry["ci95"] else ""
+    return f"{entry['value']:{style}}{bounds}".replace("-", "−")

@@ -17,18 +17,17 @@ import torch
 from covtoken.coverage.dual import SLACK
 from covtoken.coverage.functionals import coverage, rankme_of_gram
 from covtoken.coverage.greedy import largest_norms, spanning
-from covtoken.economy.keep import budget, kept_counts, kept_tokens, recall, retained
-from covtoken.errors import CovtokenError
+from covtoken.economy.keep import budget, kept_counts, kept_tokens, retained
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.gate3 import greedy_pictures
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, prepare
+from covtoken.gates.lesion_numbers import LesionNumbers
+from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
 from covtoken.gates.plan import SEED
 from covtoken.gates.rarity_curve import METHODS, rarity_recall
-from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.scoring import Extractor
 
 TITLE = "The negative result"
@@ -74,8 +73,7 @@ def run_negative_result(
         n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
         options: of ``lesion_pictures.prepare``.
     """
-    if defect is not None and defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
     got = prepare(cohort, split, backbone, scorers=("density", "recommended"), **options)
     n_greedy = n_greedy or greedy_pictures(cohort)
@@ -84,47 +82,20 @@ def run_negative_result(
         settings = (options.get("precision", "fp32"), options.get("cache", True), options.get("progress", True))
         found = rarity_recall(got, Extractor(got.vit, *settings))
         arrays |= {f"rarity/{name}": value for name, value in found.items()}
-    arrays |= {
-        "lesion/size": got.sizes.astype(np.int32),
-        "lesion/small": got.small.astype(np.uint8),
-        "lesion/picture": got.lesion_picture.astype(np.int32),
-        "unit": got.labels.unit.astype(np.int32),
-    }
-    records = Records(arrays, got.header("negative_result", slack=SLACK))
+    records = Records(arrays | got.lesion_arrays(), got.header("negative_result", slack=SLACK))
     measured = headline(records)
     decision, checks = decide(measured)
     checks["plan_locked_before"] = got.locked
     metrics = measured.entries()
-    report = GateReport(
-        gate="negative_result",
-        title=TITLE,
-        question=QUESTION,
-        cohort=got.cohort.name,
-        split=got.split,
-        backbone=got.backbone,
-        parameters={
-            "middle": got.plan.middle,
-            "slack": SLACK,
-            "small_cut": got.plan.small_cut,
-            "n_greedy": n_greedy,
-            "curated": got.cohort.curated,
-            "bound": got.bound,
-            "n_lesions": len(got.labels.lesions),
-            "n_small_lesions": int(got.small.sum()),
-            "n_lesion_images": len(got.cases),
-        },
-        thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
+    report = got.report(
+        *("negative_result", TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
         decision=decision,
+        started=started,
+        thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
+        parameters={"slack": SLACK, "small_cut": got.plan.small_cut, "n_greedy": n_greedy},
         chart_data={"pairs": pair_rows(metrics), "rarity": rarity_rows(records)},
-        provenance=provenance(
-            data_fingerprint=got.bound["data_fingerprint"],
-            weights_sha256=got.bound["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )
     return GateRun(report, records, got)
 
@@ -274,52 +245,27 @@ def _gram_of(z: torch.Tensor) -> torch.Tensor:
 
 def headline(records: Records) -> Measured:
     """Headline metrics from records: the same function for a fresh run and for a committed file."""
-    size, small = records["lesion/size"], records["lesion/small"].astype(bool)
-    unit = records["unit"][records["lesion/picture"]]
-    n_units, n_images = len(records.header["units"]), len(records["unit"])
-    weights = stats.unit_draws(n_units, N_DRAWS, 0)
-    measured = Measured((n_units, n_images, n_images * records.header["n_tokens"]))
-
-    def add(name: str, values: np.ndarray, of: np.ndarray, pictures: np.ndarray) -> None:
-        held = np.flatnonzero(~np.isnan(values))
-        n_pictures = len(np.unique(pictures[held]))
-        n = (len(np.unique(of[held])), n_pictures, n_pictures * records.header["n_tokens"])
-        value = float(values[held].mean()) if len(held) else float("nan")
-        measured.add(name, value, stats.mean_draws(values, of, weights), n)
-        measured.more[name] = {"n_lesions": len(held)} if of is unit else {}
-
-    def add_recall(name: str, counts: np.ndarray) -> None:
-        held = small & (counts >= 0)
-        above = np.bincount(unit, np.where(held, counts, 0), minlength=weights.shape[1])
-        below = np.bincount(unit, np.where(held, size, 0), minlength=weights.shape[1])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            draws = (weights @ above) / (weights @ below)
-        n_pictures = len(np.unique(pictures[held]))
-        n = (len(np.unique(unit[held])), n_pictures, n_pictures * records.header["n_tokens"])
-        measured.add(name, recall(counts[held], size[held]), draws, n)
-        measured.more[name] = {"n_lesions": int(held.sum())}
-
-    pictures, images = records["lesion/picture"], np.arange(n_images)
+    of = LesionNumbers(records)
     for title in (f"{functional}.{optimiser}" for functional, optimiser in PAIRS):
         for kind, place in (("kept", "coverage"), ("density_at", "membership"), ("recommended_at", "recommended")):
             counts = records[f"{kind}/{title}"]
-            lost = np.where(small & (counts >= 0), ~retained(counts, size), np.nan)
-            add(f"miss_small.{title}.{place}", lost, unit, pictures)
-            add_recall(f"recall_small.{title}.{place}", counts)
+            seen = of.small & (counts >= 0)
+            of.add(f"miss_small.{title}.{place}", np.where(seen, ~retained(counts, of.size), np.nan))
+            of.add_recall(f"recall_small.{title}.{place}", counts)
         for kind, name in (("met", "constraint_met"), ("k", "tokens_kept")):
             values = records[f"{kind}/{title}"].astype(np.float64)
-            add(f"{name}.{title}", np.where(values < 0, np.nan, values), records["unit"], images)
-        add(f"drop.{title}", records[f"drop/{title}"].astype(np.float64), records["unit"], images)
+            of.add_images(f"{name}.{title}", np.where(values < 0, np.nan, values))
+        of.add_images(f"drop.{title}", records[f"drop/{title}"].astype(np.float64))
+    measured = of.measured
     for name, title in NAMED.items():
+        of.add_recall(f"recall_small.{name}", records[f"kept/{title}"])
         ours, theirs = f"recall_small.{title}.membership", f"recall_small.{title}.coverage"
-        add_recall(f"recall_small.{name}", records[f"kept/{title}"])
         measured.difference(f"recall_gain.membership_minus_{name}", ours, theirs)
-    add_recall("recall_small.membership", records["kept/membership"])
+    of.add_recall("recall_small.membership", records["kept/membership"])
     for name in ("first/spanning", "half/spanning", "first/membership", "half/membership"):
-        values = np.where(small, records[name].astype(np.float64), np.nan)
-        add(f"rank.{name.replace('/', '.')}", values, unit, pictures)
+        of.add(f"rank.{name.replace('/', '.')}", np.where(of.small, records[name].astype(np.float64), np.nan))
     for name in ("inside", "outside", "energy"):
-        add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64), unit, pictures)
+        of.add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64))
     measured.difference("likeness.inside_minus_outside", "likeness.inside", "likeness.outside")
     for name in ("lesion", "background"):
         whole, halves = records[f"spectrum/{name}"][0], records[f"spectrum/{name}"][1:]

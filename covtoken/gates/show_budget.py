@@ -17,15 +17,13 @@ from covtoken.gates.gate2 import MEASURES, PARTS
 from covtoken.gates.gate4 import NAMES as SCHEDULE_NAMES
 from covtoken.gates.lesion_pictures import LesionPictures
 from covtoken.gates.method_names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.gates.method_names import cell as _cell
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 
 
 def cell(entry: dict | None, style: str = ".3f") -> str:
-    """``0.912 [0.897, 0.925]``, or nothing where there is no value."""
-    if entry is None or entry["value"] is None:
-        return ""
-    bounds = f" [{entry['ci95'][0]:{style}},\u00a0{entry['ci95'][1]:{style}}]" if entry["ci95"] else ""
-    return f"{entry['value']:{style}}{bounds}"
+    """A number with its interval, broken before the bracket alone."""
+    return _cell(entry, style, gap="\u00a0")
 
 
 def spearman_table(metrics: dict[str, dict]) -> pd.DataFrame:
@@ -64,7 +62,24 @@ def gain_table(metrics: dict[str, dict], ours: str = "recommended", place: str =
                 {"against": name, "difference": cell(entry, "+.3f"), "small lesions": lesions}
                 | {"p, Holm": "" if p is None else f"{p:.4f}"}
             )
-    return pd.DataFrame(found).set_index("against")
+    return pd.DataFrame(found, columns=["against", "difference", "small lesions", "p, Holm"]).set_index("against")
+
+
+def gflops_table(metrics: dict[str, dict]) -> pd.DataFrame:
+    """GFLOP a picture (2 per multiply-add) by keep ratio, and how many times less than the whole model."""
+    whole = metrics["gflops.whole.all"]["value"]
+    found = {}
+    for kind, words in GFLOPS.items():
+        entries = {f"{r:g}": metrics.get(f"gflops.{kind}.{rows.label_of(r)}") for r in RATIOS}
+        found[words] = {f"keep {r}": f"{e['value']:.2f} ({whole / e['value']:.2f} ×)" for r, e in entries.items() if e}
+    return pd.DataFrame(found).T.rename_axis(f"whole model: {whole:.2f} GFLOP")
+
+
+GFLOPS = {
+    "pruning": "pruning after the middle block",
+    "pruning_with_search": "the same, with membership A's search",
+    "merging": "token merging, with its matching",
+}
 
 
 def dual_table(metrics: dict[str, dict]) -> pd.DataFrame:
@@ -140,6 +155,6 @@ def certificate_line(got: LesionPictures, index: int = 0) -> str:
 
 def verdict_lines(report) -> str:
     """Decision, threshold and checks of a report, a line each."""
-    reason = report.thresholds.get("reason", "")
-    lines = [f"{report.cohort}, {report.split}: {report.decision} ({reason})"]
+    bounds = ", ".join(f"{k} {v}" for k, v in report.thresholds.items() if k not in ("reason", "value", "locked"))
+    lines = [f"{report.cohort}, {report.split}: {report.decision} (against {bounds}: {report.thresholds['reason']})"]
     return "\n".join([*lines, *(f"  {name}: {outcome}" for name, outcome in sorted(report.checks.items()))])

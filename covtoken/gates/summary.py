@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from covtoken.gates.method_names import cell
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.gates.report import GateReport
 
@@ -129,18 +130,19 @@ def mechanism(report: GateReport) -> str:
         "undecided": "not told apart from that of as many background tokens",
     }[spectrum]
     at_repaired = m["recall_gain.membership_minus_coverage_repaired"]
-    met = {name: f"{m[f'constraint_met.rankme.{name}']['value']:.0%}" for name in ("dual", "repaired")}
-    rank = {name: f"{m[f'rank.{name}']['value']:.0%}" for name in RANKS}
+    met = {name: _value(m[f"constraint_met.rankme.{name}"], ".0%") for name in ("dual", "repaired")}
+    rank = {name: _value(m[f"rank.{name}"], ".0%") for name in RANKS}
     recalls = [_cell(m[f"recall_small.{name}"]) for name in ("coverage_greedy", "rankme.greedy.membership")]
     cosines = [_cell(m[f"likeness.{name}"]) for name in ("inside", "outside")]
-    tokens = f"{m['tokens_kept.rankme.dual']['value']:.1f}"
-    ranks = [f"{m[f'spectrum.{name}']['value']:.0f}" for name in ("lesion", "background")]
+    tokens = _value(m["tokens_kept.rankme.dual"], ".1f")
+    ranks = [_value(m[f"spectrum.{name}"], ".0f") for name in ("lesion", "background")]
     return (
         f"**Mechanism.** Well optimised RankMe {lost}: recall {recalls[0]} against {recalls[1]}, difference "
         f"{_cell(gain, '+.3f')}. The repaired dual, whose floor is met on {met['repaired']} of pictures, differs by "
         f"{_cell(at_repaired, '+.3f')}; as specified the floor is met on {met['dual']}, with {tokens} tokens kept. "
-        f"Tokens of one lesion {alike} random tokens beside it (mean squared cosine {cosines[0]} against "
-        f"{cosines[1]}). A choice that is paid for new directions takes the first token of a small lesion at rank "
+        f"Tokens of one lesion {alike} those of a patch of the same shape elsewhere in the picture (mean squared "
+        f"cosine {cosines[0]} against {cosines[1]}). A choice that is paid for new directions takes the first token of "
+        f"a small lesion at rank "
         f"{rank['first.spanning']} of the picture's tokens and half of them at {rank['half.spanning']}; membership at "
         f"{rank['first.membership']} and {rank['half.membership']}. The spectrum of pooled lesion tokens (RankMe "
         f"{ranks[0]} against {ranks[1]}) is {words}."
@@ -163,10 +165,11 @@ def _short(gate: str) -> str:
 
 
 def _cell(entry: dict | None, style: str = ".3f") -> str:
-    if not entry or entry["value"] is None:
-        return "–"
-    bounds = f" [{entry['ci95'][0]:{style}}, {entry['ci95'][1]:{style}}]" if entry["ci95"] else ""
-    return f"{entry['value']:{style}}{bounds}".replace("-", "−")
+    return cell(entry, style, none="–")
+
+
+def _value(entry: dict, style: str) -> str:
+    return "–" if entry["value"] is None else format(entry["value"], style)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -39,9 +39,11 @@ run, path = runs.run_and_write_budget(
     "3", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics = run.report.metrics
-print(f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: "
-      f"{run.report.parameters['n_small_lesions']} small of {run.report.parameters['n_lesions']} lesions in "
-      f"{run.report.parameters['n_lesion_images']} pictures; greedy on {run.report.parameters['n_greedy']}")
+print(
+    f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: "
+    f"{run.report.parameters['n_small_lesions']} small of {run.report.parameters['n_lesions']} lesions in "
+    f"{run.report.parameters['n_lesion_images']} pictures; greedy on {run.report.parameters['n_greedy']}"
+)
 print(run.report.parameters["alarm_says"])
 
 # %%
@@ -61,10 +63,12 @@ gain_forest(run.report.chart_data["gains"], title="Fewer small lesions missed at
 show_budget.gain_table(metrics)
 
 # %% [markdown]
-# ## Which tokens stay
-# A quarter of the tokens, yellow; the outline is the lesion. Cases are spread over lesion size, not chosen by result.
+# ## What it costs, and which tokens stay
+# The cost of a picture, then a quarter of the tokens, yellow; the outline is the lesion. Cases are spread over lesion
+# size, not chosen by result.
 
 # %%
+display(show_budget.gflops_table(metrics))
 panels = show_budget.kept_panels(run.pictures)
 lesion_maps(panels, title="Kept tokens", columns=len({panel["name"] for panel in panels}), size=128)
 
