@@ -118,7 +118,13 @@ def mechanism(report: GateReport) -> str:
     m = report.metrics
     gain, spectrum = m["recall_gain.membership_minus_coverage_greedy"], report.checks["lesion_spectrum"]
     likeness = m["likeness.inside_minus_outside"]
-    alike = "repeat each other more than" if _low(likeness) > 0 else "do not repeat each other more than"
+    more = _low(likeness) > 0
+    alike = "repeat each other more than" if more else "do not repeat each other beyond doubt more than"
+    so = (
+        "coverage pays for few of them"
+        if more
+        else "to coverage a lesion is a patch like any other, and gets a share of the tokens, not preference"
+    )
     lost = (
         "keeps less of small lesions than membership A at the same number of tokens"
         if _low(gain) > 0
@@ -141,9 +147,9 @@ def mechanism(report: GateReport) -> str:
         f"{_cell(gain, '+.3f')}. The repaired dual, whose floor is met on {met['repaired']} of pictures, differs by "
         f"{_cell(at_repaired, '+.3f')}; as specified the floor is met on {met['dual']}, with {tokens} tokens kept. "
         f"Tokens of one lesion {alike} those of a patch of the same shape elsewhere in the picture (mean squared "
-        f"cosine {cosines[0]} against {cosines[1]}). A choice that is paid for new directions takes the first token of "
-        f"a small lesion at rank "
-        f"{rank['first.spanning']} of the picture's tokens and half of them at {rank['half.spanning']}; membership at "
+        f"cosine {cosines[0]} against {cosines[1]}): {so}. A choice that is paid for new directions takes the first "
+        f"token of a small lesion at rank {rank['first.spanning']} of the picture's tokens and half of them at "
+        f"{rank['half.spanning']}; membership at "
         f"{rank['first.membership']} and {rank['half.membership']}. The spectrum of pooled lesion tokens (RankMe "
         f"{ranks[0]} against {ranks[1]}) is {words}."
     )
