@@ -66,7 +66,8 @@ def summary(reports: Iterable[GateReport]) -> str:
             "# Every gate, every cohort",
             "",
             f"{WRITTEN} GO and NO-GO answer the gate's question by a rule that was fixed before; NO-VERDICT: too few "
-            "units, or no answer possible. NO-GO is a finding like any other.",
+            "units, or no answer possible. NO-GO is a finding like any other; GO of the negative result means that it "
+            "holds.",
             "",
             *_markdown(["gate", *cohorts], decisions),
             "",
