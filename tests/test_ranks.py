@@ -132,3 +132,11 @@ def test_paired_difference_is_over_the_same_items():
 def test_refusals(call, message):
     with pytest.raises(CovtokenError, match=message):
         call()
+
+
+def test_holm_is_statsmodels_holm():
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).random(23) ** 3
+    found = holm({str(i): value for i, value in enumerate(p)})
+    assert list(found.values()) == pytest.approx(multipletests(p, method="holm")[1].tolist())

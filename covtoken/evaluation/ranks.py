@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
-from statsmodels.stats.multitest import multipletests
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import mean_draws
@@ -96,6 +95,9 @@ def grouped_spearman(
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values by name, in the order given: all tests of one family, or the promise does not hold.
 
+    The same numbers as statsmodels gives (a test holds it to that), which collects garbage at every call: a quarter of
+    a second each.
+
     Raises:
         CovtokenError: none, or one that is NaN or outside 0…1.
     """
@@ -104,8 +106,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     bad = [f"{name} = {p}" for name, p in p_values.items() if not 0 <= p <= 1]
     if bad:
         raise CovtokenError(f"holm: p-values must lie in 0…1, got {', '.join(bad)}; leave out tests that were not made")
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted)))
+    p = np.fromiter(p_values.values(), dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = stepped
+    return dict(zip(p_values, adjusted.tolist()))
 
 
 def paired_difference(

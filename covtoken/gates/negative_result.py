@@ -47,7 +47,7 @@ PAIRS = (
 )
 NAMED = {"coverage_dual": "rankme.dual", "coverage_repaired": "rankme.repaired", "coverage_greedy": "rankme.greedy"}
 DEFECTS = ("coverage_is_membership",)
-SPECTRUM_TOKENS, SPECTRUM_DRAWS = 3000, 200
+SPECTRUM_TOKENS, SPECTRUM_DRAWS = 3000, 100
 HEADLINES = (
     *(f"recall_small.{name}" for name in (*NAMED, "membership")),
     *(f"recall_gain.membership_minus_{name}" for name in NAMED),

@@ -27,7 +27,7 @@ from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.recommended import recommended_maps
 from covtoken.subspace.scorers import score_maps
 
-N_PICTURES = 6
+N_PICTURES = 3
 METHODS = {
     "density": "membership A",
     "recommended": "recommended",
