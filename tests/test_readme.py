@@ -18,10 +18,11 @@ def test_table_is_what_the_reports_say():
 
 def test_the_first_python_block_runs():
     block = re.search(r"```python\n(.*?)```", TEXT, re.S).group(1)
-    assert len(block.strip().splitlines()) == 5
+    assert len(block.strip().splitlines()) == 6
     names = {}
     exec(compile(block, "README.md", "exec"), names)
     assert tuple(names["membership"].shape) == (4, 256)
+    assert names["kept"].sum(axis=1).tolist() == [64] * 4
 
 
 def test_links_lead_to_files():

@@ -211,12 +211,14 @@ def prepare(
 
 
 def _maps(plan: Plan, bank, pictures, names: Sequence[str]) -> dict[str, np.ndarray]:
-    maps = {n: score_maps(plan.recipes[n], bank, pictures, seed=SEED) for n in names if n not in FIXED}
-    if any(name in FIXED for name in names):
-        fixed = recommended_maps(
+    fixed = [name for name in names if name in FIXED]
+    alone = fixed == ["recommended"]  # then nobody needs the rarity of every picture, which costs a search
+    maps = {n: score_maps(plan.recipes[n], bank, pictures, seed=SEED) for n in names if alone or n not in FIXED}
+    if fixed and not alone:
+        found = recommended_maps(
             plan.recipes["recommended"], bank, pictures, with_head="direction_without_head" in names
         )
-        maps |= {name: fixed[name] for name in names if name in FIXED}
+        maps |= {name: found[name] for name in fixed}
     return maps
 
 

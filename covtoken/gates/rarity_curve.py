@@ -24,7 +24,6 @@ from covtoken.gates.plan import SEED
 from covtoken.gates.scoring import Extractor, in_split
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
-from covtoken.subspace.recommended import recommended_maps
 from covtoken.subspace.scorers import score_maps
 
 N_PICTURES = 3
@@ -59,8 +58,7 @@ def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.nd
     y = project(tokens, fitted.mean, fitted.directions)
     n_tokens, width = y.shape[1], tokens.shape[-1]
     k, seeds = budget(n_tokens, GREEDY_RATIO), picture_seeds([case.name for case, _ in drawn], SEED)
-    maps = {"density": score_maps(plan.recipes["density"], bank, pictures, seed=SEED)}
-    maps |= {"recommended": recommended_maps(plan.recipes["recommended"], bank, pictures, False)["recommended"]}
+    maps = {name: score_maps(plan.recipes[name], bank, pictures, seed=SEED) for name in ("density", "recommended")}
     kept = {name: kept_tokens(found, k=k) for name, found in maps.items()}
     sets = {
         "rankme_greedy": greedy("rankme", y, k, width=width, seed=seeds),
