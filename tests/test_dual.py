@@ -241,10 +241,6 @@ def test_neighbours_do_not_matter(name, schedule):
     assert torch.equal(prune(name, y.flip(0), width=WIDTH, seed=3, schedule=schedule).mask.flip(0), together.mask)
 
 
-NOISE = "eigenvalues that are zero but for rounding enter RankMe as up to 1e-8 of the largest singular value"
-
-
-@pytest.mark.xfail(strict=True, reason=NOISE)
 def test_neighbours_do_not_matter_where_fewer_tokens_than_directions_are_kept():
     y, schedule = tokens(58, 4, 12, 5), replace(REPAIRED, steps=30)
     y[2] = 0
@@ -255,7 +251,6 @@ def test_neighbours_do_not_matter_where_fewer_tokens_than_directions_are_kept():
         torch.testing.assert_close(alone.logits[0], together.logits[i], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the Gram's side, and with it the number of 1e-7 added, is that of the batch")
 def test_rankme_of_rows_does_not_depend_on_the_neighbours():
     y = tokens(68, 2, 20, 12)
     weight = torch.zeros(2, 20, dtype=torch.float64)
@@ -266,7 +261,6 @@ def test_rankme_of_rows_does_not_depend_on_the_neighbours():
     torch.testing.assert_close(together, alone, rtol=1e-7, atol=0)
 
 
-@pytest.mark.xfail(strict=True, reason=NOISE)
 def test_repaired_meets_its_constraint_where_every_token_stands_twice():
     """One of each pair covers as much as both: the constraint holds with equality, or fails by rounding alone."""
     for seed in range(12):
@@ -274,7 +268,6 @@ def test_repaired_meets_its_constraint_where_every_token_stands_twice():
         assert prune("rankme", y, width=WIDTH, slack=0.0, schedule=replace(REPAIRED, steps=30)).met.all()
 
 
-@pytest.mark.xfail(strict=True, reason="the rounding allowed in met is absolute, so that a coverage below it always is")
 def test_nothing_kept_never_meets_a_floor():
     schedule = replace(SPECIFIED, steps=2, logit=-30.0, rate=0.0)
     found = prune("coding_rate", 1e-7 * tokens(67, 2, 14, 5), width=WIDTH, slack=0.05, schedule=schedule)

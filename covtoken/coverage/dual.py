@@ -167,10 +167,10 @@ def prune(
     finally:
         torch.set_flush_denormal(False)
     mask = logits > 0
-    tolerance = 1e-9 * full.clamp(min=1)
+    tolerance = 1e-9 * full
     met_before = full - coverage(name, y, mask.double(), width=width) <= delta + tolerance
     if schedule.repair:
-        mask = repaired(name, y, mask, full - delta, width=width)
+        mask = repaired(name, y, mask, full - delta - tolerance, width=width)
     covered = coverage(name, y, mask.double(), width=width)
     drop = full - covered
     return Pruned(

@@ -160,12 +160,15 @@ def _threads() -> ThreadPoolExecutor:
 
 def _entropy_rank(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """RankMe [...], singular values [..., n], their sum [..., 1] (1 where it is 0) and shares [..., n]."""
-    singular = eigenvalues.clamp(min=0).sqrt()
+    # What is zero but for rounding is zero: its root would be up to 1e-8 of the largest singular value.
+    noise = eigenvalues.shape[-1] * torch.finfo(eigenvalues.dtype).eps * eigenvalues.amax(-1, keepdim=True)
+    singular = torch.where(eigenvalues > noise.clamp(min=0), eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
     total = singular.sum(-1, keepdim=True)
     empty = total <= 0
     total = torch.where(empty, torch.ones_like(total), total)
     share = singular / total + EPSILON
-    value = torch.exp(-(share * share.log()).sum(-1))
+    # Zeros add nothing, so that either side's Gram gives the same number.
+    value = torch.exp(-torch.where(singular > 0, share * share.log(), torch.zeros_like(share)).sum(-1))
     return torch.where(empty[..., 0], torch.zeros_like(value), value), singular, total, share
 
 

@@ -7,22 +7,17 @@ flags of tokens, lesions with their areas, and units as hashes.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
-from covtoken.evaluation.records import digest_of
-from covtoken.paths import write_then_rename
+from covtoken.evaluation.records import read_arrays, write_arrays
 
 MAX_SCORERS = 10
-MAX_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -87,16 +82,7 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
     if labels.organ is not None:
         tensors["organ"] = np.packbits(labels.organ, axis=1)
     header = recorded.header | {"n_tokens": int(labels.lesion.shape[1])}
-    text = json.dumps(header, sort_keys=True)
-    digest = digest_of(tensors, text)
-    with write_then_rename(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"header": text, "sha256": digest})
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
-        if temporary.stat().st_size > MAX_BYTES:
-            raise CovtokenError(f"{path}: {temporary.stat().st_size} bytes, at most {MAX_BYTES}: record fewer scorers")
-    return path
+    return write_arrays(tensors, header, path, "scorers")
 
 
 def load_scores(path: Path) -> RecordedScores:
@@ -107,15 +93,7 @@ def load_scores(path: Path) -> RecordedScores:
     """
     if not path.exists():
         raise CovtokenError(f"no recorded scores at {path}: record them with `covtoken gate 1 --split test --record`")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CovtokenError(f"{path}: truncated or no safetensors file ({error}); restore it from git") from error
-    if meta.get("sha256") != digest_of(tensors, meta.get("header", "")):
-        raise CovtokenError(f"{path}: its content does not fit its digest; restore it from git")
-    header = json.loads(meta["header"])
+    tensors, header = read_arrays(path)
     n_tokens = header["n_tokens"]
 
     def bits(name: str) -> np.ndarray:

@@ -53,17 +53,20 @@ def save_records(records: Records, path: Path) -> Path:
     for name, array in records.arrays.items():
         if array.dtype.kind not in "biuf":
             raise CovtokenError(f"records: {name} is {array.dtype}, expected numbers")
-    text = json.dumps(records.header, sort_keys=True, allow_nan=False)
-    tensors = {
-        name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in records.arrays.items()
-    }
+    return write_arrays(records.arrays, records.header, path, "columns")
+
+
+def write_arrays(arrays: dict[str, np.ndarray], header: dict[str, Any], path: Path, what: str) -> Path:
+    """Write arrays, a header and their digest, whole or not at all, at most 2 MB; ``what``: to record fewer of."""
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    tensors = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     with write_then_rename(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"header": text, "sha256": digest_of(tensors, text)})
+            save_file(tensors, temporary, metadata={"header": text, "sha256": _digest(tensors, text)})
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(str(error)) from error
         if temporary.stat().st_size > MAX_BYTES:
-            raise CovtokenError(f"{path}: {temporary.stat().st_size} bytes, at most {MAX_BYTES}: record fewer columns")
+            raise CovtokenError(f"{path}: {temporary.stat().st_size} bytes, at most {MAX_BYTES}: record fewer {what}")
     return path
 
 
@@ -77,18 +80,27 @@ def load_records(path: Path) -> Records:
         raise CovtokenError(
             f"no records at {path}: write them with `covtoken gate {path.stem.removeprefix('gate')} … --record`"
         )
+    return Records(*read_arrays(path))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and header of a file that ``write_arrays`` wrote.
+
+    Raises:
+        CovtokenError: the file is truncated or edited.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             meta = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CovtokenError(f"{path}: truncated or no safetensors file ({error}); restore it from git") from error
-    if meta.get("sha256") != digest_of(arrays, meta.get("header", "")):
+    if meta.get("sha256") != _digest(arrays, meta.get("header", "")):
         raise CovtokenError(f"{path}: its content does not fit its digest; restore it from git")
-    return Records(arrays, json.loads(meta["header"]))
+    return arrays, json.loads(meta["header"])
 
 
-def digest_of(arrays: dict[str, np.ndarray], header: str) -> str:
+def _digest(arrays: dict[str, np.ndarray], header: str) -> str:
     """sha256 over a header and arrays with their names, types and shapes."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(arrays):
