@@ -91,8 +91,7 @@ def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0) -> np.nd
     reach = 3.0 * radius * np.sqrt(aspect)
     top, bottom = np.clip([int(row - reach), int(row + reach) + 1], 0, shape[0])
     left, right = np.clip([int(column - reach), int(column + reach) + 1], 0, shape[1])
-    y, x = np.mgrid[top:bottom, left:right].astype(float)
-    y, x = y - row, x - column
+    y, x = np.arange(top, bottom)[:, None] - row, np.arange(left, right)[None] - column
     u = (np.cos(angle) * x + np.sin(angle) * y) / (radius * np.sqrt(aspect))
     v = (-np.sin(angle) * x + np.cos(angle) * y) / (radius / np.sqrt(aspect))
     outline = 1.0
@@ -221,8 +220,9 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def _below(blob, row, rows, columns, column, radius) -> np.ndarray:
     """The column of tissue behind a blob, 0…1, fading with distance."""
-    lateral = np.exp(-(((columns - column) / (0.8 * radius)) ** 4))
-    return lateral * (rows > row) * (blob > 1) * np.exp(-(rows - row) / (6.0 * radius))
+    lateral = np.exp(-(((columns[:1] - column) / (0.8 * radius)) ** 4))
+    along = np.exp(-(rows[:, :1] - row) / (6.0 * radius))
+    return lateral * (rows > row) * (blob > 1) * along
 
 
 # ---- CT --------------------------------------------------------------------------------------------------------------

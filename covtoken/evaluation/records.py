@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
 MAX_BYTES = 2_000_000
@@ -88,7 +89,9 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises:
         CovtokenError: the file is truncated or edited.
+        LabelLeak: during construction, the file is a mask.
     """
+    refuse_mask_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             meta = file.metadata() or {}

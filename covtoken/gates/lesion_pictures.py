@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.weights import load_backbone
 from covtoken.coverage.functionals import project
 from covtoken.data.case import Case, Cohort
@@ -27,8 +28,23 @@ from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.scoring import Extractor, evaluated_pairs, heed_alarms, limited, need_lesions
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
-from covtoken.subspace.recommended import recommended_maps
+from covtoken.subspace.direction import Direction
+from covtoken.subspace.recommended import direction_maps, direction_of, recommended_maps
 from covtoken.subspace.scorers import score_maps
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one bank gave, kept for pictures that are scored later.
+
+    Attributes:
+        bank: its features. subspace: membership A's, at the middle block. direction: the recommended score's, where it
+            alone was asked for.
+    """
+
+    bank: FeatureSet
+    subspace: DensitySubspace
+    direction: Direction | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class LesionPictures:
             in coordinates of the density subspace's directions. centred: [N, T, D] float32, the same unprojected.
         labels: of the N pictures; ``small``: [L] bool, which lesions are small. cases: N.
         alarms: what the label-free alarm said of each bank, where a recommended map was asked for.
+        references: one a bank: of a fold, or of the split.
     """
 
     cohort: Cohort
@@ -57,6 +74,7 @@ class LesionPictures:
     labels: SplitLabels
     cases: tuple[Case, ...]
     alarms: list[dict]
+    references: tuple[Reference, ...] = ()
 
     @property
     def width(self) -> int:
@@ -190,14 +208,14 @@ def prepare(
     plan, locked = (fixed_plan, True) if fixed_plan else plan_for(opened, under, extracting, bound, need_lock)
     names = [n for n in (plan.recipes if scorers is None else scorers) if n in plan.recipes]
     pairs, cases = evaluated_pairs(opened, split, extracting)
-    parts = [_maps(plan, bank, pictures, names) for bank, pictures in pairs]
+    references = tuple(_reference(plan, bank, names) for bank, _ in pairs)
+    parts = [_maps(plan, one, pictures, names) for one, (_, pictures) in zip(references, pairs, strict=True)]
     alarms = heed_alarms(parts, pairs, plan, vit) if "recommended" in names else []
     maps = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    subspaces = [_subspace(plan, bank) for bank, _ in pairs]
     labels = label(cases, opened, *extracting.grid)
     need_lesions(labels, opened, split)
     held = np.flatnonzero(labels.lesion.any(axis=1))
-    y, centred = _projected(plan, pairs, subspaces, held)
+    y, centred = _projected(plan, pairs, references, held)
     labels = only_pictures(labels, held)
     if split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
@@ -206,36 +224,38 @@ def prepare(
     return LesionPictures(
         *(opened, split, vit.name, vit, plan, locked, bound),
         *({name: found[held] for name, found in maps.items()}, y, centred, labels),
-        *(tuple(cases[i] for i in held), alarms),
+        *(tuple(cases[i] for i in held), alarms, references),
     )
 
 
-def _maps(plan: Plan, bank, pictures, names: Sequence[str]) -> dict[str, np.ndarray]:
-    fixed = [name for name in names if name in FIXED]
-    alone = fixed == ["recommended"]  # then nobody needs the rarity of every picture, which costs a search
-    maps = {n: score_maps(plan.recipes[n], bank, pictures, seed=SEED) for n in names if alone or n not in FIXED}
-    if fixed and not alone:
-        found = recommended_maps(
-            plan.recipes["recommended"], bank, pictures, with_head="direction_without_head" in names
-        )
+def _reference(plan: Plan, bank: FeatureSet, names: Sequence[str]) -> Reference:
+    middle = build_bank(bank, plan.middle)
+    subspace = DensitySubspace.fit(middle, rank=min(64, middle.tokens.shape[1]))
+    # Alone, the recommended map needs no rarity of every picture, which costs a search.
+    alone = [name for name in names if name in FIXED] == ["recommended"]
+    return Reference(bank, subspace, direction_of(plan.recipes["recommended"], bank) if alone else None)
+
+
+def _maps(plan: Plan, reference: Reference, pictures: FeatureSet, names: Sequence[str]) -> dict[str, np.ndarray]:
+    bank, recipe = reference.bank, plan.recipes.get("recommended")
+    maps = {n: score_maps(plan.recipes[n], bank, pictures, seed=SEED) for n in names if n not in FIXED}
+    if reference.direction is not None:
+        maps["recommended"] = direction_maps(recipe, reference.direction, pictures)
+    elif fixed := [name for name in names if name in FIXED]:
+        found = recommended_maps(recipe, bank, pictures, with_head="direction_without_head" in names)
         maps |= {name: found[name] for name in fixed}
     return maps
 
 
-def _subspace(plan: Plan, bank_features) -> DensitySubspace:
-    bank = build_bank(bank_features, plan.middle)
-    return DensitySubspace.fit(bank, rank=min(64, bank.tokens.shape[1]))
-
-
-def _projected(plan: Plan, pairs, subspaces, held: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _projected(plan: Plan, pairs, references: Sequence[Reference], held: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of the lesion pictures, each projected by the subspace of its own bank."""
     ys, all_centred, start = [], [], 0
-    for (_, pictures), fitted in zip(pairs, subspaces, strict=True):
+    for (_, pictures), reference in zip(pairs, references, strict=True):
         here = held[(held >= start) & (held < start + len(pictures))] - start
         start += len(pictures)
         if not len(here):
             continue
-        tokens = pictures.subset(here.tolist()).tokens(plan.middle)
+        tokens, fitted = pictures.subset(here.tolist()).tokens(plan.middle), reference.subspace
         ys.append(project(tokens, fitted.mean, fitted.directions))
         all_centred.append(tokens - fitted.mean)
     return torch.cat(ys), torch.cat(all_centred)

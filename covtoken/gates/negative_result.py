@@ -8,7 +8,9 @@ tokens, how much they repeat each other, when they are picked, and what happens 
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -108,10 +110,13 @@ def _matched(got: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.nda
     n_tokens, everyone = got.y.shape[1], np.arange(len(got.cases))
     k = budget(n_tokens, rows.GREEDY_RATIO)
     found, spread = {}, spanning(got.y, k)
+    duals = [pair for pair in PAIRS if pair[1] in rows.SCHEDULES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the coding rate's dual keeps one core busy, others more
+        pruned = dict(zip(duals, pool.map(lambda pair: rows.pruned_by(got, *pair), duals)))
     for functional, optimiser in PAIRS:
         few = everyone
         if optimiser in rows.SCHEDULES:
-            mask = rows.pruned_by(got, functional, optimiser).mask.numpy()
+            mask = pruned[functional, optimiser].mask.numpy()
         elif optimiser == "greedy":
             few, sets = rows.greedy_sets(got, functional, n_greedy)
             mask = np.zeros((len(everyone), n_tokens), dtype=bool)

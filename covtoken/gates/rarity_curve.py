@@ -22,8 +22,7 @@ from covtoken.gates.budget_rows import GREEDY_RATIO, as_mask
 from covtoken.gates.lesion_pictures import LesionPictures, picture_seeds
 from covtoken.gates.plan import SEED
 from covtoken.gates.scoring import Extractor, in_split
-from covtoken.subspace.bank import build_bank
-from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.recommended import direction_maps
 from covtoken.subspace.scorers import score_maps
 
 N_PICTURES = 3
@@ -42,7 +41,7 @@ def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.nd
     """Recall [size, picture] at keep 0.25 of every method, and ``size``, the lesion's tokens: on lesion-free pictures.
 
     Args:
-        got: of the phantom; its plan, backbone and split are used, its pictures are not.
+        got: of the phantom; its plan, split and reference are used, its pictures are not.
     """
     cohort, plan = open_cohort("phantom"), got.plan
     splits = load_splits(cohort)
@@ -50,15 +49,17 @@ def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.nd
     order = np.argsort(hashed_units([case.name for case in free]), kind="stable")
     base = [free[i] for i in order[:N_PICTURES]]
     drawn = [grown(case, size) for size in SIZES for case in base]
-    bank = extracting(in_split(cohort, splits, "bank"))
     pictures = extracting([case for case, _ in drawn])
     lesion = np.stack([token_labels(mask, pictures.rows, pictures.cols).lesion for _, mask in drawn])
-    fitted = DensitySubspace.fit(build_bank(bank, plan.middle))
-    tokens = pictures.tokens(plan.middle)
+    reference, tokens = got.references[0], pictures.tokens(plan.middle)
+    fitted = reference.subspace
     y = project(tokens, fitted.mean, fitted.directions)
     n_tokens, width = y.shape[1], tokens.shape[-1]
     k, seeds = budget(n_tokens, GREEDY_RATIO), picture_seeds([case.name for case, _ in drawn], SEED)
-    maps = {name: score_maps(plan.recipes[name], bank, pictures, seed=SEED) for name in ("density", "recommended")}
+    maps = {
+        "density": score_maps(plan.recipes["density"], reference.bank, pictures, seed=SEED),
+        "recommended": direction_maps(plan.recipes["recommended"], reference.direction, pictures),
+    }
     kept = {name: kept_tokens(found, k=k) for name, found in maps.items()}
     sets = {
         "rankme_greedy": greedy("rankme", y, k, width=width, seed=seeds),

@@ -9,7 +9,7 @@ import numpy as np
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.direction import bank_rarity, direction_moments, distilled, target_reference
+from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, distilled, target_reference
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.scorers import Recipe, token_maps
@@ -27,10 +27,8 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
     Raises:
         LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
     """
-    refuse_label_arrays("the recommended score", bank_features, features)
-    refuse_label_choice("the recommended score", bank_features)
-    if recipe.scorer != "direction" or not recipe.pooled:
-        raise CovtokenError(f"the recommended score is the pooled direction, got {recipe.scorer!r}")
+    refuse_label_arrays("the recommended score", features)
+    _check(recipe, bank_features)
     target_block, *settings = recipe.extra
     with construction("the recommended score"):
         reference = target_reference(bank_features, target_block)
@@ -49,3 +47,29 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
         if not np.isfinite(maps).all():
             raise CovtokenError(f"score {name!r} at block {recipe.block} gave NaN: check the weights and the pictures")
     return {name: recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma) for name, maps in raw.items()}
+
+
+def direction_of(recipe: Recipe, bank_features) -> Direction:
+    """The recommended recipe's direction, fitted once for pictures that come later (``direction_maps``).
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
+    """
+    _check(recipe, bank_features)
+    return Direction.fit(bank_features, recipe.block, *recipe.extra)
+
+
+def direction_maps(recipe: Recipe, fitted: Direction, features) -> np.ndarray:
+    """The recommended maps [N, T] float32 of pictures, by a direction that was fitted before."""
+    refuse_label_arrays("the recommended score", features)
+    maps = token_maps(lambda z, part: fitted.score(z), recipe.block, True, features)
+    if not np.isfinite(maps).all():
+        raise CovtokenError(f"the direction at block {recipe.block} gave NaN: check the weights and the pictures")
+    return recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma)
+
+
+def _check(recipe: Recipe, bank_features) -> None:
+    refuse_label_arrays("the recommended score", bank_features)
+    refuse_label_choice("the recommended score", bank_features)
+    if recipe.scorer != "direction" or not recipe.pooled:
+        raise CovtokenError(f"the recommended score is the pooled direction, got {recipe.scorer!r}")
