@@ -247,7 +247,9 @@ def _maps(plan: Plan, reference: Reference, pictures: FeatureSet, names: Sequenc
     return maps
 
 
-def _projected(plan: Plan, pairs, references: Sequence[Reference], held: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _projected(
+    plan: Plan, pairs, references: Sequence[Reference], held: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of the lesion pictures, each projected by the subspace of its own bank."""
     ys, all_centred, start = [], [], 0
     for (_, pictures), reference in zip(pairs, references, strict=True):
