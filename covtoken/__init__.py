@@ -36,6 +36,7 @@ _PUBLIC = {
     "greedy_k_center": "covtoken.subspace.coreset",
     "prototype_bank": "covtoken.subspace.prototypes",
     "Recipe": "covtoken.subspace.scorers",
+    "IN_ORGAN": "covtoken.subspace.scorers",
     "RECOMMENDED": "covtoken.subspace.scorers",
     "SCORERS": "covtoken.subspace.scorers",
     "raw_maps": "covtoken.subspace.scorers",

@@ -100,10 +100,23 @@ def ablate(
     choose: Annotated[
         bool, typer.Option("--choose", help="Run nothing: print the recipe that the committed ablations give.")
     ] = False,
+    in_organ: Annotated[
+        bool, typer.Option("--in-organ", help="Of O, the score for inside an organ, not of D.")
+    ] = False,
 ) -> None:
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
-    from covtoken.gates import ablation, show_ablation
+    from covtoken.gates import ablation, in_organ_choice, show_ablation
 
+    if in_organ:
+        if choose:
+            recipe, ranking = in_organ_choice.recommend_in_organ()
+            console.print(in_organ_choice.in_organ_table(ranking))
+            console.print(str(recipe), markup=False, soft_wrap=True)
+            return
+        content = in_organ_choice.run_in_organ(cohort, backbone, data=data)
+        console.print(in_organ_choice.in_organ_table(content["variants"]))
+        console.print(f"written: {in_organ_choice.write_in_organ(content, recorded=record)}")
+        return
     if choose:
         recipe, ranking = ablation.recommend()
         console.print(show_ablation.ranking_table(ranking))

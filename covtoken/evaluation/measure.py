@@ -36,12 +36,17 @@ class Measured:
         if n is not None:
             self.own_n[name] = n
 
-    def difference(self, name: str, a: str, b: str) -> None:
-        """Add ``name`` = metric a − metric b, paired draw by draw; both must stand on the same tokens."""
-        n = self.own_n.get(a)
-        if n != self.own_n.get(b):
-            raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {self.own_n.get(b)}): they are not paired")
-        self.add(name, self.values[a] - self.values[b], self.draws[a] - self.draws[b], n)
+    def difference(self, name: str, a: str, b: str, of: Measured | None = None) -> None:
+        """Add ``name`` = metric a − metric b, paired draw by draw; both must stand on the same tokens.
+
+        Args:
+            of: where b was measured (None: here), on the same pictures and draws.
+        """
+        of = of or self
+        n, theirs = self.own_n.get(a), of.own_n.get(b)
+        if n != theirs or self.n != of.n:
+            raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {theirs}): they are not paired")
+        self.add(name, self.values[a] - of.values[b], self.draws[a] - of.draws[b], n)
 
     def interval(self, name: str) -> tuple[float, float]:
         """The 95 % percentile interval over units."""

@@ -293,7 +293,7 @@ def _evaluated(
     raw = token_maps(lambda z, part: z @ weights, block, pooled, selection)  # [N, T, places]
     out = {}
     for variant in variants:
-        out[variant] = _values(raw[..., places.index(replace(variant, sigma=0.0))], variant.sigma, selection, labels)
+        out[variant] = values_of(raw[..., places.index(replace(variant, sigma=0.0))], variant.sigma, selection, labels)
     return out
 
 
@@ -310,11 +310,11 @@ def _rounds(
         fitted = refined(fitted, bank, rarity) if n else _direction(moments, first, bank, rarity)
         weight = fitted.weight.float()
         raw = token_maps(lambda z, part, weight=weight: z @ weight, centre.block, centre.pooled, selection)
-        out |= {replace(variant, sigma=s): _values(raw, s, selection, labels) for s in SIGMAS}
+        out |= {replace(variant, sigma=s): values_of(raw, s, selection, labels) for s in SIGMAS}
     return out
 
 
-def _values(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> dict[str, float]:
+def values_of(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> dict[str, float]:
     """Pooled and image AUROC of smoothed maps."""
     keep, maps = ~labels.ignore, smooth(raw, selection.rows, selection.cols, sigma)
     inside = np.nanmean(image_auroc(maps, labels.lesion, keep))

@@ -27,6 +27,7 @@ from covtoken.gates.plan import BASELINES, SEED, Plan, binding, resolve_split
 from covtoken.gates.planning import plan_for
 from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.scoring import Extractor, centre_maps, limited, need_lesions, score
+from covtoken.subspace.scorers import IN_ORGAN
 
 TITLE = "Where lesions live"
 
@@ -36,6 +37,7 @@ PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
     "residual",
     "rarity",
     "direction_without_head",
+    "in_organ",
     "token_norm",
     "attention_last",
     "variance",
@@ -119,6 +121,10 @@ def run_gate1(
     measured = headline(recorded)
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
+    for kind, other in product(("organ_auroc", "organ_image_auroc"), ("recommended", "density", *BASELINES)):
+        ours, theirs = f"{kind}.in_organ", f"{kind}.{other}"
+        if ours in others.values and theirs in measured.values:
+            others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=measured)
     report = _report(recorded, measured, others, plan, opened, locked, alarms, started)
     return Gate1Run(report, recorded, plan, cases, opened)
 
@@ -220,6 +226,7 @@ def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "n_variants_looked_at": len(plan.table),
+            "in_organ": IN_ORGAN.to_json(),
             "alarm": alarms,
             "alarm_says": alarm_sentence(alarms),
         },

@@ -20,6 +20,7 @@ LABELS = {
     "rarity": "rarity PN",
     "direction_without_head": "D without the head",
     "head_student": "head's student",
+    "in_organ": "O, inside an organ",
     "variance": "patch variance",
     "patchcore": "PatchCore-style",
     "random": "random",
@@ -34,6 +35,7 @@ NOT_DRAWN = (
     "residual",
     "rarity",
     "direction_without_head",
+    "in_organ",
     "intensity_flipped",
 )
 

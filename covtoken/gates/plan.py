@@ -28,9 +28,9 @@ BASELINES = (
 
 MEMBERSHIPS = ("density", "residual")
 
-FIXED = ("recommended", "rarity", "direction_without_head")  # one recipe for all cohorts: not chosen here
+FIXED = ("recommended", "rarity", "direction_without_head", "in_organ")  # one recipe for all cohorts: not chosen here
 
-PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head")
+PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head", "in_organ")
 
 SEARCHING = (*PROPOSED, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
 

@@ -20,7 +20,7 @@ from covtoken.gates.plan import FIXED, SEED, Plan
 from covtoken.subspace.alarm import check_bank
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.recommended import recommended_maps
-from covtoken.subspace.scorers import raw_maps, score_maps
+from covtoken.subspace.scorers import in_organ, raw_maps, score_maps
 
 
 class Extractor:
@@ -90,7 +90,7 @@ def score(cohort: Cohort, split: str, plan: Plan, extracting: Extractor):
 
 
 def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
-    """Maps [N, T] of every recipe of the plan, and of plain density and attention at every block."""
+    """Maps [N, T] of every recipe of the plan, of O, and of plain density and attention at every block."""
     chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
     maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
     try:
@@ -100,6 +100,8 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
         raise CovtokenError(
             f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
         ) from error
+    if vit.has_saliency_head:
+        maps["in_organ"] = score_maps(in_organ(vit.n_blocks), bank, pictures, seed=SEED)
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)

@@ -33,6 +33,8 @@ from covtoken.subspace.residual import RANK, ResidualSubspace
 SIGMAS = (0.0, 0.5, 1.0)
 CHUNK = 64  # pictures held at a time
 CORESET = 1_000
+STUDENT_WEIGHTS = (0.25, 0.5, 1.0, 2.0)  # of the head's student beside A in O
+_LOGIT = "saliency logit"
 
 
 @dataclass(frozen=True)
@@ -169,15 +171,45 @@ def _direction_without_head(block, pooled, bank_features, features, seed, extra)
     if not pooled:
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
     head = direction_moments(bank_features, block, bank_features.saliency())
-    fitted = without_linear(Direction.fit(bank_features, block, *extra), head, target="saliency logit")
+    fitted = without_linear(Direction.fit(bank_features, block, *extra), head, target=_LOGIT)
     return token_maps(lambda z, part: fitted.score(z), block, True, features)
 
 
 def _head_student(block, pooled, bank_features, features, seed, extra):
     """What of the saliency head's logit a linear map can read off the tokens of one block (book/method.md)."""
     logits = bank_features.saliency()
-    fitted = Direction.fit_target(bank_features, block, logits, pooled, target="saliency logit")
+    fitted = Direction.fit_target(bank_features, block, logits, pooled, target=_LOGIT)
     return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
+
+
+def in_organ_parts(block, student_block, pooled: bool, bank_features, features) -> tuple[np.ndarray, np.ndarray]:
+    """The two maps [N, T] whose weighted sum is O: membership A, and the head's student, unsmoothed.
+
+    Each in standard deviations of what the bank's own tokens score (of A, the reference's, own unit left out), so that
+    a weight means the same with every bank. Both read tokens as they are, or both pooled ones.
+    """
+    bank = build_bank(bank_features, block, pooled=pooled)
+    units = bank.unit_ids(features.units)
+    far = token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
+    student = Direction.fit_target(bank_features, student_block, bank_features.saliency(), pooled, target=_LOGIT)
+    said, own = (
+        token_maps(lambda z, part: student.score(z), student_block, pooled, f) for f in (features, bank_features)
+    )
+    return _standardised(far, sparsity(bank.tokens, bank, bank.units).numpy()), _standardised(said, own)
+
+
+def _standardised(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    spread = float(np.std(of, dtype=np.float64))
+    if not spread > 0:
+        raise CovtokenError("every token of the bank scores the same: give pictures that differ")
+    return (values - float(np.mean(of, dtype=np.float64))) / spread
+
+
+def _in_organ(block, pooled, bank_features, features, seed, extra):
+    """O. ``extra`` holds the student's block and its weight."""
+    student_block, weight = extra
+    density, student = in_organ_parts(block, student_block, pooled, bank_features, features)
+    return density + weight * student
 
 
 def _token_norm(block, pooled, bank_features, features, seed, extra):
@@ -273,6 +305,13 @@ def _pairs(n_blocks: int) -> list[dict]:
     ]
 
 
+def _in_organ_places(n_blocks: int) -> list[dict]:
+    """A at and beside 0.75 L, the student where D reads, each weight."""
+    about, student = max(1, round(0.75 * n_blocks)), max(1, n_blocks // 2)
+    blocks = [b for b in (about - 1, about, about + 1) if 1 <= b <= n_blocks]
+    return [{"block": b, "pooled": False, "extra": (student, w)} for b in blocks for w in STUDENT_WEIGHTS]
+
+
 def _scorer(name: str, label: str, needs: str, maps, grid) -> tuple[str, Scorer]:
     return name, Scorer(name, label, frozenset(needs.split()), maps, grid)
 
@@ -331,6 +370,7 @@ SCORERS: dict[str, Scorer] = dict(
             _blockless,
         ),
         _scorer("head_student", "student of the saliency head", "tokens bank saliency", _head_student, _from_a_third),
+        _scorer("in_organ", "O, inside an organ", "tokens bank saliency", _in_organ, _in_organ_places),
     ]
 )
 
@@ -338,6 +378,12 @@ SCORERS: dict[str, Scorer] = dict(
 def recommended(n_blocks: int) -> Recipe:
     """The recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
     return scaled(RECOMMENDED, n_blocks)
+
+
+def in_organ(n_blocks: int) -> Recipe:
+    """O's recipe; on a backbone of another depth, at the same shares of it."""
+    student, weight = IN_ORGAN.extra
+    return replace(IN_ORGAN, block=at_depth(IN_ORGAN.block, n_blocks), extra=(at_depth(student, n_blocks), weight))
 
 
 def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
@@ -353,3 +399,5 @@ def at_depth(block: int, n_blocks: int) -> int:
 
 # What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
 RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 1.0, 2))
+# What `covtoken ablate --in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
+IN_ORGAN = Recipe("in_organ", 9, False, 0.5, extra=(6, 0.5))

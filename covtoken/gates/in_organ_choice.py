@@ -1,0 +1,159 @@
+"""The choice of O, the score for inside an organ, on the selection splits of the recipe cohorts.
+
+    content = run_in_organ("busi")     # selection split alone; no organ mask exists there, and none is opened
+    recipe, ranking = recommend_in_organ()
+
+**The rule.** Of A's block × the student's weight × σ, the highest mean over the recipe cohorts of pooled token AUROC.
+Variants within 0.002 of that are tied; a tie goes to the earlier block, then to the smaller weight, then to the smaller
+σ. That A and the student together are better inside a liver than either was noticed on LiTS (book/recommended.md): the
+rule chooses inside the family, and LiTS is no fresh test of the family.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rich.table import Table
+
+from covtoken.backbone.cache import features
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
+from covtoken.data.splits import load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, values_of
+from covtoken.gates.report import provenance, report_path
+from covtoken.gates.scoring import in_split, need_lesions
+from covtoken.paths import write_then_rename
+from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
+
+SCHEMA = "covtoken-in-organ/1"
+FIELDS = ("block", "weight", "sigma")
+
+
+def run_in_organ(
+    cohort: str, backbone: str = "embedded", *, data: str | None = None, cache: bool = True, progress: bool = True
+) -> dict[str, Any]:
+    """Every variant of O on one cohort's selection split, from pixels, ready to be written.
+
+    Raises:
+        CovtokenError: unknown names, a backbone without a saliency head, or a cohort without the splits or lesions.
+    """
+    started = time.perf_counter()
+    opened = open_cohort(cohort, **({"folder": data} if data else {}))
+    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    if not vit.has_saliency_head:
+        raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
+    splits = load_splits(opened)
+    cases = in_split(opened, splits, "selection")
+    blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.extra[0])})
+    bank, selection = (
+        features(of, vit, blocks, saliency=True, cache=cache, progress=progress)
+        for of in (in_split(opened, splits, "bank"), cases)
+    )
+    labels = label(cases, opened, selection.rows, selection.cols)
+    need_lesions(labels, opened, "selection")
+    return {
+        "schema": SCHEMA,
+        "cohort": opened.name,
+        "split": "selection",
+        "note": NOTE,
+        "backbone": vit.name,
+        "n_blocks": vit.n_blocks,
+        "n": {"bank_images": len(bank), "units": len(labels.unit_names), "images": len(selection)},
+        "variants": evaluate(bank, selection, labels, vit.n_blocks, progress),
+        "provenance": provenance(
+            data_fingerprint=data_fingerprint(opened),
+            weights_sha256=vit.weights_sha256,
+            seed=0,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    }
+
+
+def evaluate(bank, selection, labels: SplitLabels, n_blocks: int, progress: bool = False) -> list[dict[str, Any]]:
+    """Rows {block, weight, sigma, student_block, auroc, image_auroc}; weight 0 is A alone, for comparison."""
+    recipes = choices("in_organ", n_blocks)
+    places = {(r.block, r.extra[0], r.pooled): None for r in recipes}
+    rows = []
+    for block, student, pooled in track(list(places), "in organ", disable=not progress):
+        density, said = in_organ_parts(block, student, pooled, bank, selection)
+        here = [(r.extra[1], r.sigma) for r in recipes if (r.block, r.extra[0], r.pooled) == (block, student, pooled)]
+        alone = [(0.0, sigma) for sigma in dict.fromkeys(sigma for _, sigma in here)]
+        for weight, sigma in (*alone, *here):
+            maps = np.asarray(density + weight * said, dtype=np.float32)
+            row = {"block": block, "weight": weight, "sigma": sigma, "student_block": student}
+            rows.append(row | values_of(maps, sigma, selection, labels))
+    return rows
+
+
+def write_in_organ(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
+    """Write to ``gate_reports/<cohort>/in_organ.json``, or to the ignored ``_run`` folder."""
+    path = report_path(content["cohort"], "in_organ", recorded=recorded, root=root)
+    with write_then_rename(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
+    """A committed table.
+
+    Raises:
+        CovtokenError: none is recorded, or it is not readable.
+    """
+    path = report_path(cohort, "in_organ", recorded=True, root=root)
+    if not path.is_file():
+        raise CovtokenError(f"no table at {path}: run `covtoken ablate --in-organ --cohort {cohort} --record`")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
+    if content.get("schema") != SCHEMA or content.get("split") != "selection":
+        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} on the selection split; run it again")
+    return content
+
+
+def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+    """The recipe that the rule above gives, and the ranking: rows {block, weight, sigma, mean, <cohort>…, tied}.
+
+    Raises:
+        CovtokenError: a table is not recorded, or the cohorts' are of other weights or variants.
+    """
+    found = {cohort: read_in_organ(cohort, root) for cohort in recipe_cohorts()}
+    values = {c: {tuple(r[k] for k in FIELDS): r for r in content["variants"]} for c, content in found.items()}
+    kinds = {(c["provenance"]["weights_sha256"], tuple(sorted(values[name]))) for name, c in found.items()}
+    if len(kinds) > 1:
+        raise CovtokenError(f"the tables of {', '.join(found)} are of other weights or variants: record them alike")
+    rows = []
+    for key, first in next(iter(values.values())).items():
+        each = {cohort: table[key]["auroc"] for cohort, table in values.items()}
+        row = dict(zip(FIELDS, key)) | {"mean": float(np.mean(list(each.values())))} | each
+        rows.append(row | {"student_block": first["student_block"]})
+    best = max(row["mean"] for row in rows if row["weight"])
+    rows = [row | {"tied": bool(row["weight"]) and row["mean"] >= best - TIED} for row in rows]
+    rows.sort(key=lambda row: (0, *(row[k] for k in FIELDS)) if row["tied"] else (1, -row["mean"]))
+    first = rows[0]
+    recipe = Recipe("in_organ", first["block"], False, first["sigma"])
+    return replace(recipe, extra=(first["student_block"], first["weight"])), rows
+
+
+def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
+    """The first rows of a ranking, or of one cohort's variants by AUROC."""
+    ranked = "mean" in rows[0]
+    rows = rows if ranked else sorted(rows, key=lambda row: -row["auroc"])
+    numbers = [name for name, value in rows[0].items() if isinstance(value, float) and name not in FIELDS]
+    title = f"{sum(row['tied'] for row in rows)} tied within {TIED}, then by mean" if ranked else "by pooled AUROC"
+    table = Table(title=f"O: {len(rows)} variants (weight 0: A alone), {title}")
+    for column in (*FIELDS, *numbers):
+        table.add_column(column, justify="right")
+    for row in rows[:n]:
+        table.add_row(*(f"{row[c]:.4f}" if c in numbers else str(row[c]) for c in (*FIELDS, *numbers)))
+    return table
