@@ -30,7 +30,7 @@ def both():
     return StubFeatures.of(6, 2), StubFeatures.of(3, 2, prefix="v")
 
 
-@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "direction_without_head"])
+@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "direction_without_head", "in_organ"])
 def test_maps_have_one_form_and_do_not_depend_on_order(both, name):
     bank, features = both
     recipe = choices(name, 4)[-1]
