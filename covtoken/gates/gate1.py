@@ -121,7 +121,8 @@ def run_gate1(
     measured = headline(recorded)
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
-    for kind, other in product(("organ_auroc", "organ_image_auroc"), ("recommended", "density", *BASELINES)):
+    kinds = ("auroc", "image_auroc", "organ_auroc", "organ_image_auroc")
+    for kind, other in product(kinds, ("recommended", "density", *BASELINES)):
         ours, theirs = f"{kind}.in_organ", f"{kind}.{other}"
         if ours in others.values and theirs in measured.values:
             others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=measured)
