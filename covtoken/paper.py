@@ -34,6 +34,8 @@ READABLE = {
     "organ_auroc": "token AUROC inside the organ",
     "organ_aupr": "token AUPR inside the organ",
     "organ_image_auroc": "AUROC inside one image's organ",
+    "organ_auroc_gain": "difference in token AUROC inside the organ",
+    "organ_image_auroc_gain": "difference in AUROC inside one image's organ",
     "organ_froc": "lesion sensitivity inside the organ",
     "aupr": "token AUPR",
     "auroc_gain": "difference in token AUROC",

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from stub_features import StubFeatures
 
+from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.evaluation.stats import auroc
@@ -40,6 +42,11 @@ def test_it_is_a_and_the_student_in_the_banks_own_units(both):
     raw = raw_maps("in_organ", 3, False, bank, features, extra=(2, 0.7))
     np.testing.assert_allclose(raw, density + 0.7 * head, atol=1e-4)
     np.testing.assert_allclose(score_maps(RECIPE, bank, features), smooth(raw, 4, 5, 0.5), atol=1e-6)
+
+
+def test_recipes_of_another_form_are_refused(both):
+    with pytest.raises(CovtokenError, match="block of the student, its weight"):
+        raw_maps("in_organ", 3, False, *both)
 
 
 def test_the_heads_scale_and_offset_do_not_matter(both, monkeypatch):
@@ -101,6 +108,14 @@ def test_the_rule_takes_the_best_mean_and_breaks_ties_by_cost(tmp_path):
     assert choice.in_organ_table(rows).row_count == 4
 
 
+def test_a_cohort_that_is_evaluated_whole_chooses_nothing(monkeypatch):
+    small = Cohort("tiny", "ultrasound", (Case("p0", "u0", "ultrasound", lambda: np.zeros((8, 8))),), {})
+    monkeypatch.setattr(choice, "open_cohort", lambda name: small)
+    monkeypatch.setattr(choice, "load_backbone", lambda *_, **__: SimpleNamespace(has_saliency_head=True, n_blocks=12))
+    with pytest.raises(CovtokenError, match=r"tiny has 1 units.*chooses nothing. Choose on busi or lidc-crops"):
+        choice.run_in_organ("tiny")
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path):
     with pytest.raises(CovtokenError, match="covtoken ablate --in-organ --cohort busi --record"):
         choice.recommend_in_organ(tmp_path)
@@ -110,6 +125,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     path = _write(tmp_path, {(9, 0.5, 0.5): 0.9}, split="test")
     with pytest.raises(CovtokenError, match="on the selection split"):
         choice.recommend_in_organ(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(CovtokenError, match="with variants"):
+        choice.read_in_organ(path.parent.name, tmp_path)
     path.write_text("[")
     with pytest.raises(CovtokenError, match="not readable as JSON"):
         choice.read_in_organ(path.parent.name, tmp_path)
@@ -129,7 +147,9 @@ def test_the_recipe_is_what_the_rule_gives_of_the_committed_tables():
 def test_no_gate_report_is_mixed_up_with_a_table_and_gains_are_paired():
     reports = committed_reports()
     assert all(str(report.gate) != "in_organ" for report in reports)
-    for report in (r for r in reports if r.gate == 1 and "organ_auroc.in_organ" in r.metrics):
+    inside = [r for r in reports if r.gate == 1 and "organ_auroc.in_organ" in r.metrics]
+    assert {r.cohort for r in inside} == {"phantom", "kits19", "lits"}  # those with organ masks
+    for report in inside:
         values = {name: entry["value"] for name, entry in report.metrics.items()}
         gain = values["organ_auroc_gain.in_organ_minus_density"]
         assert gain == pytest.approx(values["organ_auroc.in_organ"] - values["organ_auroc.density"], abs=1e-6)

@@ -44,7 +44,7 @@ class Measured:
         """
         of = of or self
         n, theirs = self.own_n.get(a), of.own_n.get(b)
-        if n != theirs or self.n != of.n:
+        if n != theirs or self.n != of.n or self.draws[a].shape != of.draws[b].shape:
             raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {theirs}): they are not paired")
         self.add(name, self.values[a] - of.values[b], self.draws[a] - of.draws[b], n)
 

@@ -26,8 +26,9 @@ from rich.progress import track
 
 from covtoken.backbone.cache import features
 from covtoken.backbone.weights import load_backbone
+from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import load_splits
+from covtoken.data.splits import SMALL_COHORT, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc, image_auroc
@@ -110,6 +111,7 @@ def run_ablation(
     started = time.perf_counter()
     opened = open_cohort(cohort, **({"folder": data} if data else {}))
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    refuse_small(opened)
     splits = load_splits(opened)
     cases = {s: [case for case in opened.cases if splits.get(case.unit) == s] for s in ("bank", "selection")}
     if not all(cases.values()):
@@ -150,6 +152,15 @@ def run_ablation(
             threads=torch.get_num_threads(),
         ),
     }
+
+
+def refuse_small(cohort: Cohort) -> None:
+    """A small cohort has no selection split of its own: all of it is evaluated, by cross-fitting."""
+    if len(cohort.units) < SMALL_COHORT:
+        raise CovtokenError(
+            f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it is evaluated as a whole and "
+            f"chooses nothing. Choose on {' or '.join(recipe_cohorts())}"
+        )
 
 
 def ablate(

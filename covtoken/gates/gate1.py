@@ -23,11 +23,11 @@ from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.recorded import RecordedScores, hashed_units
 from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
-from covtoken.gates.plan import BASELINES, SEED, Plan, binding, resolve_split
+from covtoken.gates.plan import BASELINES, PROPOSED, SEED, Plan, binding, resolve_split
 from covtoken.gates.planning import plan_for
 from covtoken.gates.report import GateReport, provenance
 from covtoken.gates.scoring import Extractor, centre_maps, limited, need_lesions, score
-from covtoken.subspace.scorers import IN_ORGAN
+from covtoken.subspace.scorers import in_organ
 
 TITLE = "Where lesions live"
 
@@ -122,10 +122,11 @@ def run_gate1(
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
     kinds = ("auroc", "image_auroc", "organ_auroc", "organ_image_auroc")
-    for kind, other in product(kinds, ("recommended", "density", *BASELINES)):
+    for kind, other in product(kinds, (*PROPOSED, *BASELINES, "intensity_flipped")):
         ours, theirs = f"{kind}.in_organ", f"{kind}.{other}"
-        if ours in others.values and theirs in measured.values:
-            others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=measured)
+        of = measured if theirs in measured.values else others
+        if ours in others.values and theirs in of.values and ours != theirs:
+            others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=of)
     report = _report(recorded, measured, others, plan, opened, locked, alarms, started)
     return Gate1Run(report, recorded, plan, cases, opened)
 
@@ -227,7 +228,7 @@ def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "n_variants_looked_at": len(plan.table),
-            "in_organ": IN_ORGAN.to_json(),
+            "in_organ": in_organ(header["n_blocks"]).to_json() if "auroc.in_organ" in metrics else None,
             "alarm": alarms,
             "alarm_says": alarm_sentence(alarms),
         },

@@ -28,7 +28,7 @@ from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
 from covtoken.data.splits import load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
-from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, values_of
+from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, refuse_small, values_of
 from covtoken.gates.report import provenance, report_path
 from covtoken.gates.scoring import in_split, need_lesions
 from covtoken.paths import write_then_rename
@@ -51,6 +51,7 @@ def run_in_organ(
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
     if not vit.has_saliency_head:
         raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
+    refuse_small(opened)
     splits = load_splits(opened)
     cases = in_split(opened, splits, "selection")
     blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.extra[0])})
@@ -116,8 +117,10 @@ def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
-    if content.get("schema") != SCHEMA or content.get("split") != "selection":
-        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} on the selection split; run it again")
+    known = content if isinstance(content, dict) else {}
+    whole = known.get("variants") and "weights_sha256" in known.get("provenance", {})
+    if not whole or known.get("schema") != SCHEMA or known.get("split") != "selection":
+        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} with variants on the selection split; run it again")
     return content
 
 
@@ -129,7 +132,10 @@ def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str,
     """
     found = {cohort: read_in_organ(cohort, root) for cohort in recipe_cohorts()}
     values = {c: {tuple(r[k] for k in FIELDS): r for r in content["variants"]} for c, content in found.items()}
-    kinds = {(c["provenance"]["weights_sha256"], tuple(sorted(values[name]))) for name, c in found.items()}
+    students = {name: {row["student_block"] for row in c["variants"]} for name, c in found.items()}
+    kinds = {
+        (c["provenance"]["weights_sha256"], tuple(sorted(values[name])), *students[name]) for name, c in found.items()
+    }
     if len(kinds) > 1:
         raise CovtokenError(f"the tables of {', '.join(found)} are of other weights or variants: record them alike")
     rows = []

@@ -28,7 +28,7 @@ BASELINES = (
 
 MEMBERSHIPS = ("density", "residual")
 
-FIXED = ("recommended", "rarity", "direction_without_head", "in_organ")  # one recipe for all cohorts: not chosen here
+FIXED = ("recommended", "rarity", "direction_without_head")  # one recipe for all cohorts: not chosen here
 
 PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head", "in_organ")
 

@@ -20,7 +20,7 @@ from covtoken.gates.plan import FIXED, SEED, Plan
 from covtoken.subspace.alarm import check_bank
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.recommended import recommended_maps
-from covtoken.subspace.scorers import in_organ, raw_maps, score_maps
+from covtoken.subspace.scorers import Recipe, in_organ, in_organ_parts, raw_maps, score_maps
 
 
 class Extractor:
@@ -100,13 +100,21 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
         raise CovtokenError(
             f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
         ) from error
-    if vit.has_saliency_head:
-        maps["in_organ"] = score_maps(in_organ(vit.n_blocks), bank, pictures, seed=SEED)
     for block in range(1, vit.n_blocks + 1):
         maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
     maps["density.norm"] = raw_maps("density", "norm", False, bank, pictures, seed=SEED)
+    if vit.has_saliency_head:
+        maps["in_organ"] = _in_organ(in_organ(vit.n_blocks), bank, pictures, maps)
     return maps
+
+
+def _in_organ(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, maps: dict[str, np.ndarray]) -> np.ndarray:
+    """O's maps [N, T], from A's plain map of its block."""
+    student_block, weight = recipe.extra
+    density = maps[f"density.block{recipe.block}"]
+    density, student = in_organ_parts(recipe.block, student_block, recipe.pooled, bank, pictures, density)
+    return smooth(density + weight * student, pictures.rows, pictures.cols, recipe.sigma)
 
 
 def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: FrozenViT) -> list[dict[str, Any]]:

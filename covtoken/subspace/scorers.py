@@ -182,15 +182,19 @@ def _head_student(block, pooled, bank_features, features, seed, extra):
     return token_maps(lambda z, part: fitted.score(z), block, pooled, features)
 
 
-def in_organ_parts(block, student_block, pooled: bool, bank_features, features) -> tuple[np.ndarray, np.ndarray]:
+def in_organ_parts(
+    block, student_block, pooled: bool, bank_features, features, density: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The two maps [N, T] whose weighted sum is O: membership A, and the head's student, unsmoothed.
 
     Each in standard deviations of what the bank's own tokens score (of A, the reference's, own unit left out), so that
     a weight means the same with every bank. Both read tokens as they are, or both pooled ones.
+
+    Args:
+        density: A's raw maps [N, T] where they exist already.
     """
     bank = build_bank(bank_features, block, pooled=pooled)
-    units = bank.unit_ids(features.units)
-    far = token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
+    far = raw_maps("density", block, pooled, bank_features, features) if density is None else density
     student = Direction.fit_target(bank_features, student_block, bank_features.saliency(), pooled, target=_LOGIT)
     said, own = (
         token_maps(lambda z, part: student.score(z), student_block, pooled, f) for f in (features, bank_features)
@@ -207,6 +211,8 @@ def _standardised(values: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 def _in_organ(block, pooled, bank_features, features, seed, extra):
     """O. ``extra`` holds the student's block and its weight."""
+    if len(extra) != 2:
+        raise CovtokenError(f"score 'in_organ' takes extra=(block of the student, its weight), got {tuple(extra)}")
     student_block, weight = extra
     density, student = in_organ_parts(block, student_block, pooled, bank_features, features)
     return density + weight * student
