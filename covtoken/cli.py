@@ -107,20 +107,20 @@ def ablate(
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
     from covtoken.gates import ablation, in_organ_choice, show_ablation
 
+    if choose:
+        rule, table = (
+            (in_organ_choice.recommend_in_organ, in_organ_choice.in_organ_table)
+            if in_organ
+            else (ablation.recommend, show_ablation.ranking_table)
+        )
+        recipe, ranking = rule()
+        console.print(table(ranking))
+        console.print(str(recipe), markup=False, soft_wrap=True)
+        return
     if in_organ:
-        if choose:
-            recipe, ranking = in_organ_choice.recommend_in_organ()
-            console.print(in_organ_choice.in_organ_table(ranking))
-            console.print(str(recipe), markup=False, soft_wrap=True)
-            return
         content = in_organ_choice.run_in_organ(cohort, backbone, data=data)
         console.print(in_organ_choice.in_organ_table(content["variants"]))
         console.print(f"written: {in_organ_choice.write_in_organ(content, recorded=record)}")
-        return
-    if choose:
-        recipe, ranking = ablation.recommend()
-        console.print(show_ablation.ranking_table(ranking))
-        console.print(str(recipe), markup=False, soft_wrap=True)
         return
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(show_ablation.single_table(content))

@@ -32,8 +32,8 @@ from covtoken.data.splits import SMALL_COHORT, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc, image_auroc
-from covtoken.gates.report import provenance, report_path
-from covtoken.paths import write_then_rename
+from covtoken.gates.report import provenance
+from covtoken.gates.selection_table import read_table, write_table
 from covtoken.subspace.bank import KEY, hash_unit, origin
 from covtoken.subspace.direction import (
     Direction,
@@ -209,28 +209,12 @@ def ablate(
 
 def write_ablation(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
     """Write to ``gate_reports/<cohort>/ablation.json``, or to the ignored ``_run`` folder."""
-    path = report_path(content["cohort"], "ablation", recorded=recorded, root=root)
-    with write_then_rename(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return path
+    return write_table(content, "ablation", recorded=recorded, root=root)
 
 
 def read_ablation(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed ablation.
-
-    Raises:
-        CovtokenError: none is recorded, or it is not readable.
-    """
-    path = report_path(cohort, "ablation", recorded=True, root=root)
-    if not path.is_file():
-        raise CovtokenError(f"no ablation at {path}: run `covtoken ablate --cohort {cohort} --record`")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
-    if content.get("schema") != SCHEMA or content.get("split") != "selection":
-        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} on the selection split; run the ablation again")
-    return content
+    """A committed ablation; errors as ``read_table``."""
+    return read_table(cohort, "ablation", SCHEMA, "covtoken ablate", root)
 
 
 def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:

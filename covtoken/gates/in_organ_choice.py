@@ -11,7 +11,6 @@ rule chooses inside the family, and LiTS is no fresh test of the family.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +28,9 @@ from covtoken.data.splits import load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, refuse_small, values_of
-from covtoken.gates.report import provenance, report_path
+from covtoken.gates.report import provenance
 from covtoken.gates.scoring import in_split, need_lesions
-from covtoken.paths import write_then_rename
+from covtoken.gates.selection_table import read_table, write_table
 from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
 
 SCHEMA = "covtoken-in-organ/1"
@@ -98,29 +97,18 @@ def evaluate(bank, selection, labels: SplitLabels, n_blocks: int, progress: bool
 
 def write_in_organ(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
     """Write to ``gate_reports/<cohort>/in_organ.json``, or to the ignored ``_run`` folder."""
-    path = report_path(content["cohort"], "in_organ", recorded=recorded, root=root)
-    with write_then_rename(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return path
+    return write_table(content, "in_organ", recorded=recorded, root=root)
 
 
 def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
     """A committed table.
 
     Raises:
-        CovtokenError: none is recorded, or it is not readable.
+        CovtokenError: as ``read_table``, or it holds no variants.
     """
-    path = report_path(cohort, "in_organ", recorded=True, root=root)
-    if not path.is_file():
-        raise CovtokenError(f"no table at {path}: run `covtoken ablate --in-organ --cohort {cohort} --record`")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
-    known = content if isinstance(content, dict) else {}
-    whole = known.get("variants") and "weights_sha256" in known.get("provenance", {})
-    if not whole or known.get("schema") != SCHEMA or known.get("split") != "selection":
-        raise CovtokenError(f"{path}: expected schema {SCHEMA!r} with variants on the selection split; run it again")
+    content = read_table(cohort, "in_organ", SCHEMA, "covtoken ablate --in-organ", root)
+    if not content.get("variants"):
+        raise CovtokenError(f"the in-organ table of {cohort} holds no variants: restore it from git")
     return content
 
 
