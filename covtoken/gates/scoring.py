@@ -91,8 +91,16 @@ def score(cohort: Cohort, split: str, plan: Plan, extracting: Extractor):
 
 def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
     """Maps [N, T] of every recipe of the plan, of O, and of plain density and attention at every block."""
-    chosen = {name: recipe for name, recipe in plan.recipes.items() if name not in FIXED}
-    maps = {name: score_maps(recipe, bank, pictures, seed=SEED) for name, recipe in chosen.items()}
+    blocks = tuple(range(1, vit.n_blocks + 1))
+    plain = {block: raw_maps("density", block, False, bank, pictures, seed=SEED) for block in (*blocks, "norm")}
+    maps = {}
+    for name, recipe in plan.recipes.items():
+        if name in FIXED:
+            continue
+        if recipe.scorer == "density" and not recipe.pooled:  # searched already
+            maps[name] = recipe.sign * smooth(plain[recipe.block], pictures.rows, pictures.cols, recipe.sigma)
+        else:
+            maps[name] = score_maps(recipe, bank, pictures, seed=SEED)
     try:
         maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
     except CovtokenError as error:
@@ -100,10 +108,10 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
         raise CovtokenError(
             f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
         ) from error
-    for block in range(1, vit.n_blocks + 1):
-        maps[f"density.block{block}"] = raw_maps("density", block, False, bank, pictures, seed=SEED)
+    for block in blocks:
+        maps[f"density.block{block}"] = plain[block]
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
-    maps["density.norm"] = raw_maps("density", "norm", False, bank, pictures, seed=SEED)
+    maps["density.norm"] = plain["norm"]
     if vit.has_saliency_head:
         maps["in_organ"] = _in_organ(in_organ(vit.n_blocks), bank, pictures, maps)
     return maps
