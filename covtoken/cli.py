@@ -103,19 +103,28 @@ def ablate(
     in_organ: Annotated[
         bool, typer.Option("--in-organ", help="Of O, the score for inside an organ, not of D.")
     ] = False,
+    banks: Annotated[
+        bool, typer.Option("--banks", help="Each variant with banks of a twentieth to all of the units.")
+    ] = False,
 ) -> None:
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
-    from covtoken.gates import ablation, in_organ_choice, show_ablation
+    from covtoken.gates import ablation, bank_choice, in_organ_choice, show_ablation
 
     if choose:
+        if not in_organ:
+            console.print(show_ablation.ranking_table(ablation.recommend()[1]))  # gives the block
         rule, table = (
             (in_organ_choice.recommend_in_organ, in_organ_choice.in_organ_table)
             if in_organ
-            else (ablation.recommend, show_ablation.ranking_table)
+            else (bank_choice.recommend, bank_choice.banks_table)
         )
         recipe, ranking = rule()
         console.print(table(ranking))
         console.print(str(recipe), markup=False, soft_wrap=True)
+        return
+    if banks:
+        content = bank_choice.run_banks(cohort, backbone, data=data)
+        console.print(f"written: {bank_choice.write_banks(content, recorded=record)}")
         return
     if in_organ:
         content = in_organ_choice.run_in_organ(cohort, backbone, data=data)

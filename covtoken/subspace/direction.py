@@ -10,8 +10,8 @@ Three passes over the bank, each a map over shards whose results merge in any or
     moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
     direction = Direction.from_moments(moments, reference.bank.header, 6, **rarity_target(reference, 0.9, cut))
 
-``Direction.fit`` is these lines. No label enters: what is handed from pass to pass is rarity, not the 0 and 1 that it
-becomes, so that every pass can refuse what looks like a mask.
+``Direction.fit`` is these lines; ``inside`` puts ``two_views`` between the second and the third. No label enters: what is
+handed from pass to pass is rarity, not the 0 and 1 that it becomes, so that every pass can refuse what looks like a mask.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class Direction:
     header: dict
 
     @classmethod
-    def fit(cls, bank_features, block, target_block=9, quantile=0.9, ridge=1.0, rounds=0, **options) -> Direction:
+    def fit(
+        cls, bank_features, block, target_block=9, quantile=0.9, ridge=1.0, rounds=0, inside=0.0, **options
+    ) -> Direction:
         """D at one block; all arguments (further: size, k, neighbours, key, progress) and errors as ``fit_many``."""
-        return fit_many(bank_features, [block], target_block, quantile, ridge, rounds, **options)[block]
+        return fit_many(bank_features, [block], target_block, quantile, ridge, rounds, inside, **options)[block]
 
     @classmethod
     def fit_target(
@@ -132,6 +134,7 @@ def fit_many(
     quantile: float = 0.9,
     ridge: float = 1.0,
     rounds: int = 0,
+    inside: float = 0.0,
     size: int = 12_000,
     k: int = 10,
     neighbours: int = NEIGHBOURS,
@@ -146,17 +149,21 @@ def fit_many(
         ridge: λ, see ``ridge.solve``. size, key: of the reference. k, neighbours: of N.
         rounds: how often the target is made again from tokens on which rarity and the last direction agree
             (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
+        inside: weight of a token's rank inside its own picture in the call, beside its rank over the bank
+            (``two_views``); 0 is D itself.
 
     Raises:
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
-        CovtokenError: a quantile outside (0, 1), no pictures, NaN tokens, too few units, no token above the quantile.
+        CovtokenError: a quantile outside (0, 1), ``inside`` outside [0, 1], no pictures, NaN tokens, too few units, no
+            token above the quantile.
     """
     _check_quantile(quantile)
+    _check_inside(inside)
     with construction("a direction"):
         reference = target_reference(bank_features, target_block, size, k, neighbours, key, progress)
         rarity = bank_rarity(bank_features, reference, progress)
         return {
-            block: distilled(bank_features, block, reference, rarity, quantile, ridge, rounds, progress)
+            block: distilled(bank_features, block, reference, rarity, quantile, ridge, rounds, inside, progress)
             for block in blocks
         }
 
@@ -176,20 +183,42 @@ def target_reference(
 
 
 def distilled(
-    features, block, reference: RaritySubspace, rarity, quantile=0.9, ridge=1.0, rounds: int = 0, progress=False
+    features, block, reference: RaritySubspace, rarity, quantile=0.9, ridge=1.0, rounds=0, inside=0.0, progress=False
 ) -> Direction:
     """D at one block from passes 1 and 2 that have run; arguments as ``fit_many``.
 
     Args:
         features: the bank's pictures. rarity: theirs, [N, T], of ``reference`` (``bank_rarity``).
     """
-    cut = rarity_cut(rarity, quantile)
-    moments = direction_moments(features, block, rarity, cut, progress=progress)
-    about = rarity_target(reference, quantile, cut)
+    target = two_views(rarity, inside)
+    cut = rarity_cut(target, quantile)
+    moments = direction_moments(features, block, target, cut, progress=progress)
+    about = rarity_target(reference, quantile, cut, inside)
     found = Direction.from_moments(moments, reference.bank.header, block, ridge, **about)
     for _ in range(rounds):
-        found = refined(found, features, rarity, progress=progress)
+        found = refined(found, features, target, progress=progress)
     return found
+
+
+def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
+    """Rarity over the bank and inside each picture as one target: (1 − inside) · rank + inside · rank in the picture.
+
+    In a bank of few units the rarest tokens of all come from one or two of them, and a call over the bank is about
+    those. A rank inside a picture lets each picture name its own; alone, it would also call the least ordinary tokens
+    of a picture that has nothing to show.
+
+    Args:
+        rarity: [N, T], a row a picture. inside: 0 … 1; 0 gives ``rarity`` back as it is.
+
+    Returns:
+        [N, T] float64 in (0, 1], ranks by ``scipy.stats.rankdata`` over their number, ties shared.
+    """
+    _check_inside(inside)
+    if inside == 0:
+        return rarity
+    values = torch.as_tensor(rarity).numpy()
+    over_bank = rankdata(values, axis=None).reshape(values.shape) / values.size
+    return torch.as_tensor((1 - inside) * over_bank + inside * rankdata(values, axis=1) / values.shape[1])
 
 
 def refined(direction: Direction, features, rarity, progress: bool = False) -> Direction:
@@ -199,7 +228,8 @@ def refined(direction: Direction, features, rarity, progress: bool = False) -> D
     have in common. The share of positives stays that of the first target.
 
     Args:
-        features: the pictures that ``direction`` was fitted on. rarity: theirs, [N, T] (``bank_rarity``).
+        features: the pictures that ``direction`` was fitted on. rarity: theirs, [N, T] (``bank_rarity``), in one or in
+            ``two_views``, as the direction's own target was.
     """
     head, parts = direction.header, []
     check_fits(direction, features, pictures=features)
@@ -209,7 +239,7 @@ def refined(direction: Direction, features, rarity, progress: bool = False) -> D
         target = agreed(_checked_target(features, rarity), torch.cat(parts))
         cut = rarity_cut(target, head["quantile"])
         moments = direction_moments(features, head["block"], target, cut, head["pooled"], progress)
-    kept = ("target", "target_block", "quantile", "cut", "size", "k", "neighbours", "key")
+    kept = ("target", "target_block", "quantile", "inside", "cut", "size", "k", "neighbours", "key")
     about = {name: head[name] for name in kept if name in head}
     about |= {"pooled": head["pooled"], "rounds": head.get("rounds", 0) + 1}
     return Direction.from_moments(moments, head, head["block"], head["ridge"], **about)
@@ -243,10 +273,10 @@ def rarity_cut(rarity: torch.Tensor, quantile: float = 0.9) -> float:
     return float(np.quantile(torch.as_tensor(rarity).double().numpy(), quantile))
 
 
-def rarity_target(reference: RaritySubspace, quantile: float, cut: float) -> dict:
-    """What the header of a direction says of its target where that is rarity above ``cut``."""
+def rarity_target(reference: RaritySubspace, quantile: float, cut: float, inside: float = 0.0) -> dict:
+    """What the header of a direction says of its target where that is rarity, in ``two_views``, above ``cut``."""
     bank = reference.bank.header
-    made = {"target": "rarity", "target_block": bank["block"], "quantile": quantile, "cut": cut}
+    made = {"target": "rarity", "target_block": bank["block"], "quantile": quantile, "cut": cut, "inside": inside}
     return made | {"size": bank["size"], "k": reference.k, "neighbours": reference.neighbours, "key": bank["key"]}
 
 
@@ -340,3 +370,8 @@ def _sealed(weight: torch.Tensor, mean: torch.Tensor, header: dict) -> dict:
 def _check_quantile(quantile: float) -> None:
     if not 0 < quantile < 1:
         raise CovtokenError(f"quantile must lie inside (0, 1), got {quantile}: tokens above it are called positive")
+
+
+def _check_inside(inside: float) -> None:
+    if not 0 <= inside <= 1:
+        raise CovtokenError(f"inside must lie in [0, 1], got {inside}: it weighs a token's rank inside its picture")

@@ -159,7 +159,7 @@ def _rarity(block, pooled, bank_features, features, seed, extra):
 
 
 def _direction(block, pooled, bank_features, features, seed, extra):
-    """D. ``extra`` holds its target block, quantile, ridge and rounds. It is defined on pooled tokens alone."""
+    """D. ``extra`` holds its target block, quantile, ridge, rounds and ``inside``. It is defined on pooled tokens alone."""
     if not pooled:
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
     fitted = Direction.fit(bank_features, block, *extra)

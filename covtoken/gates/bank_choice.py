@@ -1,0 +1,231 @@
+"""The choice of the recommended recipe over banks of many sizes, on the selection splits of the recipe cohorts.
+
+    content = run_banks("busi")     # selection split alone, scored with banks of a twentieth to all of the bank's units
+    recipe, ranking = recommend()   # from the committed tables of the recipe cohorts
+
+One bank decides little: another half of the units moves D by more than any setting, and a user's bank is often small. So
+each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
+
+**The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × σ, the highest
+mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants
+within 0.002 of that are tied; a tie goes to the smaller σ, then to the ridge nearest 1 in ratio, then to the quantile
+nearest 0.9, then to fewer rounds, then to the smaller weight inside the picture. The weight inside the picture entered
+the grid after a look at the same selection splits (``EXPLORED``).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rich.table import Table
+
+from covtoken.backbone.cache import features
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
+from covtoken.data.splits import load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.gates import ablation
+from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, refuse_small, values_of
+from covtoken.gates.alarm_conditions import share_of
+from covtoken.gates.report import provenance
+from covtoken.gates.scoring import in_split, need_lesions
+from covtoken.gates.selection_table import read_table, write_table
+from covtoken.subspace.bank import origin
+from covtoken.subspace.direction import (
+    Direction,
+    bank_rarity,
+    moments_at_cuts,
+    rarity_cut,
+    refined,
+    target_reference,
+    two_views,
+)
+from covtoken.subspace.scorers import Recipe, token_maps
+
+SCHEMA = "covtoken-banks/1"
+FIELDS = ("inside", "quantile", "ridge", "rounds", "sigma")
+INSIDES = (0.0, 0.5, 0.75, 1.0)
+QUANTILES = (0.9, 0.93, 0.95)
+RIDGES = (1.0, 3.0)
+ROUNDS = (0, 2)
+SIGMAS = (0.0, 0.5)
+SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
+KEYS = ("covtoken-banks-0", "covtoken-banks-1")
+EXPLORED = (
+    "Before this table, about 150 forms of the call were looked at on the same selection splits: soft targets, ranks "
+    "inside pictures and units, references cut into 2 to 6 parts, several bank samples, tokens of two blocks or with "
+    "their surroundings. Only the rank inside the picture helped on both cohorts and with nearly every bank."
+)
+
+
+def run_banks(
+    cohort: str, backbone: str = "embedded", *, data: str | None = None, cache: bool = True, progress: bool = True
+) -> dict[str, Any]:
+    """Every variant with every bank on one cohort's selection split, from pixels, ready to be written.
+
+    Raises:
+        CovtokenError: unknown names, or a cohort without the splits or lesions.
+    """
+    started = time.perf_counter()
+    opened = open_cohort(cohort, **({"folder": data} if data else {}))
+    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    refuse_small(opened)
+    splits, centre = load_splits(opened), ablation.default(vit.n_blocks)
+    cases = in_split(opened, splits, "selection")
+    bank, selection = (
+        features(of, vit, sorted({centre.block, centre.target_block}), cache=cache, progress=progress)
+        for of in (in_split(opened, splits, "bank"), cases)
+    )
+    labels = label(cases, opened, selection.rows, selection.cols)
+    need_lesions(labels, opened, "selection")
+    rows = []
+    for share, key, part in track(list(banks_of(bank)), f"banks, {cohort}", disable=not progress):
+        about = {"share": share, "key": key, "bank_units": len(set(part.units))}
+        rows += [about | row for row in evaluate(part, selection, labels, centre.block, centre.target_block)]
+    return {
+        "schema": SCHEMA,
+        "cohort": opened.name,
+        "split": "selection",
+        "note": f"{NOTE}. {EXPLORED}",
+        "backbone": vit.name,
+        "n_blocks": vit.n_blocks,
+        "block": centre.block,
+        "target_block": centre.target_block,
+        "n": {"bank_images": len(bank), "units": len(labels.unit_names), "images": len(selection)},
+        "variants": rows,
+        "provenance": provenance(
+            data_fingerprint=data_fingerprint(opened),
+            weights_sha256=vit.weights_sha256,
+            seed=0,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
+        ),
+    }
+
+
+def banks_of(bank) -> Iterator[tuple[float, str, Any]]:
+    """(share, key, FeatureSet) of every bank: units of the smallest keyed hashes; the whole bank once."""
+    units = len(set(bank.units))
+    for share, key in product(SHARES, KEYS):
+        if share < 1:
+            yield share, key, share_of(bank, max(2, round(share * units)), key)
+        elif key == KEYS[0]:
+            yield share, key, bank
+
+
+def evaluate(bank, selection, labels: SplitLabels, block: int, target_block: int) -> list[dict[str, Any]]:
+    """Rows {inside, quantile, ridge, rounds, sigma, auroc, image_auroc} of every variant with one bank."""
+    rarity = bank_rarity(bank, target_reference(bank, target_block))
+    found: list[tuple[tuple, Direction]] = []
+    for inside in INSIDES:
+        target = two_views(rarity, inside)
+        cuts = [rarity_cut(target, q) for q in QUANTILES]
+        for quantile, moments in zip(QUANTILES, moments_at_cuts(bank, block, target, cuts), strict=True):
+            for ridge in RIDGES:
+                about = {"target": "rarity", "quantile": quantile}
+                fitted = Direction.from_moments(moments, origin(bank), block, ridge, **about)
+                for rounds in range(max(ROUNDS) + 1):
+                    fitted = refined(fitted, bank, target) if rounds else fitted
+                    if rounds in ROUNDS:
+                        found.append(((inside, quantile, ridge, rounds), fitted))
+    weights = torch.stack([direction.weight for _, direction in found], dim=1).float()
+    raw = token_maps(lambda z, part: z @ weights, block, True, selection)  # [N, T, variants]
+    return [
+        dict(zip(FIELDS, (*place, sigma))) | values_of(raw[..., i], sigma, selection, labels)
+        for i, (place, _) in enumerate(found)
+        for sigma in SIGMAS
+    ]
+
+
+def write_banks(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
+    """Write to ``gate_reports/<cohort>/banks.json``, or to the ignored ``_run`` folder."""
+    return write_table(content, "banks", recorded=recorded, root=root)
+
+
+def read_banks(cohort: str, root: Path | None = None) -> dict[str, Any]:
+    """A committed table.
+
+    Raises:
+        CovtokenError: as ``read_table``, or it holds no variants.
+    """
+    content = read_table(cohort, "banks", SCHEMA, "covtoken ablate --banks", root)
+    if not content.get("variants"):
+        raise CovtokenError(f"the table of banks of {cohort} holds no variants: restore it from git")
+    return content
+
+
+def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
+    """{variant: its mean pooled and image AUROC, the lowest pooled one, over the banks} of one cohort's table."""
+    by: dict[tuple, list[dict]] = {}
+    for row in content["variants"]:
+        by.setdefault(tuple(row[k] for k in FIELDS), []).append(row)
+    kinds = ("auroc", "image_auroc")
+    return {
+        key: {k: float(np.mean([row[k] for row in rows])) for k in kinds} | {"lowest": min(r["auroc"] for r in rows)}
+        for key, rows in by.items()
+    }
+
+
+def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+    """The recipe that the rule above gives, and the ranking: rows {inside … sigma, mean, tied} and, for each cohort,
+    its means over the banks and the lowest pooled AUROC with any bank.
+
+    Raises:
+        CovtokenError: a table is not recorded, the cohorts' are of other weights or banks, or the block is not the one
+            that the ablation gives.
+    """
+    found = {cohort: read_banks(cohort, root) for cohort in recipe_cohorts()}
+    kinds = {
+        (c["provenance"]["weights_sha256"], c["block"], c["target_block"], len(c["variants"])) for c in found.values()
+    }
+    if len(kinds) > 1:
+        raise CovtokenError(
+            f"the tables of {', '.join(found)} are of other weights, blocks or banks: record them alike"
+        )
+    content = next(iter(found.values()))
+    block = ablation.recommend(root)[0].block
+    if content["block"] != block:
+        raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
+    means, rows = {cohort: mean_over_banks(c) for cohort, c in found.items()}, []
+    for key in next(iter(means.values())):
+        each = {cohort: table[key] for cohort, table in means.items()}
+        mean = float(np.mean([numbers[k] for numbers in each.values() for k in ("auroc", "image_auroc")]))
+        rows.append(dict(zip(FIELDS, key)) | {"mean": mean} | each)
+    best = max(row["mean"] for row in rows)
+    rows = [row | {"tied": row["mean"] >= best - TIED} for row in rows]
+    rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
+    first = rows[0]
+    extra = (content["target_block"], *(first[k] for k in ("quantile", "ridge", "rounds", "inside")))
+    return Recipe("direction", block, True, first["sigma"], extra=extra), rows
+
+
+def _cost(row: dict[str, Any]) -> tuple:
+    """How the rule orders tied variants."""
+    ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
+    return row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], row["inside"]
+
+
+def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
+    """The first rows of a ranking, mean over the banks of pooled / image AUROC and the lowest pooled one."""
+    cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    tied = sum(row["tied"] for row in rows)
+    table = Table(
+        title=f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
+    )
+    for column in (*FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts)):
+        table.add_column(column, justify="right")
+    for row in rows[:n]:
+        numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
+        table.add_row(
+            *(str(row[k]) for k in FIELDS), f"{row['mean']:.4f}", *numbers, style="" if row["tied"] else "dim"
+        )
+    return table
