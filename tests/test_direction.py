@@ -28,6 +28,9 @@ from covtoken.subspace.direction import (
     moments_at_cuts,
     rarity_cut,
     rarity_target,
+    refined,
+    target_reference,
+    two_views,
 )
 from covtoken.subspace.pooling import pool3x3
 from covtoken.subspace.rarity import RaritySubspace
@@ -150,6 +153,46 @@ def test_the_order_of_pictures_and_the_chunk_change_nothing(features, fitted, mo
     again = Direction.fit(shuffled, 2, 3)
     assert torch.linalg.vector_norm(again.weight - fitted.weight) <= 1e-9 * torch.linalg.vector_norm(fitted.weight)
     assert again.header["cut"] == fitted.header["cut"] and again.header["units"] == fitted.header["units"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), inside=st.floats(0, 1))
+def test_two_views_are_ranks_over_the_bank_and_inside_pictures(seed, inside):
+    rarity = torch.from_numpy(np.random.default_rng(seed).choice([0.1, 0.5, 0.7, 2.0], (4, 6)))
+    found = two_views(rarity, inside)
+    stretched = two_views(rarity**3 + 5, inside)
+    if inside == 0:
+        assert found is rarity
+        return
+    torch.testing.assert_close(found, stretched)  # ranks alone
+    assert found.min() > 0 and found.max() <= 1
+    order = np.random.default_rng(seed).permutation(4)
+    torch.testing.assert_close(two_views(rarity[order], inside), found[order])
+    for row, view in zip(rarity, found, strict=True):
+        assert (torch.sign(row[:, None] - row[None]) * torch.sign(view[:, None] - view[None]) >= 0).all()
+
+
+def test_inside_pictures_a_unit_that_is_odd_as_a_whole_counts_no_more_than_another():
+    rarity = torch.from_numpy(np.random.default_rng(0).random((10, 20)))
+    rarity[3] += 5
+    over_bank, within = (two_views(rarity, share) for share in (0.0, 1.0))
+    called = [(x.double() > rarity_cut(x, 0.9)).sum(1) for x in (over_bank, within)]
+    assert called[0][3] == 20 and called[0].sum() == 20
+    assert set(called[1].tolist()) <= {1, 2}
+    with pytest.raises(CovtokenError, match=r"inside must lie in \[0, 1\], got 1.5"):
+        two_views(rarity, 1.5)
+    with pytest.raises(CovtokenError, match="rank inside its picture"):
+        Direction.fit(StubFeatures.of(4), 2, 3, inside=-0.1)
+
+
+def test_the_view_inside_pictures_enters_the_call_the_rounds_and_the_header(features):
+    plain, mixed = (Direction.fit(features, 2, 3, rounds=1, inside=share) for share in (0.0, 0.5))
+    assert (plain.header["inside"], mixed.header["inside"]) == (0.0, 0.5)
+    assert torch.linalg.vector_norm(plain.weight - mixed.weight) > 1e-3 * torch.linalg.vector_norm(plain.weight)
+    reference = target_reference(features, 3)
+    target = two_views(bank_rarity(features, reference), 0.5)
+    first = Direction.fit(features, 2, 3, inside=0.5)
+    assert torch.equal(refined(first, features, target).weight, mixed.weight)
 
 
 def test_rarity_of_the_bank_leaves_the_own_unit_out(features):

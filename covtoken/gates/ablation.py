@@ -1,7 +1,9 @@
-"""Ablations of D on the selection split, and the rule that chooses the recommended recipe from them.
+"""Ablations of D on the selection split, and the rule that chooses from them the block which D reads.
 
     content = run_ablation("busi")     # selection split alone: the bank split is the bank, no test split is opened
     recipe, ranking = recommend()      # from the committed ablations of the recipe cohorts
+
+All is tried with one bank, so of the recipe it gives only the block is used; ``bank_choice`` chooses the rest.
 
 **The rule.** Among the factorial's variants that read D at a block ≤ L/2, so that a route can act on it, take the
 highest mean over the recipe cohorts of pooled token AUROC. Variants within 0.002 of that are tied. A tie goes to the

@@ -3,8 +3,8 @@
     content = run_banks("busi")     # selection split alone, scored with banks of a twentieth to all of the bank's units
     recipe, ranking = recommend()   # from the committed tables of the recipe cohorts
 
-One bank decides little: another half of the units moves D by more than any setting, and a user's bank is often small. So
-each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
+One bank decides little: another half of the units moves D by more than any setting, and a user's bank is often small.
+So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
 
 **The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × σ, the highest
 mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from covtoken.data.cohorts import cohort_name
+from covtoken.data.cohorts import cohort_name, open_cohort
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.records import load_records, records_path
 from covtoken.gates import gate1, gate2, gate3, gate4, locks, negative_result, runs
@@ -51,8 +52,10 @@ BUDGETS = tuple(HEADLINE_OF)
 CHAINED = ("greedy", "spanning", "coverage_repaired", "merging", "mu_cv", "mu_falls")
 FROM_PIXELS = "phantom"  # the cohort that notebooks run from pixels
 FLOOR = 5e-5  # headline numbers are locked to four decimals
-SPREAD_UNITS = {"1": 24}  # of bank and of selection; of a cross-fitted cohort in all
-FEWER_UNITS = 12  # for the other gates, whose runs cost more
+SPREAD_UNITS = {"1": 24}  # of bank and of selection
+FEWER_UNITS = (
+    12  # for the other gates, whose runs cost more, and of a cross-fitted cohort, whose units have many slices
+)
 SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))
 
 
@@ -76,6 +79,7 @@ def measure_spreads(
     test split. Each setting extracts anew, into a cache of its own.
     """
     values: dict[str, dict[str, list[float]]] = {gate: {} for gate in gates}
+    small = len(open_cohort(cohort).units) < SMALL_COHORT
     threads, cache = torch.get_num_threads(), os.environ.get("COVTOKEN_CACHE")
     locked = locks.entry(locks.THRESHOLDS, cohort_name(cohort), 1)
     plan = Plan.from_json(locked) if locked else None
@@ -86,7 +90,7 @@ def measure_spreads(
                 os.environ["COVTOKEN_CACHE"] = folder
                 for gate in gates:
                     options = {"precision": precision, "fixed_plan": plan}
-                    options["limit_units"] = SPREAD_UNITS.get(gate, FEWER_UNITS)
+                    options["limit_units"] = FEWER_UNITS if small else SPREAD_UNITS.get(gate, FEWER_UNITS)
                     metrics, plan = _run(gate)(cohort, split, backbone, **options)
                     for name in HEADLINES[gate]:
                         if metrics.get(name, {}).get("value") is not None:

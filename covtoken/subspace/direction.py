@@ -10,8 +10,9 @@ Three passes over the bank, each a map over shards whose results merge in any or
     moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
     direction = Direction.from_moments(moments, reference.bank.header, 6, **rarity_target(reference, 0.9, cut))
 
-``Direction.fit`` is these lines; ``inside`` puts ``two_views`` between the second and the third. No label enters: what is
-handed from pass to pass is rarity, not the 0 and 1 that it becomes, so that every pass can refuse what looks like a mask.
+``Direction.fit`` is these lines; ``inside`` puts ``two_views`` between the second and the third. No label enters: what
+is handed from pass to pass is rarity, not the 0 and 1 that it becomes, so that every pass can refuse what looks like a
+mask.
 """
 
 from __future__ import annotations

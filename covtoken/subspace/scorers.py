@@ -159,7 +159,7 @@ def _rarity(block, pooled, bank_features, features, seed, extra):
 
 
 def _direction(block, pooled, bank_features, features, seed, extra):
-    """D. ``extra`` holds its target block, quantile, ridge, rounds and ``inside``. It is defined on pooled tokens alone."""
+    """D, on pooled tokens alone. ``extra`` holds its target block, quantile, ridge, rounds and ``inside``."""
     if not pooled:
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
     fitted = Direction.fit(bank_features, block, *extra)
@@ -404,6 +404,6 @@ def at_depth(block: int, n_blocks: int) -> int:
 
 
 # What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
-RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 1.0, 2))
+RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.93, 3.0, 2, 0.75))
 # What `covtoken ablate --in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
 IN_ORGAN = Recipe("in_organ", 9, False, 0.5, extra=(6, 0.5))
