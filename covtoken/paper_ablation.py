@@ -1,6 +1,7 @@
-"""Sphinx extension of the working paper: D's ablation, one setting at a time, from the committed files.
+"""Sphinx extension of the working paper: what was tried of D on selection splits, from the committed files.
 
-Directive: ``{ablation-table}``, a column a recipe cohort; like ``covtoken.paper`` it warns where one is not recorded.
+Directives: ``{ablation-table}``, one setting at a time, and ``{bank-table}``, banks of many sizes, both with columns of
+each recipe cohort; like ``covtoken.paper`` they warn where one is not recorded.
 """
 
 from __future__ import annotations
@@ -13,23 +14,17 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.gates.ablation import read_ablation, recipe_cohorts, settings
+from covtoken.gates.bank_choice import FIELDS, read_banks
 from covtoken.gates.show_ablation import WORDS, value_text
 from covtoken.paper import _Reader, _table
+from covtoken.subspace.scorers import RECOMMENDED
 
 
 class AblationTable(_Reader, SphinxDirective):
     """A row a value of a setting; pooled and image AUROC of each recipe cohort; the default is marked."""
 
     def run(self) -> list[nodes.Node]:
-        root, contents, warnings = self.root(), {}, []
-        for cohort in recipe_cohorts():
-            self.depends_on(root / "gate_reports" / cohort / "ablation.json")
-            try:
-                contents[cohort] = read_ablation(cohort, root)
-            except CovtokenError as error:
-                # The error names the file by its full path, which is no business of a page.
-                short = CovtokenError(str(error).replace(f"{root}/", ""))
-                warnings.append(nodes.paragraph("", "", self.missing(short, self.lineno)))
+        contents, warnings = _contents(self, "ablation", read_ablation)
         if not contents:
             return warnings
         head = ["setting", "value", *(f"{c}, {k}" for c in contents for k in ("token AUROC", "AUROC in one image"))]
@@ -37,6 +32,68 @@ class AblationTable(_Reader, SphinxDirective):
         again = [i > 0 and row[0] == found[i - 1][0] for i, row in enumerate(found)]  # a setting is named once
         rows = [["" if a else row[0], row[1], *map(_number, row[2:])] for a, row in zip(again, found, strict=True)]
         return [_table(head, rows), nodes.paragraph(text=note(contents), classes=["covtoken-note"]), *warnings]
+
+
+class BankTable(_Reader, SphinxDirective):
+    """A row a share of the bank's units; of each recipe cohort the recommended recipe and two to hold it against."""
+
+    def run(self) -> list[nodes.Node]:
+        contents, warnings = _contents(self, "banks", read_banks)
+        if not contents:
+            return warnings
+        head = ["share of the bank's units", *(f"{c}, {name}" for c in contents for name in compared())]
+        rows = [[row[0], *map(_number, row[1:])] for row in bank_rows(contents)]
+        parts = [
+            f"{name}: {c['split']} split, {c['n']['units']} units, {c['n']['images']} images, bank of up to "
+            f"{max(r['bank_units'] for r in c['variants'])} units."
+            for name, c in contents.items()
+        ]
+        words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "
+        note = nodes.paragraph(text=words + " ".join(parts), classes=["covtoken-note"])
+        return [_table(head, rows), note, *warnings]
+
+
+def compared() -> dict[str, tuple]:
+    """{name: variant} of the table of banks: the recommended recipe, the same without a view inside, plain D."""
+    _, quantile, ridge, rounds, inside = RECOMMENDED.extra
+    return {
+        "recommended": (inside, quantile, ridge, rounds, RECOMMENDED.sigma),
+        "called over the bank alone": (0.0, quantile, ridge, rounds, RECOMMENDED.sigma),
+        "plain D": (0.0, 0.9, 1.0, 0, 0.5),
+    }
+
+
+def bank_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """[share, then pooled / image AUROC of each cohort's compared variants], the smallest banks first."""
+    found: dict[tuple, list[dict]] = {}
+    for cohort, content in contents.items():
+        for row in content["variants"]:
+            found.setdefault((cohort, tuple(row[k] for k in FIELDS), row["share"]), []).append(row)
+    shares = sorted({share for _, _, share in found})
+
+    def cell(cohort: str, variant: tuple, share: float) -> str:
+        rows = found.get((cohort, variant, share), [])
+        means = (sum(row[k] for row in rows) / len(rows) for k in ("auroc", "image_auroc")) if rows else ()
+        return " / ".join(f"{mean:.3f}" for mean in means) or "–"
+
+    return [
+        [value_text("share", share), *(cell(c, variant, share) for c in contents for variant in compared().values())]
+        for share in shares
+    ]
+
+
+def _contents(directive, stem: str, read) -> tuple[dict[str, dict[str, Any]], list[nodes.Node]]:
+    """The committed table of each recipe cohort, and a warning for each that is not there."""
+    root, contents, warnings = directive.root(), {}, []
+    for cohort in recipe_cohorts():
+        directive.depends_on(root / "gate_reports" / cohort / f"{stem}.json")
+        try:
+            contents[cohort] = read(cohort, root)
+        except CovtokenError as error:
+            # The error names the file by its full path, which is no business of a page.
+            short = CovtokenError(str(error).replace(f"{root}/", ""))
+            warnings.append(nodes.paragraph("", "", directive.missing(short, directive.lineno)))
+    return contents, warnings
 
 
 def table_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -70,6 +127,7 @@ def _number(text: str) -> nodes.inline:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("ablation-table", AblationTable)
+    app.add_directive("bank-table", BankTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -125,7 +125,8 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
     entry = plan | found | {"backbone": "embedded", "data_fingerprint": "of busi"}
     monkeypatch.setattr(locks, "entry", lambda name, cohort, gate: entry if cohort == "busi" else None)
     vit = SimpleNamespace(name="embedded")
-    assert planning.recipe_plan(_folder(30), vit, found).reason == "recipe and threshold of busi: best baseline"
+    made, locked = planning.recipe_plan(_folder(30), vit, found)
+    assert made.reason == "recipe and threshold of busi: best baseline" and locked
     for cohort, backbone, changed, message in (
         (_folder(30), "embedded", {"weights_sha256": "other"}, "busi gate 1, as the recipe of mine: .*weights_sha256"),
         (_folder(30), "dinov2-base", {}, "`covtoken gate 1 --cohort busi --backbone dinov2-base`"),
@@ -133,7 +134,22 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
         (_folder(11), "embedded", {}, "mine has 11 units: cross-fitting needs at least 12"),
     ):
         with pytest.raises(CovtokenError, match=message):
-            planning.recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed)
+            planning.recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed, need_lock=True)
+
+
+def test_a_small_cohort_on_another_backbone_takes_the_recipe_at_the_same_depth_unlocked():
+    locked = gate1.Plan.from_json(locks.entry(locks.THRESHOLDS, "busi", 1))
+    vit = SimpleNamespace(name="vit-large", n_blocks=24, has_saliency_head=False)
+    plan, is_locked = planning.recipe_plan(_folder(30), vit, {"data_fingerprint": "mine"})
+    assert not is_locked and plan.middle == 2 * locked.middle and plan.threshold == locked.threshold
+    assert plan.reason.startswith("recipe and threshold of busi on embedded, not tuned on this backbone: best")
+    assert set(locked.recipes) - set(plan.recipes) == {"saliency_head", "head_student", "direction_without_head"}
+    for name, recipe in plan.recipes.items():
+        first = locked.recipes[name]
+        assert recipe.block == (None if first.block is None else 2 * first.block)
+        assert (recipe.pooled, recipe.sigma, recipe.sign) == (first.pooled, first.sigma, first.sign)
+    assert plan.recipes["patchcore"].extra == tuple(2 * block for block in locked.recipes["patchcore"].extra)
+    assert plan.recipes["recommended"].extra == (18, *locked.recipes["recommended"].extra[1:])
 
 
 def test_recording_without_a_lock_is_refused_before_anything_is_extracted(monkeypatch):

@@ -20,6 +20,7 @@ from covtoken.leak_guard import refuse_labels
 
 VERSION = 1
 OFF_CENTRE = 0.6  # how strongly lesions avoid the middle, see _places
+SHADED, FILLED = 3.0, 1.85  # radii to which a blob's level is needed: for soft rims, or inside alone (outline ≤ 1.8)
 
 
 def read(n: int = 240, seed: int = 0) -> Cohort:
@@ -84,11 +85,14 @@ def noise_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) 
     return field / field.std()
 
 
-def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0) -> np.ndarray:
-    """Level function of a blob: < 1 inside; ``ripple`` makes the outline irregular (0 smooth … 0.3 lobed)."""
+def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0, reach=SHADED) -> np.ndarray:
+    """Level function of a blob: < 1 inside; ``ripple`` makes the outline irregular (0 smooth … 0.3 lobed).
+
+    Worked out to ``reach`` radii (of the long axis), and 9 beyond: ``FILLED`` is enough where only < 1 is asked.
+    """
     angle, waves, phases = rng.uniform(0, np.pi), rng.standard_normal(6), rng.uniform(0, 2 * np.pi, 6)
     level = np.full(shape, 9.0)  # far outside; only the neighbourhood is worked out
-    reach = 3.0 * radius * np.sqrt(aspect)
+    reach = reach * radius * np.sqrt(aspect)
     top, bottom = np.clip([int(row - reach), int(row + reach) + 1], 0, shape[0])
     left, right = np.clip([int(column - reach), int(column + reach) + 1], 0, shape[1])
     y, x = np.arange(top, bottom)[:, None] - row, np.arange(left, right)[None] - column
@@ -246,8 +250,8 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # A large organ on one side, a smaller one opposite, bowel, two kidneys, a spine with aorta and cava.
     side = int(rng.choice([-1, 1]))
     s = 1.65 * min(height, width) / 256
-    liver_level = blob_level(rng, shape, row - 18 * s, column + side * 40 * s, 60 * s, 1.3, 0.08)
-    spleen_level = blob_level(rng, shape, row + 2 * s, column - side * 72 * s, 32 * s, 1.5, 0.06)
+    liver_level = blob_level(rng, shape, row - 18 * s, column + side * 40 * s, 60 * s, 1.3, 0.08, FILLED)
+    spleen_level = blob_level(rng, shape, row + 2 * s, column - side * 72 * s, 32 * s, 1.5, 0.06, FILLED)
     organ = np.zeros(shape, bool)
     parenchyma = rng.uniform(85, 115)
     for level, mean in ((liver_level, parenchyma), (spleen_level, parenchyma + rng.uniform(-5, 20))):
@@ -255,16 +259,16 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hu[where] = mean + 5 * noise_field(rng, shape, 4)[where]
         organ |= where
     for sign in (-1, 1):
-        level = blob_level(rng, shape, row + 38 * s, column + sign * 52 * s, 19 * s, 1.4, 0.05)
+        level = blob_level(rng, shape, row + 38 * s, column + sign * 52 * s, 19 * s, 1.4, 0.05, FILLED)
         where = (level < 1) & (body < 0.84)
         hu[where] = np.where(level < 0.55, 60, 165)[where] + 6 * noise_field(rng, shape, 3)[where]
         organ |= where
     for _ in range(int(rng.integers(3, 7))):  # bowel: wall, with gas or fluid
         r, c = row + rng.uniform(-40, 30) * s, column - side * rng.uniform(0, 70) * s
-        level = blob_level(rng, shape, r, c, rng.uniform(7, 15) * s, rng.uniform(1, 1.6), 0.08)
+        level = blob_level(rng, shape, r, c, rng.uniform(7, 15) * s, rng.uniform(1, 1.6), 0.08, FILLED)
         where = (level < 1) & (body < 0.8) & ~organ
         hu[where] = np.where(level < 0.72, rng.choice([-600, 15, 30]), 60)[where]
-    spine = blob_level(rng, shape, row + 58 * s, column, 17 * s, 1.2, 0.06)
+    spine = blob_level(rng, shape, row + 58 * s, column, 17 * s, 1.2, 0.06, FILLED)
     hu[spine < 1] = (np.where(spine > 0.82, 520, 230) + 45 * noise_field(rng, shape, 2))[spine < 1]
     for offset, radius in ((-13, 8), (14, 9)):
         level = blob_level(rng, shape, row + 34 * s, column + offset * s, radius * s)
@@ -281,7 +285,7 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     places = _places(rng, solid, radii + vessels + cysts)
     for radius, place in zip(vessels, places[len(radii) : len(radii) + len(vessels)]):
         if place is not None:
-            level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05)
+            level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05, FILLED)
             where = (level < 1) & organ
             hu[where] = parenchyma + rng.uniform(35, 75)
     for radius, place in zip(cysts, places[len(radii) + len(vessels) :]):

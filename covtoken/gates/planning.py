@@ -14,7 +14,7 @@ from covtoken.evaluation.labels import label, small_cut
 from covtoken.gates import locks
 from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, SEED, Plan, fixed_recipes
 from covtoken.gates.scoring import Extractor, in_split, need_lesions
-from covtoken.subspace.scorers import SCORERS
+from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
 
 
 def plan_for(
@@ -26,7 +26,7 @@ def plan_for(
         need_lock: refuse, before anything is extracted, instead of making a plan here.
     """
     if split == "crossfit":
-        return recipe_plan(cohort, extracting.vit, found), True
+        return recipe_plan(cohort, extracting.vit, found, need_lock)
     if split == "test":
         entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
         if entry is not None and entry["backbone"] == extracting.vit.name:
@@ -79,10 +79,14 @@ def make_plan(cohort: Cohort, extracting: Extractor) -> Plan:
     )
 
 
-def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict) -> Plan:
+def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict, need_lock: bool = False) -> tuple[Plan, bool]:
     """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later.
 
-    Where that recipe cohort has no lock, BUSI's recipe stands in; the plan's reason names it.
+    Where that recipe cohort has no lock, BUSI's recipe stands in. Where none is locked for this backbone, another's
+    stands in with its blocks at the same depth, and the plan is not a locked one; the plan's reason names either.
+
+    Args:
+        need_lock: refuse a recipe of another backbone.
     """
     if cohort.modality not in RECIPE_COHORTS:
         raise unknown(f"modality of {cohort.name} (it names the recipe)", cohort.modality, list(RECIPE_COHORTS))
@@ -92,16 +96,40 @@ def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict) -> Plan:
             "others give a bank; add patients"
         )
     recipe_cohort = RECIPE_COHORTS[cohort.modality]
-    for name in (recipe_cohort, "busi"):
-        entry = locks.entry(locks.THRESHOLDS, name, 1)
-        if entry is not None and entry["backbone"] == vit.name:
+    entries = {name: locks.entry(locks.THRESHOLDS, name, 1) for name in (recipe_cohort, "busi")}
+    entries = {name: entry for name, entry in entries.items() if entry is not None}
+    for name, entry in entries.items():
+        if entry["backbone"] == vit.name:
             own_data = {"data_fingerprint": found["data_fingerprint"]}  # other data is the point of a recipe
             locks.check_binding(entry | own_data, found, f"{name} gate 1, as the recipe of {cohort.name}")
             plan = Plan.from_json(entry)
-            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}")
+            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}"), True
+    if entries and not need_lock:
+        name, entry = next(iter(entries.items()))
+        plan = at_this_depth(Plan.from_json(entry), vit)
+        why = f"recipe and threshold of {name} on {entry['backbone']}, not tuned on this backbone: {plan.reason}"
+        return replace(plan, reason=why), False
     raise CovtokenError(
         f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "
-        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Use the backbone of a lock in "
-        f"configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} --backbone {vit.name}`, then "
-        f"`covtoken lock thresholds --cohort {recipe_cohort}`"
+        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Run without --record, use the backbone of a "
+        f"lock in configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} --backbone {vit.name}`, "
+        f"then `covtoken lock thresholds --cohort {recipe_cohort}`"
     )
+
+
+def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
+    """A plan of 12 blocks at the same shares of another backbone's depth, without what needs a head it lacks."""
+
+    def moved(recipe: Recipe) -> Recipe:
+        block = at_depth(recipe.block, vit.n_blocks) if isinstance(recipe.block, int) else recipe.block
+        second = (
+            tuple(at_depth(b, vit.n_blocks) for b in recipe.extra) if recipe.scorer == "patchcore" else recipe.extra
+        )
+        return replace(recipe, block=block, extra=second)
+
+    recipes = {
+        name: moved(recipe)
+        for name, recipe in plan.recipes.items()
+        if name not in FIXED and (vit.has_saliency_head or "saliency" not in SCORERS[recipe.scorer].needs)
+    }
+    return replace(plan, recipes=recipes | fixed_recipes(vit), middle=at_depth(plan.middle, vit.n_blocks))
