@@ -89,6 +89,14 @@ def test_unknown_patients_are_grouped_by_likeness(tree):
     assert [case.unit for case in folder.read(tree).cases] == ["s0", "s1", "s1"]
 
 
+def test_dicom_is_named_and_not_called_truncated(tree):
+    (tree / "images" / "s0.dcm").write_bytes(bytes(128) + b"DICM" + bytes(200))
+    text = (tree / "index.csv").read_text().replace("images/s0.png", "images/s0.dcm")
+    (tree / "index.csv").write_text(text)
+    with pytest.raises(CovtokenError, match=r"s0\.dcm is DICOM, .*Hounsfield units to \.npy or NIfTI"):
+        folder.read(tree).cases[0].pixels()
+
+
 def test_hounsfield_arrays(tree):
     np.save(tree / "images" / "h.npy", np.full((5, 6), -600, np.int16))
     (tree / "index.csv").write_text("image,mask,patient,spacing,organ_name\nimages/h.npy,,P,0.7 0.8,lung\n")

@@ -28,7 +28,7 @@ def read_picture(file: Path, channel: str = "", window: Window | None = None) ->
     except FileNotFoundError as error:
         raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
     except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+        raise _unreadable(file, error) from error
     if pixels.ndim != 2:
         raise CovtokenError(f"picture {file}: expected one slice [H, W], got shape {pixels.shape}; cut volumes first")
     if window is not None:
@@ -47,7 +47,24 @@ def size_of(file: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
     except (OSError, UnidentifiedImageError) as error:
-        raise CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> CovtokenError:
+    if _is_dicom(file):
+        return CovtokenError(
+            f"picture {file} is DICOM, and a folder's pictures are PNG, JPEG, TIFF, BMP, .npy or 2-D NIfTI: convert "
+            "each slice, CT in Hounsfield units to .npy or NIfTI"
+        )
+    return CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again")
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def is_array(file: Path) -> bool:
