@@ -1,4 +1,4 @@
-"""D fitted on a million bank tokens, and what it costs to use: python benchmarks/direction.py [share]
+"""The recommended D fitted on a million bank tokens, and its use: python benchmarks/direction.py [share]
 
 3,906 pictures × 256 tokens × 384 (``share`` of the pictures; 1 by default), drawn anew from each picture's seed when
 they are read, so that no pass holds more than a chunk: of falling width, around one centre a picture, twelve pictures
@@ -20,6 +20,7 @@ from timing import best_of
 from covtoken.backbone.weights import load_backbone
 from covtoken.subspace.direction import Direction, fit_many
 from covtoken.subspace.pooling import pool3x3
+from covtoken.subspace.scorers import RECOMMENDED
 
 PICTURES, SIDE, WIDTH, PER_UNIT = 3906, 16, 384, 12
 BATCH = 8
@@ -63,7 +64,8 @@ _WIDTHS = torch.logspace(0, -1.5, WIDTH)
 def fit(n_pictures: int) -> Direction:
     """Fit D once and print what that took."""
     start = time.perf_counter()
-    found = fit_many(DrawnFeatures(range(n_pictures)), [6], target_block=9, progress=sys.stderr.isatty())[6]
+    block, progress = RECOMMENDED.block, sys.stderr.isatty()
+    found = fit_many(DrawnFeatures(range(n_pictures)), [block], *RECOMMENDED.extra, progress=progress)[block]
     seconds = time.perf_counter() - start
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(

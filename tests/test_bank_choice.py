@@ -11,6 +11,7 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
 from covtoken.gates import bank_choice as choice
 from covtoken.gates.ablation import recipe_cohorts
+from covtoken.paper_ablation import bank_rows, compared
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 
 
@@ -96,3 +97,18 @@ def test_the_committed_tables_give_the_recommended_recipe():
         content = choice.read_banks(cohort)
         assert len(content["variants"]) == len(ranking) * len({(r["share"], r["key"]) for r in content["variants"]})
         assert np.isfinite([row["auroc"] for row in content["variants"]]).all()
+
+
+def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
+    contents = {cohort: choice.read_banks(cohort) for cohort in recipe_cohorts()}
+    rows = bank_rows(contents)
+    assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
+    assert all(len(row) == 1 + len(contents) * len(compared()) for row in rows) and "–" not in rows[0]
+    variant = dict(zip(choice.FIELDS, compared()["recommended"]))
+    small = [
+        row
+        for row in contents["busi"]["variants"]
+        if row["share"] == 0.05 and all(row[k] == value for k, value in variant.items())
+    ]
+    pooled, inside = (np.mean([row[k] for row in small]) for k in ("auroc", "image_auroc"))
+    assert len(small) == 2 and rows[0][1] == f"{pooled:.3f} / {inside:.3f}"
