@@ -96,9 +96,9 @@ def ablate(
     data: Annotated[
         str | None, typer.Option(help="Folder of a committed cohort that does not lie under COVTOKEN_DATA.")
     ] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the committed ablation (selection alone).")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")] = False,
     choose: Annotated[
-        bool, typer.Option("--choose", help="Run nothing: print the recipe that the committed ablations give.")
+        bool, typer.Option("--choose", help="Run nothing: print the recipe that the committed tables give.")
     ] = False,
     in_organ: Annotated[
         bool, typer.Option("--in-organ", help="Of O, the score for inside an organ, not of D.")
@@ -110,9 +110,11 @@ def ablate(
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
     from covtoken.gates import ablation, bank_choice, in_organ_choice, show_ablation
 
+    if banks and (in_organ or choose):
+        raise CovtokenError("--banks runs D's table of banks: give it without --in-organ and --choose")
     if choose:
         if not in_organ:
-            console.print(show_ablation.ranking_table(ablation.recommend()[1]))  # gives the block
+            console.print(show_ablation.ranking_table(ablation.recommend()[1]))
         rule, table = (
             (in_organ_choice.recommend_in_organ, in_organ_choice.in_organ_table)
             if in_organ
@@ -124,6 +126,7 @@ def ablate(
         return
     if banks:
         content = bank_choice.run_banks(cohort, backbone, data=data)
+        console.print(bank_choice.banks_table(bank_choice.ranked({content["cohort"]: content})))
         console.print(f"written: {bank_choice.write_banks(content, recorded=record)}")
         return
     if in_organ:

@@ -25,6 +25,8 @@ def test_a_row_is_the_recipe_that_it_names(monkeypatch):
         extra = (3, row["quantile"], row["ridge"], row["rounds"], row["inside"])
         maps = score_maps(Recipe("direction", 2, True, row["sigma"], extra=extra), bank, selection)
         assert row["auroc"] == pytest.approx(auroc(maps.ravel(), labels.lesion.ravel()), abs=1e-6)
+        inside = [auroc(m, lesion) for m, lesion in zip(maps, labels.lesion) if lesion.any()]
+        assert row["image_auroc"] == pytest.approx(np.mean(inside), abs=1e-6)
     assert len({row["auroc"] for row in rows}) > 4
 
 
@@ -44,13 +46,15 @@ def _content(cohort, means, **changes):
         for key, mean in means.items()
         for off in (0.0, 0.02, -0.02)
     ]
-    about = {"block": 6, "target_block": 9, "provenance": {"weights_sha256": "w"}}
+    about = {"backbone": "b", "block": 6, "target_block": 9, "provenance": {"weights_sha256": "w"}}
     found = {"schema": choice.SCHEMA, "cohort": cohort, "split": "selection", "variants": variants}
     return found | about | changes
 
 
 def _write(root, means, monkeypatch, block=6, **changes):
     monkeypatch.setattr(choice.ablation, "recommend", lambda root=None: (Recipe("direction", block), []))
+    about = {"provenance": {"weights_sha256": "w"}}
+    monkeypatch.setattr(choice.ablation, "read_ablation", lambda cohort, root=None: about)
     for cohort in recipe_cohorts():
         found = _content(cohort, means, **(changes if cohort == recipe_cohorts()[-1] else {}))
         choice.write_banks(found, recorded=True, root=root)
@@ -80,8 +84,18 @@ def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
     means = {(0.0, 0.9, 1.0, 0, 0.0): 0.9}
     with pytest.raises(CovtokenError, match="covtoken ablate --banks --cohort busi --record"):
         choice.recommend(tmp_path)
-    with pytest.raises(CovtokenError, match="record them alike"):
-        choice.recommend(_write(tmp_path, means, monkeypatch, provenance={"weights_sha256": "v"}))
+    other = _content("busi", {(0.5, 0.9, 1.0, 0, 0.0): 0.9})["variants"]
+    rekeyed = [row | {"key": "another"} for row in _content("busi", means)["variants"]]
+    changes = ({"provenance": {"weights_sha256": "v"}}, {"backbone": "c"}, {"variants": other}, {"variants": rekeyed})
+    for changed in changes:
+        with pytest.raises(CovtokenError, match="record them alike"):
+            choice.recommend(_write(tmp_path, means, monkeypatch, **changed))
+    _write(tmp_path, means, monkeypatch)
+    monkeypatch.setattr(
+        choice.ablation, "read_ablation", lambda cohort, root: {"provenance": {"weights_sha256": "other"}}
+    )
+    with pytest.raises(CovtokenError, match="the ablations that the block comes from, are of other weights"):
+        choice.recommend(tmp_path)
     with pytest.raises(CovtokenError, match="gives block 5, the tables of banks are of block 6"):
         choice.recommend(_write(tmp_path, means, monkeypatch, block=5))
     with pytest.raises(CovtokenError, match="holds no variants"):
@@ -103,8 +117,8 @@ def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
     contents = {cohort: choice.read_banks(cohort) for cohort in recipe_cohorts()}
     rows = bank_rows(contents)
     assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
-    assert all(len(row) == 1 + len(contents) * len(compared()) for row in rows) and "–" not in rows[0]
-    variant = dict(zip(choice.FIELDS, compared()["recommended"]))
+    assert all(len(row) == 1 + len(contents) * len(compared(contents)) for row in rows) and "–" not in rows[0]
+    variant = dict(zip(choice.FIELDS, compared(contents)["recommended"]))
     small = [
         row
         for row in contents["busi"]["variants"]

@@ -23,6 +23,7 @@ from covtoken.subspace.direction import (
     Direction,
     bank_rarity,
     direction_moments,
+    distilled,
     fit_many,
     load_direction,
     moments_at_cuts,
@@ -193,6 +194,20 @@ def test_the_view_inside_pictures_enters_the_call_the_rounds_and_the_header(feat
     target = two_views(bank_rarity(features, reference), 0.5)
     first = Direction.fit(features, 2, 3, inside=0.5)
     assert torch.equal(refined(first, features, target).weight, mixed.weight)
+    with pytest.raises(CovtokenError, match=r"weighs ranks inside pictures by 0\.5: give `two_views`"):
+        refined(first, features, bank_rarity(features, reference))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float32])
+@pytest.mark.parametrize("inside", [0.0, 0.75, 1.0])
+def test_ranks_do_not_hide_a_mask(features, kind, inside):
+    mask = torch.zeros(16, 20, dtype=kind)
+    mask[:, 3:6] = 1
+    reference = target_reference(features, 3)
+    with pytest.raises(LabelLeak):
+        two_views(mask, inside)
+    with pytest.raises(LabelLeak):
+        distilled(features, 2, reference, mask, inside=inside)
 
 
 def test_rarity_of_the_bank_leaves_the_own_unit_out(features):

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from covtoken.data import folder
 from covtoken.data.cohorts import COMMITTED, cohort_name, data_fingerprint, open_cohort, picture_size
 from covtoken.data.masks import read_mask
+from covtoken.data.pictures import read_picture
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak, construction
 
@@ -93,8 +94,9 @@ def test_dicom_is_named_and_not_called_truncated(tree):
     (tree / "images" / "s0.dcm").write_bytes(bytes(128) + b"DICM" + bytes(200))
     text = (tree / "index.csv").read_text().replace("images/s0.png", "images/s0.dcm")
     (tree / "index.csv").write_text(text)
-    with pytest.raises(CovtokenError, match=r"s0\.dcm is DICOM, .*Hounsfield units to \.npy or NIfTI"):
-        folder.read(tree).cases[0].pixels()
+    for read in (lambda: folder.read(tree), lambda: read_picture(tree / "images" / "s0.dcm")):
+        with pytest.raises(CovtokenError, match=r"s0\.dcm is DICOM, .*Hounsfield units to \.npy or NIfTI"):
+            read()
 
 
 def test_hounsfield_arrays(tree):

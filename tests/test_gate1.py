@@ -129,7 +129,12 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
     assert made.reason == "recipe and threshold of busi: best baseline" and locked
     for cohort, backbone, changed, message in (
         (_folder(30), "embedded", {"weights_sha256": "other"}, "busi gate 1, as the recipe of mine: .*weights_sha256"),
-        (_folder(30), "dinov2-base", {}, "`covtoken gate 1 --cohort busi --backbone dinov2-base`"),
+        (
+            _folder(30),
+            "dinov2-base",
+            {},
+            "Run without --record.*`covtoken gate 1 --cohort busi --backbone dinov2-base`",
+        ),
         (_folder(30, "mri"), "embedded", {}, "unknown modality of mine .*'mri'.*Known: ultrasound"),
         (_folder(11), "embedded", {}, "mine has 11 units: cross-fitting needs at least 12"),
     ):

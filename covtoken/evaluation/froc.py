@@ -50,7 +50,7 @@ def froc(maps: np.ndarray, labels, fp_rates: Sequence[float] = (1, 4)) -> dict[f
         raise CovtokenError(f"FROC maps must be [N, rows, cols] and fit labels {labels.lesion.shape}, got {maps.shape}")
     if np.isnan(maps).any():
         raise CovtokenError("maps hold NaN: a score must order all tokens")
-    found = [births(m, le, ig) for m, le, ig in zip(maps, labels.lesion, labels.ignore)]
+    found = [_births(*picture) for picture in zip(maps, *_peaks(maps), labels.lesion, labels.ignore)]
     false = np.sort(np.concatenate([values[wrong] for values, wrong, _ in found]))[::-1]
     best = np.array([_best_birth(found[lesion.picture], lesion.tokens) for lesion in labels.lesions], dtype=float)
     points = {}
@@ -72,15 +72,31 @@ def births(scores: np.ndarray, lesion: np.ndarray, ignore: np.ndarray) -> tuple[
 
     A birth is a connected plateau of equal scores that no neighbour exceeds.
     """
-    levels = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)
-    top = maximum_filter(levels, size=3, mode="nearest") == levels
-    alone = np.bincount(levels.ravel())[levels] == 1  # a score that occurs once is its own plateau: the common case
-    single = top & alone
+    top, tied = _peaks(scores[None])
+    return _births(scores, top[0], tied[0], lesion, ignore)
+
+
+def _peaks(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens [N, rows, cols] no neighbour exceeds, and which have a neighbour of equal score."""
+    top = maximum_filter(maps, size=(1, 3, 3), mode="nearest") == maps
+    tied = np.zeros(maps.shape, dtype=bool)
+    rows, cols = maps.shape[1:]
+    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here = np.s_[:, : rows - down, max(0, -across) : cols - max(0, across)]
+        there = np.s_[:, down:, max(0, across) : cols + min(0, across)]
+        equal = maps[here] == maps[there]
+        tied[here] |= equal
+        tied[there] |= equal
+    return top, tied
+
+
+def _births(scores, top, tied, lesion, ignore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    single = top & ~tied  # a token without an equal neighbour is its own plateau: the common case
     count = int(single.sum())
     plateau = np.zeros(scores.shape, dtype=np.int64)
     plateau[single] = np.arange(1, count + 1)
-    for level in np.unique(levels[top & ~alone]):
-        parts, n = connected(levels == level, structure=np.ones((3, 3)))
+    for level in np.unique(scores[top & tied]):
+        parts, n = connected((scores == level) & tied, structure=np.ones((3, 3)))
         for part in range(1, n + 1):
             inside = parts == part
             if top[inside].all():

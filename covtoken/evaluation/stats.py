@@ -198,7 +198,10 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def _average_precision(scores, positive, unit, weights) -> np.ndarray:
-    """Average precision under unit counts, as two small matrix products per chunk of distinct positive scores."""
+    """Average precision under unit counts, as one small matrix product per chunk of distinct positive scores.
+
+    Every number on the way is a whole one, so that the order of sums changes nothing.
+    """
     n_units = weights.shape[1]
     order = np.argsort(-scores, kind="stable")
     scores, positive, unit = scores[order], positive[order], unit[order]
@@ -206,9 +209,10 @@ def _average_precision(scores, positive, unit, weights) -> np.ndarray:
     # precision is read only where recall moves.
     levels = np.unique(scores[positive])[::-1]
     step = len(levels) - np.searchsorted(levels[::-1], scores, "right")
+    hit_unit, hit_step = unit[positive], step[positive]  # one or more a step
     above = np.zeros(n_units)
-    seen = np.zeros(n_units)
-    total = weights @ np.bincount(unit[positive], minlength=n_units)
+    seen = np.zeros(len(weights))
+    total = weights @ np.bincount(hit_unit, minlength=n_units)
     result = np.zeros(len(weights))
     width = max(1, 2_000_000 // max(n_units, len(weights)))
     for start in range(0, len(levels), width):
@@ -216,12 +220,16 @@ def _average_precision(scores, positive, unit, weights) -> np.ndarray:
         lo, hi = np.searchsorted(step, [start, stop])
         cell = (step[lo:hi] - start) * n_units + unit[lo:hi]
         shape = (stop - start, n_units)
-        hits = np.bincount(cell[positive[lo:hi]], minlength=shape[0] * n_units).reshape(shape)
         everyone = np.bincount(cell, minlength=shape[0] * n_units).reshape(shape)
-        true = seen + np.cumsum(hits, 0)
         taken = above + np.cumsum(everyone, 0)
-        seen, above = true[-1], taken[-1]
-        gained, true, taken = weights @ hits.T, weights @ true.T, weights @ taken.T
+        above = taken[-1]
+        taken = weights @ taken.T
+        first, last = np.searchsorted(hit_step, [start, stop])
+        gained = weights[:, hit_unit[first:last]]
+        if last - first > stop - start:  # positives of equal scores
+            gained = np.add.reduceat(gained, np.searchsorted(hit_step[first:last], np.arange(start, stop)), axis=1)
+        true = seen[:, None] + np.cumsum(gained, 1)
+        seen = true[:, -1]
         result += (gained * np.divide(true, taken, out=np.zeros_like(true), where=taken > 0)).sum(1)
     return np.divide(result, total, out=np.full(len(weights), np.nan), where=total > 0)
 

@@ -36,7 +36,8 @@ FAILURE = (
 DEFINE_SHARES = (0.02, 0.04, 0.08, 0.12, 0.18, 0.3, 1.0)
 TEST_SHARES = (0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
 DEFINE_KEYS = ("alarm-define-0", "alarm-define-1", "alarm-define-2")
-# Of the third trial: its keys, folds, foreign banks, size and noise are others than the first two's, which taught it.
+# Of the third trial: its draws of units, folds, foreign banks, size and noise are others than the first two's, which
+# taught it. The whole bank, the lesion-free one and the large cohorts' pictures can only come again.
 TEST_KEYS = ("alarm-test-4", "alarm-test-5")
 FOREIGN = {"busi": "phantom", "phantom": "busi", "lits": "lidc-crops", "kits19": "lidc-crops", "lidc-crops": "phantom"}
 TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibration"}  # small cohorts: cross-fitting

@@ -63,7 +63,8 @@ KEYS = ("covtoken-banks-0", "covtoken-banks-1")
 EXPLORED = (
     "Before this table, about 150 forms of the call were looked at on the same selection splits: soft targets, ranks "
     "inside pictures and units, references cut into 2 to 6 parts, several bank samples, tokens of two blocks or with "
-    "their surroundings. Only the rank inside the picture helped on both cohorts and with nearly every bank."
+    "their surroundings. The rank inside the picture stood out: on LIDC windows it helped with small banks and inside "
+    "one image, on BUSI it cost little."
 )
 
 
@@ -176,25 +177,42 @@ def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
 
 
 def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
-    """The recipe that the rule above gives, and the ranking: rows {inside … sigma, mean, tied} and, for each cohort,
-    its means over the banks and the lowest pooled AUROC with any bank.
+    """The recipe that the rule above gives, and the ranking behind it (``ranked``).
 
     Raises:
-        CovtokenError: a table is not recorded, the cohorts' are of other weights or banks, or the block is not the one
-            that the ablation gives.
+        CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or the block is
+            not the one that the ablation gives.
     """
     found = {cohort: read_banks(cohort, root) for cohort in recipe_cohorts()}
-    kinds = {
-        (c["provenance"]["weights_sha256"], c["block"], c["target_block"], len(c["variants"])) for c in found.values()
-    }
-    if len(kinds) > 1:
-        raise CovtokenError(
-            f"the tables of {', '.join(found)} are of other weights, blocks or banks: record them alike"
-        )
     content = next(iter(found.values()))
+    kinds = {
+        (
+            *(c["backbone"], c["provenance"]["weights_sha256"], c["block"], c["target_block"]),
+            frozenset((row["share"], row["key"], *(row[k] for k in FIELDS)) for row in c["variants"]),
+        )
+        for c in found.values()
+    }
+    weights = {ablation.read_ablation(cohort, root)["provenance"]["weights_sha256"] for cohort in found}
+    if len(kinds) > 1 or weights != {content["provenance"]["weights_sha256"]}:
+        raise CovtokenError(
+            f"the tables of {', '.join(found)}, or the ablations that the block comes from, are of other weights, "
+            "blocks, banks or variants: record them alike"
+        )
     block = ablation.recommend(root)[0].block
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
+    rows = ranked(found)
+    first = rows[0]
+    extra = (content["target_block"], *(first[k] for k in ("quantile", "ridge", "rounds", "inside")))
+    return Recipe("direction", block, True, first["sigma"], extra=extra), rows
+
+
+def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ranking by the rule, from the tables of one or more cohorts: {cohort: its content}.
+
+    Rows {inside … sigma, mean, tied} and, for each cohort, {auroc, image_auroc, lowest}: its means over the banks, and
+    the lowest pooled AUROC with any bank. Tied variants come first, in the rule's order, then the rest by mean.
+    """
     means, rows = {cohort: mean_over_banks(c) for cohort, c in found.items()}, []
     for key in next(iter(means.values())):
         each = {cohort: table[key] for cohort, table in means.items()}
@@ -203,9 +221,7 @@ def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
     best = max(row["mean"] for row in rows)
     rows = [row | {"tied": row["mean"] >= best - TIED} for row in rows]
     rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
-    first = rows[0]
-    extra = (content["target_block"], *(first[k] for k in ("quantile", "ridge", "rounds", "inside")))
-    return Recipe("direction", block, True, first["sigma"], extra=extra), rows
+    return rows
 
 
 def _cost(row: dict[str, Any]) -> tuple:

@@ -53,9 +53,7 @@ CHAINED = ("greedy", "spanning", "coverage_repaired", "merging", "mu_cv", "mu_fa
 FROM_PIXELS = "phantom"  # the cohort that notebooks run from pixels
 FLOOR = 5e-5  # headline numbers are locked to four decimals
 SPREAD_UNITS = {"1": 24}  # of bank and of selection
-FEWER_UNITS = (
-    12  # for the other gates, whose runs cost more, and of a cross-fitted cohort, whose units have many slices
-)
+FEWER_UNITS = 12  # for the other gates, whose runs cost more, and of cross-fitted cohorts, whose units have many slices
 SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))
 
 

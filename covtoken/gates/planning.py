@@ -14,7 +14,7 @@ from covtoken.evaluation.labels import label, small_cut
 from covtoken.gates import locks
 from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, SEED, Plan, fixed_recipes
 from covtoken.gates.scoring import Extractor, in_split, need_lesions
-from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
+from covtoken.subspace.scorers import SCORERS, Recipe
 
 
 def plan_for(
@@ -104,32 +104,34 @@ def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict, need_lock: bool = F
             locks.check_binding(entry | own_data, found, f"{name} gate 1, as the recipe of {cohort.name}")
             plan = Plan.from_json(entry)
             return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}"), True
-    if entries and not need_lock:
+    if entries and not need_lock:  # a run that is not recorded
         name, entry = next(iter(entries.items()))
         plan = at_this_depth(Plan.from_json(entry), vit)
         why = f"recipe and threshold of {name} on {entry['backbone']}, not tuned on this backbone: {plan.reason}"
         return replace(plan, reason=why), False
+    instead = "Run without --record, use" if entries else "Use"
     raise CovtokenError(
         f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "
-        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. Run without --record, use the backbone of a "
-        f"lock in configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} --backbone {vit.name}`, "
-        f"then `covtoken lock thresholds --cohort {recipe_cohort}`"
+        f"{recipe_cohort!r}, and none is locked for backbone {vit.name!r}. {instead} "
+        f"the backbone of a lock in configs/{locks.THRESHOLDS}, or run `covtoken gate 1 --cohort {recipe_cohort} "
+        f"--backbone {vit.name}`, then `covtoken lock thresholds --cohort {recipe_cohort}`"
     )
 
 
 def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
-    """A plan of 12 blocks at the same shares of another backbone's depth, without what needs a head it lacks."""
+    """A plan at the same shares of another backbone's depth, rounded down, without what needs a head it lacks."""
+    n_blocks = plan.recipes["attention_last"].block  # of the backbone that it was locked on
+
+    def at(block):
+        return max(1, block * vit.n_blocks // n_blocks) if isinstance(block, int) else block
 
     def moved(recipe: Recipe) -> Recipe:
-        block = at_depth(recipe.block, vit.n_blocks) if isinstance(recipe.block, int) else recipe.block
-        second = (
-            tuple(at_depth(b, vit.n_blocks) for b in recipe.extra) if recipe.scorer == "patchcore" else recipe.extra
-        )
-        return replace(recipe, block=block, extra=second)
+        extra = tuple(map(at, recipe.extra)) if recipe.scorer == "patchcore" else recipe.extra  # the second block
+        return replace(recipe, block=at(recipe.block), extra=extra)
 
     recipes = {
         name: moved(recipe)
         for name, recipe in plan.recipes.items()
         if name not in FIXED and (vit.has_saliency_head or "saliency" not in SCORERS[recipe.scorer].needs)
     }
-    return replace(plan, recipes=recipes | fixed_recipes(vit), middle=at_depth(plan.middle, vit.n_blocks))
+    return replace(plan, recipes=recipes | fixed_recipes(vit), middle=at(plan.middle))

@@ -64,7 +64,9 @@ def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
     """The first of the tied variants in the rule's order, then the best by mean alone."""
     tied = sum(row["tied"] for row in ranking)
     best = max(ranking, key=lambda row: row["mean"])
-    table = Table(title=f"{tied} of {len(ranking)} variants within {TIED} of the best mean; first {n} by the rule")
+    table = Table(
+        title=f"With the whole bank: {tied} of {len(ranking)} within {TIED} of the best mean; first {n} by the rule"
+    )
     settings = ("block", "sigma", "ridge", "quantile", "rounds")
     cohorts = [name for name in best if name not in (*settings, "mean", "tied")]
     columns = (*settings, "mean", *cohorts)
@@ -73,5 +75,5 @@ def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
     for row in (*ranking[:n], best):
         words = [f"{row[c]:.4f}" if c in ("mean", *cohorts) else str(row[c]) for c in columns]
         table.add_row(*words, style="bold" if row is ranking[0] else "dim" if not row["tied"] else "")
-    table.caption = "last row: the best mean"
+    table.caption = "the first row gives the block alone; last row: the best mean"
     return table

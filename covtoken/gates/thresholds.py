@@ -55,7 +55,7 @@ def need_threshold(cohort: str, gate: int | str, record: bool, backbone: str = "
     if not any(entry and entry["backbone"].startswith(backbone) for entry in entries):
         raise CovtokenError(
             f"{opened.name}: no threshold of gate {gate} is locked for backbone {backbone!r}. Run "
-            f"`covtoken gate {gate} --cohort {names[0]}`, then "
+            f"`covtoken gate {gate} --cohort {names[0]} --backbone {backbone}`, then "
             f"`covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
         )
 

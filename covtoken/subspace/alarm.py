@@ -31,7 +31,7 @@ from covtoken.subspace.scorers import Recipe, score_maps
 
 KEY = "covtoken-alarm-v1"  # of the samples of units, pictures and tokens below
 FEWEST_UNITS = 4
-TOP = 0.9  # quantile of D's map above which a token is of its top tenth, as D's own target was made
+TOP = 0.9  # quantile of D's map above which a token is of its top tenth
 QUERY_PICTURES = 64
 BANK_TOKENS = 2_000  # reference tokens whose own sparsity is looked at: enough for a median
 

@@ -1,7 +1,7 @@
 """D, the distilled direction: one dot product a token in place of a search (book/recommended.md).
 
-Tokens of the bank's own pictures that are rare (PN above its 90th percentile at a late middle block) are called
-positive, and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
+Tokens of the bank's own pictures that are rare (PN above a high quantile, at a late middle block) are called positive,
+and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
 Three passes over the bank, each a map over shards whose results merge in any order:
 
     reference = target_reference(features, 9)                              # the smallest hashes of all shards
@@ -46,7 +46,8 @@ class Direction:
         weight: ω [D] float64. mean: m [D] float64, of the bank's tokens.
         header: kind, block, pooled, ridge, n_tokens, explained (R² on the bank), what the bank's header says of origin
             (backbone, weights_sha256, preprocessing, cohort_fingerprint, units, package_version), what the target was
-            (for D: target_block, quantile, cut, size, k, neighbours, key), content_sha256.
+            (for D: target_block, quantile, inside, cut in the target's units, size, k, neighbours, key, and rounds
+            where there were any), content_sha256.
     """
 
     weight: torch.Tensor = field(repr=False)
@@ -146,7 +147,8 @@ def fit_many(
 
     Args:
         bank_features: a FeatureSet of the bank split with the tokens of ``blocks`` and ``target_block``.
-        target_block: where rarity is asked. quantile: of PN, above which a bank token is called positive.
+        target_block: where rarity is asked. quantile: of PN, or of its ``two_views``, above which a token is called
+            positive.
         ridge: λ, see ``ridge.solve``. size, key: of the reference. k, neighbours: of N.
         rounds: how often the target is made again from tokens on which rarity and the last direction agree
             (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
@@ -191,7 +193,7 @@ def distilled(
     Args:
         features: the bank's pictures. rarity: theirs, [N, T], of ``reference`` (``bank_rarity``).
     """
-    target = two_views(rarity, inside)
+    target = two_views(_checked_target(features, rarity), inside)
     cut = rarity_cut(target, quantile)
     moments = direction_moments(features, block, target, cut, progress=progress)
     about = rarity_target(reference, quantile, cut, inside)
@@ -213,8 +215,12 @@ def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
 
     Returns:
         [N, T] float64 in (0, 1], ranks by ``scipy.stats.rankdata`` over their number, ties shared.
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: ``inside`` outside [0, 1].
     """
     _check_inside(inside)
+    refuse_label_arrays("the target of a direction", rarity)  # here: ranks of a mask no longer look like one
     if inside == 0:
         return rarity
     values = torch.as_tensor(rarity).numpy()
@@ -231,13 +237,22 @@ def refined(direction: Direction, features, rarity, progress: bool = False) -> D
     Args:
         features: the pictures that ``direction`` was fitted on. rarity: theirs, [N, T] (``bank_rarity``), in one or in
             ``two_views``, as the direction's own target was.
+
+    Raises:
+        LabelLeak: something like a label was handed in. CovtokenError: another target than the direction's own.
     """
     head, parts = direction.header, []
     check_fits(direction, features, pictures=features)
+    rarity = _checked_target(features, rarity)
+    if "cut" in head and rarity_cut(rarity, head["quantile"]) != head["cut"]:
+        raise CovtokenError(
+            f"this target was not the direction's own, which weighs ranks inside pictures by {head.get('inside', 0)}: "
+            "give `two_views` of the same rarity"
+        )
     with construction("a direction"):
         for _, tokens in _streamed(features, head["block"], head["pooled"], "a direction's own bank", progress):
             parts.append(direction.score(tokens))
-        target = agreed(_checked_target(features, rarity), torch.cat(parts))
+        target = agreed(rarity, torch.cat(parts))
         cut = rarity_cut(target, head["quantile"])
         moments = direction_moments(features, head["block"], target, cut, head["pooled"], progress)
     kept = ("target", "target_block", "quantile", "inside", "cut", "size", "k", "neighbours", "key")

@@ -403,7 +403,7 @@ def at_depth(block: int, n_blocks: int) -> int:
     return max(1, block * n_blocks // 12)
 
 
-# What `covtoken ablate --choose` gives from the committed ablations of the recipe cohorts; a test holds it to that.
+# What `covtoken ablate --choose` gives from the recipe cohorts' committed ablations and banks; a test holds it to that.
 RECOMMENDED = Recipe("direction", 6, True, 0.0, extra=(9, 0.93, 3.0, 2, 0.75))
 # What `covtoken ablate --in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
 IN_ORGAN = Recipe("in_organ", 9, False, 0.5, extra=(6, 0.5))
