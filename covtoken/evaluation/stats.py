@@ -225,11 +225,12 @@ def _average_precision(scores, positive, unit, weights) -> np.ndarray:
         above = taken[-1]
         taken = weights @ taken.T
         first, last = np.searchsorted(hit_step, [start, stop])
-        gained = weights[:, hit_unit[first:last]]
-        if last - first > stop - start:  # positives of equal scores
-            gained = np.add.reduceat(gained, np.searchsorted(hit_step[first:last], np.arange(start, stop)), axis=1)
-        true = seen[:, None] + np.cumsum(gained, 1)
-        seen = true[:, -1]
+        true = np.cumsum(np.take(weights, hit_unit[first:last], axis=1), axis=1)
+        if last - first > stop - start:  # positives of equal scores: the last of each
+            true = np.take(true, np.searchsorted(hit_step[first:last], np.arange(start, stop), "right") - 1, axis=1)
+        true += seen[:, None]
+        gained = np.diff(true, axis=1, prepend=seen[:, None])
+        seen = true[:, -1].copy()
         result += (gained * np.divide(true, taken, out=np.zeros_like(true), where=taken > 0)).sum(1)
     return np.divide(result, total, out=np.full(len(weights), np.nan), where=total > 0)
 
