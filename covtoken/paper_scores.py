@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import numpy as np
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -128,7 +129,7 @@ class AlarmTable(_Reader, SphinxDirective):
     """How often alarm and failure go together, a row a cohort, from the committed alarm reports."""
 
     def run(self) -> list[nodes.Node]:
-        root, rows = self.root(), []
+        root, rows, total = self.root(), [], np.zeros((2, 2), dtype=int)
         found = sorted(path.parent.name for path in root.glob("gate_reports/*/alarm.json"))
         for cohort in (name for name in found if not name.startswith("_")):
             self.depends_on(root / "gate_reports" / cohort / "alarm.json")
@@ -136,13 +137,22 @@ class AlarmTable(_Reader, SphinxDirective):
             checks, metrics = report["checks"], report["metrics"]
             failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
             means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
-            counts = [f"{failed[0]} of {sum(failed)}", f"{worked[1]} of {sum(worked)}"]
-            right = f"{failed[0] + worked[1]} of {sum(failed) + sum(worked)}"
-            rows.append([f"{cohort}, {report['split']}", *counts, right, *means])
+            total += [failed, worked]
+            rows.append([f"{cohort}, {report['split']}", *_right(failed, worked), *means])
         if not rows:
             return [nodes.paragraph("", "", self.missing(CovtokenError(f"alarm: {MISSING}"), self.lineno))]
+        rows.append(["all", *_right(*total), "–", "–", "–"])
         head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
         return [_table(head, rows)]
+
+
+def _right(failed, worked) -> list[str]:
+    """Of (fired, silent) where D failed and where it worked: how many of each were right, and of all."""
+    return [
+        f"{failed[0]} of {sum(failed)}",
+        f"{worked[1]} of {sum(worked)}",
+        f"{failed[0] + worked[1]} of {sum(failed) + sum(worked)}",
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
