@@ -61,7 +61,7 @@ def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
     best = max(alone, key=lambda variant: sum(m[variant]["auroc"] + m[variant]["image_auroc"] for m in means))
     return {
         "recommended": (inside, quantile, ridge, rounds, RECOMMENDED.sigma),
-        "the best called over the bank alone": best,
+        "without a view inside": best,
         "plain D": (0.0, 0.9, 1.0, 0, 0.5),
     }
 
