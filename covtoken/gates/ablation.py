@@ -26,16 +26,14 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from covtoken.backbone.cache import features
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
-from covtoken.data.cohorts import RECIPE_COHORTS, data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import SMALL_COHORT, load_splits
+from covtoken.data.cohorts import RECIPE_COHORTS, open_cohort, picture_size
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
-from covtoken.gates.report import provenance
-from covtoken.gates.selection_table import read_table, write_table
+from covtoken.gates.selection_table import content_of, read_table, split_features, write_table
 from covtoken.subspace.bank import KEY, hash_unit, origin
 from covtoken.subspace.direction import (
     Direction,
@@ -52,7 +50,6 @@ from covtoken.subspace.ridge import Moments
 from covtoken.subspace.scorers import SIGMAS, Recipe, middle_blocks, token_maps
 
 SCHEMA = "covtoken-ablation/1"
-NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
 QUANTILES = (0.8, 0.85, 0.9, 0.95)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SIZES = (1_000, 3_000, 12_000)
@@ -114,46 +111,11 @@ def run_ablation(
     opened = open_cohort(cohort, **({"folder": data} if data else {}))
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
     refuse_small(opened)
-    splits = load_splits(opened)
-    cases = {s: [case for case in opened.cases if splits.get(case.unit) == s] for s in ("bank", "selection")}
-    if not all(cases.values()):
-        raise CovtokenError(f"{opened.name} has no bank or no selection split: it takes the recipe of a large cohort")
     steps = ladder(vit.n_blocks, vit.has_saliency_head)
     blocks = sorted({*steps["block"], *steps["target_block"]})
-    bank, selection = (
-        features(of, vit, blocks, saliency=vit.has_saliency_head, cache=cache, progress=progress)
-        for of in cases.values()
-    )
-    labels = label(cases["selection"], opened, selection.rows, selection.cols)
-    if not labels.lesions:
-        raise CovtokenError(f"{opened.name}: its selection split holds no lesion, so nothing can be compared")
+    splits = bank, selection, labels = split_features(opened, vit, blocks, vit.has_saliency_head, cache, progress)
     found = ablate(bank, selection, labels, vit.n_blocks, with_head=vit.has_saliency_head, progress=progress)
-    return {
-        "schema": SCHEMA,
-        "cohort": opened.name,
-        "split": "selection",
-        "note": NOTE,
-        "backbone": vit.name,
-        "n_blocks": vit.n_blocks,
-        "picture_size": vit.picture_size,
-        "curated": opened.curated,
-        "n": {
-            "bank_units": len(set(bank.units)),
-            "bank_images": len(bank),
-            "units": len(labels.unit_names),
-            "images": len(selection),
-            "tokens": int((~labels.ignore).sum()),
-            "lesions": len(labels.lesions),
-        },
-        **found,
-        "provenance": provenance(
-            data_fingerprint=data_fingerprint(opened),
-            weights_sha256=vit.weights_sha256,
-            seed=0,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
-    }
+    return content_of(SCHEMA, opened, vit, splits, started, **found)
 
 
 def refuse_small(cohort: Cohort) -> None:

@@ -27,18 +27,14 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from covtoken.backbone.cache import features
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import load_splits
+from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates import ablation
-from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, refuse_small, values_of
+from covtoken.gates.ablation import TIED, recipe_cohorts, refuse_small, values_of
 from covtoken.gates.alarm_conditions import share_of
-from covtoken.gates.report import provenance
-from covtoken.gates.scoring import in_split, need_lesions
-from covtoken.gates.selection_table import read_table, write_table
+from covtoken.gates.selection_table import NOTE, content_of, read_variants, split_features, write_table
 from covtoken.subspace.bank import origin
 from covtoken.subspace.direction import (
     Direction,
@@ -80,37 +76,15 @@ def run_banks(
     opened = open_cohort(cohort, **({"folder": data} if data else {}))
     vit = load_backbone(backbone, picture_size=picture_size(opened.name))
     refuse_small(opened)
-    splits, centre = load_splits(opened), ablation.default(vit.n_blocks)
-    cases = in_split(opened, splits, "selection")
-    bank, selection = (
-        features(of, vit, sorted({centre.block, centre.target_block}), cache=cache, progress=progress)
-        for of in (in_split(opened, splits, "bank"), cases)
-    )
-    labels = label(cases, opened, selection.rows, selection.cols)
-    need_lesions(labels, opened, "selection")
+    centre = ablation.default(vit.n_blocks)
+    blocks = sorted({centre.block, centre.target_block})
+    splits = bank, selection, labels = split_features(opened, vit, blocks, False, cache, progress)
     rows = []
-    for share, key, part in track(list(banks_of(bank)), f"banks, {cohort}", disable=not progress):
+    for share, key, part in track(list(banks_of(bank)), f"banks, {opened.name}", disable=not progress):
         about = {"share": share, "key": key, "bank_units": len(set(part.units))}
         rows += [about | row for row in evaluate(part, selection, labels, centre.block, centre.target_block)]
-    return {
-        "schema": SCHEMA,
-        "cohort": opened.name,
-        "split": "selection",
-        "note": f"{NOTE}. {EXPLORED}",
-        "backbone": vit.name,
-        "n_blocks": vit.n_blocks,
-        "block": centre.block,
-        "target_block": centre.target_block,
-        "n": {"bank_images": len(bank), "units": len(labels.unit_names), "images": len(selection)},
-        "variants": rows,
-        "provenance": provenance(
-            data_fingerprint=data_fingerprint(opened),
-            weights_sha256=vit.weights_sha256,
-            seed=0,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
-    }
+    more = {"block": centre.block, "target_block": centre.target_block, "variants": rows}
+    return content_of(SCHEMA, opened, vit, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
 
 
 def banks_of(bank) -> Iterator[tuple[float, str, Any]]:
@@ -153,15 +127,8 @@ def write_banks(content: dict[str, Any], *, recorded: bool, root: Path | None = 
 
 
 def read_banks(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table.
-
-    Raises:
-        CovtokenError: as ``read_table``, or it holds no variants.
-    """
-    content = read_table(cohort, "banks", SCHEMA, "covtoken ablate --banks", root)
-    if not content.get("variants"):
-        raise CovtokenError(f"the table of banks of {cohort} holds no variants: restore it from git")
-    return content
+    """A committed table; errors as ``read_variants``."""
+    return read_variants(cohort, "banks", SCHEMA, "covtoken ablate --banks", root)
 
 
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:

@@ -17,20 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 from rich.table import Table
 
-from covtoken.backbone.cache import features
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
-from covtoken.data.splits import load_splits
+from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import SplitLabels, label
-from covtoken.gates.ablation import NOTE, TIED, recipe_cohorts, refuse_small, values_of
-from covtoken.gates.report import provenance
-from covtoken.gates.scoring import in_split, need_lesions
-from covtoken.gates.selection_table import read_table, write_table
+from covtoken.evaluation.labels import SplitLabels
+from covtoken.gates.ablation import TIED, recipe_cohorts, refuse_small, values_of
+from covtoken.gates.selection_table import content_of, read_variants, split_features, write_table
 from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
 
 SCHEMA = "covtoken-in-organ/1"
@@ -51,32 +46,10 @@ def run_in_organ(
     if not vit.has_saliency_head:
         raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
     refuse_small(opened)
-    splits = load_splits(opened)
-    cases = in_split(opened, splits, "selection")
     blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.extra[0])})
-    bank, selection = (
-        features(of, vit, blocks, saliency=True, cache=cache, progress=progress)
-        for of in (in_split(opened, splits, "bank"), cases)
-    )
-    labels = label(cases, opened, selection.rows, selection.cols)
-    need_lesions(labels, opened, "selection")
-    return {
-        "schema": SCHEMA,
-        "cohort": opened.name,
-        "split": "selection",
-        "note": NOTE,
-        "backbone": vit.name,
-        "n_blocks": vit.n_blocks,
-        "n": {"bank_images": len(bank), "units": len(labels.unit_names), "images": len(selection)},
-        "variants": evaluate(bank, selection, labels, vit.n_blocks, progress),
-        "provenance": provenance(
-            data_fingerprint=data_fingerprint(opened),
-            weights_sha256=vit.weights_sha256,
-            seed=0,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
-    }
+    splits = bank, selection, labels = split_features(opened, vit, blocks, True, cache, progress)
+    variants = evaluate(bank, selection, labels, vit.n_blocks, progress)
+    return content_of(SCHEMA, opened, vit, splits, started, variants=variants)
 
 
 def evaluate(bank, selection, labels: SplitLabels, n_blocks: int, progress: bool = False) -> list[dict[str, Any]]:
@@ -101,15 +74,8 @@ def write_in_organ(content: dict[str, Any], *, recorded: bool, root: Path | None
 
 
 def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table.
-
-    Raises:
-        CovtokenError: as ``read_table``, or it holds no variants.
-    """
-    content = read_table(cohort, "in_organ", SCHEMA, "covtoken ablate --in-organ", root)
-    if not content.get("variants"):
-        raise CovtokenError(f"the in-organ table of {cohort} holds no variants: restore it from git")
-    return content
+    """A committed table; errors as ``read_variants``."""
+    return read_variants(cohort, "in_organ", SCHEMA, "covtoken ablate --in-organ", root)
 
 
 def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
