@@ -45,7 +45,7 @@ class BankTable(_Reader, SphinxDirective):
         rows = [[row[0], *map(_number, row[1:])] for row in bank_rows(contents)]
         parts = [
             f"{name}: {c['split']} split, {c['n']['units']} units, {c['n']['images']} images, bank of up to "
-            f"{max(r['bank_units'] for r in c['variants'])} units."
+            f"{max(r['bank_units'] for r in c['variants'])} units, {len(mean_over_banks(c))} variants looked at."
             for name, c in contents.items()
         ]
         words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "

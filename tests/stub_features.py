@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 import torch
 
+from covtoken.evaluation.labels import Lesion, SplitLabels
+
 
 class StubFeatures:
     """``n_units`` × ``per_unit`` pictures of rows × cols tokens; values follow from the picture's name alone."""
@@ -54,3 +56,11 @@ class StubFeatures:
 
     def subset(self, indices):
         return StubFeatures([self.names[i] for i in indices], self.rows, self.cols, self.dim, self.blocks)
+
+
+def stub_labels() -> SplitLabels:
+    """Of 8 pictures of 4 × 5 tokens, two a unit: a lesion of two tokens in each of the first six."""
+    lesion = np.zeros((8, 20), dtype=bool)
+    lesion[:6, 7:9] = True
+    lesions = tuple(Lesion(np.array([7, 8]), 1.0, 0.1, i) for i in range(6))
+    return SplitLabels(lesion, ~lesion & False, None, np.arange(8) // 2, lesions, tuple("abcd"), (), 4, 5)

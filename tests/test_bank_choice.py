@@ -4,8 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from stub_features import StubFeatures
-from test_in_organ import _labels
+from stub_features import StubFeatures, stub_labels
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
@@ -18,7 +17,7 @@ from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 def test_a_row_is_the_recipe_that_it_names(monkeypatch):
     for name, values in (("INSIDES", (0.0, 0.5)), ("QUANTILES", (0.8,)), ("RIDGES", (3.0,))):
         monkeypatch.setattr(choice, name, values)
-    bank, selection, labels = StubFeatures.of(12, prefix="b"), StubFeatures.of(4, 2, prefix="q"), _labels()
+    bank, selection, labels = StubFeatures.of(12, prefix="b"), StubFeatures.of(4, 2, prefix="q"), stub_labels()
     rows = choice.evaluate(bank, selection, labels, 2, 3)
     assert len(rows) == 2 * 1 * 1 * 2 * 2
     for row in rows:

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from stub_features import StubFeatures
+from stub_features import StubFeatures, stub_labels
 
 from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.evaluation.stats import auroc
 from covtoken.gates import in_organ_choice as choice
 from covtoken.gates.ablation import recipe_cohorts
@@ -67,24 +66,17 @@ def test_another_depth_reads_the_same_share_of_it():
     assert (in_organ(24).block, in_organ(24).extra) == (18, (12, IN_ORGAN.extra[1]))
 
 
-def _labels() -> SplitLabels:
-    lesion = np.zeros((8, 20), dtype=bool)
-    lesion[:6, 7:9] = True
-    lesions = tuple(Lesion(np.array([7, 8]), 1.0, 0.1, i) for i in range(6))
-    return SplitLabels(lesion, ~lesion & False, None, np.arange(8) // 2, lesions, tuple("abcd"), (), 4, 5)
-
-
 def test_a_row_is_the_recipe_and_weight_zero_is_a_alone(both):
     bank, features = both
-    rows = choice.evaluate(bank, features, _labels(), n_blocks=4)
+    rows = choice.evaluate(bank, features, stub_labels(), n_blocks=4)
     assert len(rows) == 3 * (4 + 1) * 3  # blocks 2, 3, 4; weights and none; σ
     for block, weight, sigma in ((3, 0.5, 0.5), (4, 2.0, 0.0)):
         (row,) = [r for r in rows if (r["block"], r["weight"], r["sigma"]) == (block, weight, sigma)]
         maps = score_maps(Recipe("in_organ", block, False, sigma, extra=(2, weight)), bank, features)
-        assert row["auroc"] == pytest.approx(auroc(maps.ravel(), _labels().lesion.ravel()), abs=2e-6)
+        assert row["auroc"] == pytest.approx(auroc(maps.ravel(), stub_labels().lesion.ravel()), abs=2e-6)
     (alone,) = [r for r in rows if (r["block"], r["weight"], r["sigma"]) == (3, 0.0, 1.0)]
     density = score_maps(Recipe("density", 3, False, 1.0), bank, features)
-    assert alone["auroc"] == pytest.approx(auroc(density.ravel(), _labels().lesion.ravel()), abs=2e-6)
+    assert alone["auroc"] == pytest.approx(auroc(density.ravel(), stub_labels().lesion.ravel()), abs=2e-6)
 
 
 def _write(root, values, weights="w", **other):

@@ -109,8 +109,8 @@ def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
     Right: the mean of the shares of failed conditions that fire and of working ones that stay silent, since most banks
     work and an alarm that never fires would be right in most. Units, agreement and backing are searched together, on
     the middles between the values seen; each further one must be worth more than ``WORTH``, and of equals the widest
-    gaps win. Drift is printed and decides nothing: two trials showed that on CT and on the
-    phantom a foreign bank hurts A, the fallback, more than D (book/recommended.md): no reason to fall back.
+    gaps win. Drift is printed and decides nothing: two trials showed that on CT and on the phantom a
+    foreign bank hurts A, the fallback, more than D (book/recommended.md), which is no reason to fall back.
     """
     failed = np.array([row["failed"] for row in rows])
     if failed.all() or not failed.any():

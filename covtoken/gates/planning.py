@@ -14,7 +14,7 @@ from covtoken.evaluation.labels import label, small_cut
 from covtoken.gates import locks
 from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, SEED, Plan, fixed_recipes
 from covtoken.gates.scoring import Extractor, in_split, need_lesions
-from covtoken.subspace.scorers import SCORERS, Recipe
+from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
 
 
 def plan_for(
@@ -123,7 +123,7 @@ def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
     n_blocks = plan.recipes["attention_last"].block  # of the backbone that it was locked on
 
     def at(block):
-        return max(1, block * vit.n_blocks // n_blocks) if isinstance(block, int) else block
+        return at_depth(block, vit.n_blocks, n_blocks) if isinstance(block, int) else block
 
     def moved(recipe: Recipe) -> Recipe:
         extra = tuple(map(at, recipe.extra)) if recipe.scorer == "patchcore" else recipe.extra  # the second block

@@ -398,9 +398,9 @@ def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
     return replace(recipe, block=at_depth(recipe.block, n_blocks), extra=(target, *recipe.extra[1:]))
 
 
-def at_depth(block: int, n_blocks: int) -> int:
-    """The block that lies as deep among ``n_blocks`` as ``block`` among 12, rounded down."""
-    return max(1, block * n_blocks // 12)
+def at_depth(block: int, n_blocks: int, of: int = 12) -> int:
+    """The block that lies as deep among ``n_blocks`` as ``block`` among ``of``, rounded down."""
+    return max(1, block * n_blocks // of)
 
 
 # What `covtoken ablate --choose` gives from the recipe cohorts' committed ablations and banks; a test holds it to that.
