@@ -142,6 +142,14 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
             planning.recipe_plan(cohort, SimpleNamespace(name=backbone), found | changed, need_lock=True)
 
 
+def test_a_threshold_of_another_backbone_decides_nothing_but_every_check_is_printed():
+    recorded = _scores("busi")
+    measured, threshold = gate1.headline(recorded), gate1.Plan.from_json(recorded.header["plan"]).threshold
+    decision, checks = gate1.decide(measured, threshold, measured.n[0])
+    assert decision == "GO"
+    assert gate1.decide(measured, threshold, measured.n[0], own_threshold=False) == ("NO-VERDICT", checks)
+
+
 def test_a_small_cohort_on_another_backbone_takes_the_recipe_at_the_same_depth_unlocked():
     locked = gate1.Plan.from_json(locks.entry(locks.THRESHOLDS, "busi", 1))
     vit = SimpleNamespace(name="vit-large", n_blocks=24, has_saliency_head=False)

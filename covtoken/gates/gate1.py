@@ -151,8 +151,14 @@ def headline(recorded: RecordedScores) -> Measured:
     return measured
 
 
-def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dict[str, Any]]:
-    """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is."""
+def decide(
+    measured: Measured, threshold: float, n_units: int, own_threshold: bool = True
+) -> tuple[str, dict[str, Any]]:
+    """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is.
+
+    Args:
+        own_threshold: whether the threshold is of this backbone; that of another decides nothing.
+    """
     gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
     checks: dict[str, Any] = {
         "middle_beats_final": bool(gain_low > 0),
@@ -165,7 +171,7 @@ def decide(measured: Measured, threshold: float, n_units: int) -> tuple[str, dic
         if ours in ("recommended", "density"):
             below, above = measured.interval(name)
             checks[f"{kind}.{ours}_against_{other}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
-    if n_units < FEW_UNITS:
+    if n_units < FEW_UNITS or not own_threshold:
         return "NO-VERDICT", checks
     return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks
 
@@ -211,7 +217,8 @@ def _unit_names(cases) -> list[str]:
 
 def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -> GateReport:
     header, labels = recorded.header, recorded.labels
-    decision, checks = decide(measured, plan.threshold, measured.n[0])
+    own_threshold = locked or header["split"] != "crossfit"  # an unlocked recipe of a small cohort is another's
+    decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
     checks["plan_locked_before"] = locked
     metrics = others.entries() | measured.entries()
     return GateReport(
