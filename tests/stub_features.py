@@ -7,13 +7,15 @@ import hashlib
 import numpy as np
 import torch
 
+from covtoken.backbone.feature_set import FeatureSet
 from covtoken.evaluation.labels import Lesion, SplitLabels
 
 
 class StubFeatures:
     """``n_units`` × ``per_unit`` pictures of rows × cols tokens; values follow from the picture's name alone."""
 
-    backbone, weights_sha256, preprocessing = "stub", "0" * 64, "none"
+    # As of ``FeatureSet.from_arrays`` where nothing is said, so that the two can be scored against each other.
+    backbone, weights_sha256, preprocessing, precision = "arrays", "", "", "fp32"
 
     def __init__(self, names, rows=4, cols=5, dim=8, blocks=(1, 2, 3, 4)):
         self.names, self.rows, self.cols, self.dim, self.blocks = list(names), rows, cols, dim, blocks
@@ -33,6 +35,12 @@ class StubFeatures:
             for d in self.digests
         ]
         return torch.tensor(np.array(rows).reshape(len(self), *shape), dtype=torch.float32)
+
+    def made(self, rows=None, cols=None, width=None, **about) -> FeatureSet:
+        """The same features as a FeatureSet, or on another grid, of another width, or said to be made otherwise."""
+        tokens = {b: self.tokens(b)[..., : width or self.dim] for b in self.blocks}
+        about = {"digests": self.digests, "saliency": self.saliency(), "variance": self.variance()} | about
+        return FeatureSet.from_arrays(tokens, rows or self.rows, cols or self.cols, self.units, self.names, **about)
 
     def tokens(self, block):
         return self._draw(f"tokens{block}", self.rows * self.cols, self.dim)

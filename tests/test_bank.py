@@ -94,7 +94,7 @@ def test_check_fits_names_what_differs():
     check_fits(bank, features, block=2, pooled=False)
     features.backbone = "other"
     with pytest.raises(
-        CovtokenError, match=r"backbone: expected 'other', the bank has 'stub'; block: expected 3.*has 2"
+        CovtokenError, match=r"backbone: expected 'other', the bank has 'arrays'; block: expected 3.*has 2"
     ):
         check_fits(bank, features, block=3)
 

@@ -198,7 +198,7 @@ def test_tensors_of_another_shape_or_type_are_refused(bank):
         load_bank(bank)
 
 
-@pytest.mark.parametrize("field", ["backbone", "weights_sha256", "preprocessing"])
+@pytest.mark.parametrize("field", ["backbone", "weights_sha256", "preprocessing", "precision"])
 def test_a_bank_of_a_foreign_backbone_is_refused(bank, field):
     features = StubFeatures.of()
     setattr(features, field, "foreign")

@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, fitted, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
 
 
-@pytest.mark.parametrize("what", ["backbone", "weights_sha256", "preprocessing"])
+@pytest.mark.parametrize("what", ["backbone", "weights_sha256", "preprocessing", "precision"])
 def test_another_source_is_refused_by_name(fitted, what):
     features = StubFeatures.of(8, 2)
     check_fits(fitted, features, block=2, pooled=True, pictures=features)

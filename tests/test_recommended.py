@@ -7,7 +7,7 @@ import pytest
 from stub_features import StubFeatures
 
 from covtoken.errors import CovtokenError
-from covtoken.subspace.recommended import recommended_maps
+from covtoken.subspace.recommended import direction_maps, direction_of, recommended_maps
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, recommended, score_maps
 
 RECIPE = Recipe("direction", 2, True, 0.5, extra=(3, 0.9, 1.0, 2))
@@ -33,6 +33,18 @@ def test_rounds_change_the_direction_and_other_scores_are_refused():
     assert (plain["recommended"] != recommended_maps(RECIPE, bank, others, with_head=False)["recommended"]).any()
     with pytest.raises(CovtokenError, match="pooled direction, got 'density'"):
         recommended_maps(Recipe("density", 2), bank, others, with_head=False)
+
+
+@pytest.mark.parametrize("field", ["backbone", "weights_sha256", "preprocessing", "precision"])
+def test_pictures_made_otherwise_are_refused_by_name(field):
+    bank, others = StubFeatures.of(12, prefix="b").made(), StubFeatures.of(3, prefix="q").made(**{field: "other"})
+    with pytest.raises(CovtokenError, match=f"{field}: the bank's have '.*', these 'other'"):
+        recommended_maps(RECIPE, bank, others, with_head=False)
+    fitted = direction_of(RECIPE, bank)
+    with pytest.raises(CovtokenError, match=f"this direction does not fit .{field}: expected 'other'"):
+        direction_maps(RECIPE, fitted, others)
+    with pytest.raises(CovtokenError, match="block: expected 3, the direction has 2"):
+        direction_maps(replace(RECIPE, block=3), fitted, bank)
 
 
 def test_another_depth_reads_the_same_share_of_it():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from stub_features import StubFeatures
 
 import covtoken.subspace
 from covtoken.errors import CovtokenError
+from covtoken.subspace import scorers
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import DensitySubspace
@@ -110,6 +112,55 @@ def test_unknown_scores_and_nan_are_refused(both, monkeypatch):
     monkeypatch.setattr(StubFeatures, "variance", lambda self: torch.full((len(self), 20), torch.nan))
     with pytest.raises(CovtokenError, match="variance"):
         raw_maps("variance", None, False, *both)
+
+
+OTHERWISE = {
+    "backbone": ({"backbone": "vit_b"}, r"backbone: the bank's have 'arrays', these 'vit_b'"),
+    "weights": ({"weights_sha256": "ab"}, r"weights_sha256: the bank's have '', these 'ab'"),
+    "picture size": ({"preprocessing": "size=98"}, r"preprocessing: the bank's have '', these 'size=98'"),
+    "precision": ({"precision": "bf16"}, r"precision: the bank's have 'fp32', these 'bf16'"),
+    "grid": ({"rows": 5, "cols": 4}, r"grid: the bank's have '4 × 5 tokens', these '5 × 4 tokens'"),
+    "width": ({"width": 6}, r"width: the bank's have '8 values a token of block 2', these '6 values"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+@pytest.mark.parametrize("name", [name for name in SCORERS if "bank" in SCORERS[name].needs])
+def test_pictures_made_otherwise_than_the_bank_are_refused_by_name(both, what, name, monkeypatch):
+    """Same widths or not, numbers would come out: they would mean nothing."""
+    monkeypatch.setattr(scorers, "build_bank", None)  # before any work
+    monkeypatch.setattr(scorers.Direction, "fit", None)
+    about, message = OTHERWISE[what]
+    recipe = replace(choices(name, 4)[-1], block=2)
+    bank, pictures = both[0].made(), both[1].made(**about)
+    with pytest.raises(CovtokenError, match=message):
+        score_maps(recipe, bank, pictures)
+    with pytest.raises(CovtokenError, match="extract both alike"):
+        raw_maps(name, 2, recipe.pooled, pictures, bank, extra=recipe.extra)
+
+
+def test_pictures_of_another_size_are_scored_on_request_only(both):
+    bank, small = both[0].made(), both[1].made(rows=5, cols=4, preprocessing="size=98")
+    recipe = Recipe("density", 2)
+    assert score_maps(recipe, bank, small, other_size=True).shape == (6, 20)
+    with pytest.raises(CovtokenError, match="backbone"):
+        score_maps(recipe, bank, replace(small, backbone="other"), other_size=True)
+
+
+def test_a_score_without_a_bank_asks_nothing_of_one(both):
+    blank = both[0].made(backbone="other")
+    np.testing.assert_array_equal(raw_maps("variance", None, False, blank, both[1]), both[1].variance())
+
+
+@pytest.mark.parametrize("given", ["pictures.npy", None, np.zeros((2, 20, 8), np.float32), ["a", "b"]])
+def test_what_is_no_features_is_refused_by_its_type(both, given):
+    for bank, pictures in ((given, both[1]), (both[0], given)):
+        with pytest.raises(CovtokenError, match=f"takes a FeatureSet .*, got {type(given).__name__}"):
+            score_maps(Recipe("density", 2), bank, pictures)
+    with pytest.raises(CovtokenError, match="a bank takes a FeatureSet"):
+        build_bank(given, 2)
+    with pytest.raises(CovtokenError, match=r"takes a Recipe, such as .*, got 'density'"):
+        score_maps("density", *both)
 
 
 def test_greedy_k_center_takes_the_farthest_each_time():

@@ -35,8 +35,8 @@ class TokenBank:
     Attributes:
         tokens: [n, D] float32, in the order of their hashes.
         units: [n] int64, positions in ``header["units"]``.
-        header: backbone, weights_sha256, block, pooled, preprocessing, cohort_fingerprint, units (hashed, sorted),
-            size, key, package_version, content_sha256.
+        header: backbone, weights_sha256, preprocessing, precision, block, pooled, cohort_fingerprint, units (hashed,
+            sorted), size, key, package_version, content_sha256.
     """
 
     tokens: torch.Tensor
@@ -76,6 +76,7 @@ def build_bank(
         LabelLeak: something like a label was handed in. CovtokenError: no pictures, NaN tokens, size below 1.
     """
     refuse_label_arrays("a bank", features)
+    need_features("a bank", features)
     refuse_label_choice("a bank", features)
     if len(features) == 0 or size < 1:
         raise CovtokenError(f"a bank needs pictures and a size of at least 1, got {len(features)} and {size}")
@@ -146,6 +147,7 @@ def origin(features) -> dict:
         "backbone": str(features.backbone),
         "weights_sha256": str(features.weights_sha256),
         "preprocessing": str(features.preprocessing),
+        "precision": str(features.precision),
         "cohort_fingerprint": fingerprint(features.digests),
         "units": sorted({hash_unit(unit) for unit in features.units}),
         "package_version": _version(),
@@ -153,15 +155,17 @@ def origin(features) -> dict:
 
 
 def check_fits(bank, source, block=None, pooled: bool | None = None, pictures=None) -> None:
-    """Refuse, by name, a bank of another backbone, weights, preprocessing, block, pooling or cohort.
+    """Refuse, by name, a bank of another backbone, weights, preprocessing, precision, block, pooling or cohort.
 
     Args:
         bank: a TokenBank, or a Direction, which names its origin likewise.
-        source: a FeatureSet or a FrozenViT. block, pooled: what is about to be scored (None: not compared).
+        source: a FeatureSet, or a FrozenViT, which has no precision. block, pooled: what is about to be scored (None:
+            not compared).
         pictures: the FeatureSet of the pictures that must have fed it, or None.
     """
     name = source.backbone if hasattr(source, "backbone") else source.name
     wanted = {"backbone": name, "weights_sha256": source.weights_sha256, "preprocessing": source.preprocessing}
+    wanted |= {"precision": source.precision} if hasattr(source, "precision") else {}
     wanted |= {k: v for k, v in (("block", block), ("pooled", pooled)) if v is not None}
     wanted |= {} if pictures is None else {"cohort_fingerprint": fingerprint(pictures.digests)}
     has = {k: bank.header.get(k, "nothing") for k in wanted}
@@ -169,6 +173,42 @@ def check_fits(bank, source, block=None, pooled: bool | None = None, pictures=No
     wrong = [f"{k}: expected {v!r}, the {kind} has {has[k]!r}" for k, v in wanted.items() if has[k] != v]
     if wrong:
         raise CovtokenError(f"this {kind} does not fit ({'; '.join(wrong)}): build a {kind} for these features")
+
+
+def check_alike(bank_features, features, block=None, other_size: bool = False) -> None:
+    """Refuse, by name, pictures whose features were not made as those of the bank's pictures were.
+
+    Args:
+        bank_features, features: FeatureSets of the bank's pictures and of those to be scored.
+        block: whose tokens must be equally wide (None: not compared); one picture of each is read for it.
+        other_size: let pictures of another size pass, with another preprocessing and grid.
+
+    Raises:
+        CovtokenError: they differ in backbone, weights, preprocessing, precision, grid or width, or are no features.
+    """
+    both = bank_features, features
+    for one in both:
+        need_features("a score", one)
+    has = [{k: str(getattr(one, k)) for k in ("backbone", "weights_sha256", "precision")} for one in both]
+    if not other_size:
+        for found, one in zip(has, both):
+            found |= {"preprocessing": str(one.preprocessing), "grid": f"{one.rows} × {one.cols} tokens"}
+    if has[0] == has[1] and block is not None and len(bank_features) and len(features):
+        for found, one in zip(has, both):
+            found["width"] = f"{one.subset([0]).tokens(block).shape[-1]} values a token of block {block}"
+    wrong = [f"{k}: the bank's have {v!r}, these {has[1][k]!r}" for k, v in has[0].items() if has[1][k] != v]
+    if wrong:
+        raise CovtokenError(f"these pictures do not fit the bank's ({'; '.join(wrong)}): extract both alike")
+
+
+def need_features(what: str, features) -> None:
+    """Refuse, by its type, what is handed in as features and is none."""
+    missing = [k for k in ("digests", "units", "rows", "cols", "precision", "subset") if not hasattr(features, k)]
+    if missing:
+        raise CovtokenError(
+            f"{what} takes a FeatureSet (covtoken.features, or FeatureSet.from_arrays for arrays), got "
+            f"{type(features).__name__}"
+        )
 
 
 def choose_tokens(

@@ -28,14 +28,15 @@ from scipy.stats import rankdata
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.bank import KEY, build_bank, check_fits, origin
+from covtoken.subspace.bank import KEY, build_bank, check_fits, need_features, origin
 from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
 from covtoken.subspace.pooling import pool3x3
 from covtoken.subspace.rarity import NEIGHBOURS, RaritySubspace
 from covtoken.subspace.ridge import Moments, explained, solve
 
 CHUNK = 64  # pictures held at a time
-_ORIGIN = ("backbone", "weights_sha256", "preprocessing", "cohort_fingerprint", "units", "package_version")
+_MADE_BY = ("backbone", "weights_sha256", "preprocessing", "precision")
+_ORIGIN = (*_MADE_BY, "cohort_fingerprint", "units", "package_version")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +46,9 @@ class Direction:
     Attributes:
         weight: ω [D] float64. mean: m [D] float64, of the bank's tokens.
         header: kind, block, pooled, ridge, n_tokens, explained (R² on the bank), what the bank's header says of origin
-            (backbone, weights_sha256, preprocessing, cohort_fingerprint, units, package_version), what the target was
-            (for D: target_block, quantile, inside, cut in the target's units, size, k, neighbours, key, and rounds
-            where there were any), content_sha256.
+            (backbone, weights_sha256, preprocessing, precision, cohort_fingerprint, units, package_version), what the
+            target was (for D: target_block, quantile, inside, cut in the target's units, size, k, neighbours, key, and
+            rounds where there were any), content_sha256.
     """
 
     weight: torch.Tensor = field(repr=False)
@@ -105,12 +106,10 @@ class Direction:
         for it commutes with the projection.
 
         Raises:
-            CovtokenError: directions of other blocks, weights or preprocessing, or parallel ones.
+            CovtokenError: directions of other blocks, weights, preprocessing or precision, or parallel ones.
         """
-        shared = ("backbone", "weights_sha256", "preprocessing", "block")
-        wrong = [
-            f"{k}: {self.header[k]!r} and {other.header[k]!r}" for k in shared if self.header[k] != other.header[k]
-        ]
+        has = [{k: one.header.get(k, "nothing") for k in (*_MADE_BY, "block")} for one in (self, other)]
+        wrong = [f"{k}: {v!r} and {has[1][k]!r}" for k, v in has[0].items() if v != has[1][k]]
         if wrong:
             raise CovtokenError(f"the two directions do not live in one token space ({'; '.join(wrong)})")
         u = other.weight / torch.linalg.vector_norm(other.weight)
@@ -355,6 +354,7 @@ def load_direction(path: Path) -> Direction:
 
 def _refuse(features) -> None:
     refuse_label_arrays("a direction", features)
+    need_features("a direction", features)
     refuse_label_choice("a direction", features)
     if len(features) == 0:
         raise CovtokenError("a direction needs pictures: the bank is empty")

@@ -9,6 +9,7 @@ import numpy as np
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
+from covtoken.subspace.bank import check_alike, check_fits, need_features
 from covtoken.subspace.direction import Direction, bank_rarity, direction_moments, distilled, target_reference
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.pooling import smooth
@@ -25,10 +26,12 @@ def recommended_maps(recipe: Recipe, bank_features, features, with_head: bool) -
         with_head: whether the features carry the saliency head's logits.
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: a recipe of another score, or pictures whose features were made otherwise than the bank's.
     """
     refuse_label_arrays("the recommended score", features)
     _check(recipe, bank_features)
+    check_alike(bank_features, features, recipe.block)
     target_block, *settings = recipe.extra
     with construction("the recommended score"):
         reference = target_reference(bank_features, target_block)
@@ -60,8 +63,15 @@ def direction_of(recipe: Recipe, bank_features) -> Direction:
 
 
 def direction_maps(recipe: Recipe, fitted: Direction, features) -> np.ndarray:
-    """The recommended maps [N, T] float32 of pictures, by a direction that was fitted before."""
+    """The recommended maps [N, T] float32 of pictures, by a direction that was fitted before.
+
+    Raises:
+        LabelLeak: something like a label was handed in.
+        CovtokenError: a direction of another block, or of features that were made otherwise (``bank.check_fits``).
+    """
     refuse_label_arrays("the recommended score", features)
+    need_features("the recommended score", features)
+    check_fits(fitted, features, block=recipe.block, pooled=True)
     maps = token_maps(lambda z, part: fitted.score(z), recipe.block, True, features)
     if not np.isfinite(maps).all():
         raise CovtokenError(f"the direction at block {recipe.block} gave NaN: check the weights and the pictures")

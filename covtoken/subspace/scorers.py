@@ -20,7 +20,7 @@ import torch
 
 from covtoken.errors import CovtokenError, unknown
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.bank import build_bank
+from covtoken.subspace.bank import build_bank, check_alike, need_features
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import sparsity
 from covtoken.subspace.direction import Direction, direction_moments
@@ -74,27 +74,39 @@ class Scorer:
     grid: Callable[[int], list[dict]]
 
 
-def raw_maps(scorer: str, block, pooled: bool, bank_features, features, seed: int = 0, extra: tuple = ()) -> np.ndarray:
+def raw_maps(
+    scorer: str, block, pooled: bool, bank_features, features, seed: int = 0, extra: tuple = (), other_size=False
+) -> np.ndarray:
     """Unsmoothed score maps [N, T] float32 of ``features``, fitted on ``bank_features`` where the score needs a bank.
 
     Args:
         block: 1 … L or ``"norm"``; ignored by scores that need none. pooled: 3 × 3, on tokens where the score reads
             tokens, else on the map. extra: see ``Recipe``.
+        other_size: score pictures of another size than the bank's, which is refused otherwise: to measure what it does.
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: unknown score, or a score that gives NaN.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: unknown score, a score that gives NaN, or one that needs a bank and pictures whose features were
+            made otherwise than the bank's (``bank.check_alike``).
     """
     refuse_label_arrays(f"score {scorer!r}", bank_features, features)
     refuse_label_choice(f"score {scorer!r}", bank_features)
+    needs = find(scorer).needs
+    need_features(f"score {scorer!r}", features)
+    if "bank" in needs:
+        check_alike(bank_features, features, block, other_size)
     maps = np.asarray(find(scorer).maps(block, pooled, bank_features, features, seed, extra), dtype=np.float32)
     if maps.shape != (len(features), features.rows * features.cols) or not np.isfinite(maps).all():
         raise CovtokenError(f"score {scorer!r} at block {block} gave {maps.shape} with NaN or a wrong shape")
     return maps
 
 
-def score_maps(recipe: Recipe, bank_features, features, seed: int = 0) -> np.ndarray:
-    """The maps [N, T] float32 of a recipe: raw, smoothed, signed."""
-    maps = raw_maps(recipe.scorer, recipe.block, recipe.pooled, bank_features, features, seed, recipe.extra)
+def score_maps(recipe: Recipe, bank_features, features, seed: int = 0, other_size: bool = False) -> np.ndarray:
+    """The maps [N, T] float32 of a recipe: raw, smoothed, signed; arguments and errors as ``raw_maps``."""
+    if not isinstance(recipe, Recipe):
+        raise CovtokenError(f"score_maps takes a Recipe, such as covtoken.RECOMMENDED, got {recipe!r}")
+    place = recipe.scorer, recipe.block, recipe.pooled
+    maps = raw_maps(*place, bank_features, features, seed, recipe.extra, other_size)
     return recipe.sign * smooth(maps, features.rows, features.cols, recipe.sigma)
 
 
