@@ -5,12 +5,14 @@ Three nets, from polite to blunt:
 1. Our own doors (``covtoken.data.masks``, ``covtoken.evaluation.labels``, boolean ``FeatureSet.subset``) call
    ``refuse_labels``; what we read by safetensors passes ``refuse_mask_file`` first, for the hook cannot see it.
 2. Files registered as masks are refused by an audit hook, whoever calls. A file is recognised by its resolved path
-   (relative, symbolic links), its inode (hard links, ``dir_fd``, descriptors, moved files) and its content (copies).
+   (relative, symbolic links), its inode (hard links, ``dir_fd``, descriptors, moved files) and its content (copies; not
+   where it is the same everywhere, as a black picture is too).
    What is open or mapped when a construction begins is refused there. Commands are refused by their words.
 3. Builders hand their arguments to ``refuse_label_arrays``, which knows what a label looks like.
 
-The mark is process-wide: while any thread constructs, every thread is refused. Forked workers inherit it, and spawned
-ones take mark and files from the environment as soon as they import this module.
+The mark is process-wide: while any thread constructs, every thread is refused. Workers forked inside inherit it, and
+those spawned inside take mark and files from the environment as soon as they import this module. Workers that were
+started before know of nothing.
 
 What the hook sees, measured in ``tests/test_audit_hook.py``:
 
@@ -19,8 +21,8 @@ What the hook sees, measured in ``tests/test_audit_hook.py``:
     not seen  safetensors (``safe_open``, ``load_file``), ``torch.from_file``, ``torchvision.io.read_file``; so too any
               reader that opens its files in C or Rust
 
-What nothing here sees: a mask encoded anew under another name, integers worked out from labels (the bank's header names
-its pictures and units, so that a choice can be checked afterwards), a worker that never imports covtoken.
+What nothing here sees stands in one table in book/limitations.md. The bank's header names its pictures and units, so
+that a choice can be checked afterwards.
 """
 
 from __future__ import annotations
@@ -104,13 +106,12 @@ def under_construction() -> str:
         return _running[-1] if _running else _inherited
 
 
-def refuse_labels(what: str) -> None:
+def refuse_labels(what: str, way_out: str = "read them before or after `construction`") -> None:
     """Raise ``LabelLeak`` inside construction; outside do nothing. Every door to labels calls it first."""
     built = under_construction()
     if built:
         raise LabelLeak(
-            f"{what} was asked for while {built} was being built: what is label-free must not read labels; "
-            "read them before or after `construction`"
+            f"{what} was asked for while {built} was being built: what is label-free must not read labels; {way_out}"
         )
 
 
@@ -139,8 +140,8 @@ def refuse_label_choice(what: str, features: object) -> None:
 
 def refuse_mask_file(path: str | os.PathLike) -> None:
     """Raise ``LabelLeak`` for a registered mask file inside construction: for readers that the hook cannot see."""
-    if under_construction() and _files.knows(path):
-        refuse_labels(f"the mask file {Path(path)}")
+    if under_construction():
+        _refuse_if_mask(path)
 
 
 def register_mask_files(paths: Iterable[str | os.PathLike]) -> None:
@@ -199,8 +200,19 @@ def _refuse_registered(event: str, arguments: tuple) -> None:
     if event not in _WATCHED or not (_running or _inherited):
         return
     for named in _WATCHED[event](arguments):
-        if _files.knows(named):
-            refuse_labels(f"the mask file {named if isinstance(named, int) else Path(os.fsdecode(named))}")
+        _refuse_if_mask(named)
+
+
+def _refuse_if_mask(named: object) -> None:
+    mask, copied = _files.mask_of(named)
+    if copied and mask:
+        refuse_labels(
+            f"the file {Path(os.fsdecode(named))}, which is byte for byte the mask {mask},",
+            "if it is a picture, the two were mixed up: mend the list or take its case out; if it is a copy of the "
+            "mask, read it before or after `construction`",
+        )
+    elif mask:
+        refuse_labels(f"the mask file {mask if isinstance(named, int) else Path(os.fsdecode(named))}")
 
 
 def _first(arguments: tuple) -> list:

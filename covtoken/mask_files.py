@@ -1,11 +1,20 @@
-"""Which files are masks: known by resolved path, by inode and by content. Bytes are read to digest them."""
+"""Which files are masks: known by resolved path, by inode and by content. Bytes are read to digest them.
+
+A mask that is the same everywhere is known by path and inode alone: it tells nothing, and a black picture of its size
+can be the very same bytes.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
 import stat
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _digesting = threading.local()
 
@@ -18,6 +27,7 @@ class MaskFiles:
         self._inodes: dict[tuple[int, int], str] = {}
         self._sizes: dict[int, list[str]] = {}
         self._digests: dict[tuple, bytes] = {}
+        self._constant: dict[bytes, bool] = {}  # by digest
 
     def add(self, path: str | os.PathLike) -> None:
         """Register a file; one that is missing is known by its path alone."""
@@ -36,28 +46,29 @@ class MaskFiles:
         """Resolved paths, in the order of registration."""
         return list(self._paths)
 
-    def knows(self, named: object) -> bool:
-        """Whether a path, or an open descriptor, leads to a registered mask or to a copy of one."""
+    def mask_of(self, named: object) -> tuple[str, bool]:
+        """The registered mask that a path, or an open descriptor, leads to ("": none), and whether it is a copy."""
         if getattr(_digesting, "now", False) or not self._paths:
-            return False
+            return "", False
         if isinstance(named, int):
             try:
-                return self._same_file(os.fstat(named))
+                return self._same_file(os.fstat(named)), False
             except OSError:
-                return False
+                return "", False
         if not isinstance(named, (str, bytes, os.PathLike)):
-            return False
+            return "", False
         name = os.fsdecode(named)
         try:
-            if os.path.realpath(name) in self._paths:
-                return True
+            if (resolved := os.path.realpath(name)) in self._paths:
+                return resolved, False
             status = os.stat(name)
         except (OSError, ValueError):
             # Not visible from here: a name relative to a `dir_fd`, which the audit event does not carry.
             if not name or os.path.isabs(name):
-                return False
-            return any(known.endswith(os.sep + name) for known in list(self._paths))
-        return self._same_file(status) or self._same_content(name, status)
+                return "", False
+            return next((known for known in list(self._paths) if known.endswith(os.sep + name)), ""), False
+        same = self._same_file(status)
+        return (same, False) if same else (self._same_content(name, status), True)
 
     def named_in(self, text: str) -> list[str]:
         """Registered paths that stand in a text, such as a shell line."""
@@ -77,36 +88,81 @@ class MaskFiles:
             mapped = {fields[5].rstrip("\n") for line in lines if len(fields := line.split(maxsplit=5)) == 6}
         return next((path for path in mapped if path in self._paths), "")
 
-    def _same_file(self, status: os.stat_result) -> bool:
-        """An inode is trusted while the mask still has it, or if it was moved unchanged: numbers are used again."""
+    def _same_file(self, status: os.stat_result) -> str:
+        """The mask of that inode, or "".
+
+        An inode is trusted while the mask still has it, or if it was moved unchanged: numbers are used again.
+        """
         known = self._inodes.get((status.st_dev, status.st_ino))
         if known is None:
-            return False
+            return ""
         then = self._paths[known]
         if then is not None and (then.st_size, then.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return True
+            return known
         try:
-            return os.path.samestat(os.stat(known), status)
+            return known if os.path.samestat(os.stat(known), status) else ""
         except OSError:
-            return False
+            return ""
 
-    def _same_content(self, name: str, status: os.stat_result) -> bool:
-        """Byte for byte a mask of that size: digests are made when sizes agree, and kept."""
+    def _same_content(self, name: str, status: os.stat_result) -> str:
+        """The mask that a file is byte for byte, or "": digests are made when sizes agree, and kept."""
         rivals = self._sizes.get(status.st_size)
         if not rivals or status.st_size == 0 or not stat.S_ISREG(status.st_mode):
-            return False
+            return ""
         digest = self._digest(name, status)
-        return digest is not None and any(self._digest(path, self._paths[path]) == digest for path in rivals)
+        if digest is None:
+            return ""
+        same = next((path for path in rivals if self._digest(path, self._paths[path]) == digest), "")
+        if same and digest not in self._constant:
+            with _own_look():
+                self._constant[digest] = _is_constant(name)
+        return "" if same and self._constant[digest] else same
 
     def _digest(self, path: str, status: os.stat_result) -> bytes | None:
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if key not in self._digests:
-            _digesting.now = True  # our own look at a mask must not trip the hook
             try:
-                with open(path, "rb") as stream:
+                with _own_look(), open(path, "rb") as stream:
                     self._digests[key] = hashlib.file_digest(stream, "sha256").digest()
             except OSError:
                 return None
-            finally:
-                _digesting.now = False
         return self._digests[key]
+
+
+@contextmanager
+def _own_look() -> Iterator[None]:
+    """Our own look at a mask must not trip the hook."""
+    _digesting.now = True
+    try:
+        yield
+    finally:
+        _digesting.now = False
+
+
+def _is_constant(path: str) -> bool:
+    """Whether a picture's file, of any format that masks come in, decodes and holds one value a channel."""
+    import numpy as np  # late: a worker that only asks for the guard needs none of these
+    from PIL import Image
+
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        if data[:6] == b"\x93NUMPY":
+            values = np.load(io.BytesIO(data), allow_pickle=False)
+        elif data[344:347] in (b"n+1", b"ni1"):
+            from nibabel import Nifti1Image
+
+            values = np.asanyarray(Nifti1Image.from_bytes(data).dataobj)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a large picture: its reader warns
+                with Image.open(io.BytesIO(data)) as image:
+                    if getattr(image, "n_frames", 1) > 1:
+                        return False
+                    values = np.atleast_2d(image.getextrema()).T  # [2, channels]
+                    return bool((values[0] == values[1]).all())
+        return bool(values.size and (values == values.flat[0]).all())
+    except Exception:  # whatever is wrong with it, it stays known
+        return False
