@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from covtoken.backbone.cache import FeatureSet, cache_key, features
+from covtoken.backbone.cache import ABANDONED, FeatureSet, cache_key, checksum, features
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, picture_digest
 from covtoken.errors import CovtokenError
@@ -122,19 +124,73 @@ def test_an_interrupted_run_resumes(vit, runs, cache_folder):
     assert not [path for path in (cache_folder / "features").rglob("*") if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "noise", "shape"])
+def damaged(data: bytes, damage: str) -> bytes:
+    """A feature file after an accident: zeros are what a power cut leaves, a flipped bit changes one token a little."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    middle = (start + len(data)) // 2
+    return {
+        "truncate": data[:-40],
+        "empty": b"",
+        "noise": b"\xff" * len(data),
+        "zeros": data[:start] + bytes(len(data) - start),
+        "zeros at the end": data[:middle] + bytes(len(data) - middle),
+        "bit": data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :],
+    }[damage]
+
+
+DAMAGE = ["truncate", "empty", "noise", "zeros", "zeros at the end", "bit"]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "shape", "no checksum"])
 def test_a_damaged_file_is_made_again(vit, runs, cache_folder, damage):
     cases = cohort(3)
     good = features(cases, vit, [1]).tokens(1)
     victim = files(cache_folder)[0]
-    data = victim.read_bytes()
-    if damage == "shape":
-        save_file({**load_file(victim), "block1": torch.zeros(3, 7)}, victim)
+    if damage in DAMAGE:
+        victim.write_bytes(damaged(victim.read_bytes(), damage))
     else:
-        victim.write_bytes({"truncate": data[:-40], "empty": b"", "noise": b"\xff" * len(data)}[damage])
+        tensors = load_file(victim) | ({"block1": torch.zeros(3, 7)} if damage == "shape" else {})
+        sums = {name: checksum(name, tensor) for name, tensor in tensors.items()}
+        save_file(tensors, victim, metadata=sums if damage == "shape" else {})
     again = features(cases, vit, [1]).tokens(1)
     assert [n for n, _, _ in runs] == [3, 1]
     torch.testing.assert_close(again, good, rtol=1e-4, atol=1e-5)
+
+
+def test_damage_is_not_carried_along_when_other_blocks_are_added(vit, runs, cache_folder):
+    cases = cohort(1)
+    good = features(cases, vit, [1]).tokens(1)
+    (victim,) = files(cache_folder)
+    victim.write_bytes(damaged(victim.read_bytes(), "bit"))
+    features(cases, vit, [3])
+    assert "block1" not in load_file(victim)
+    torch.testing.assert_close(features(cases, vit, [1]).tokens(1), good, rtol=1e-4, atol=1e-5)
+    assert [blocks for _, blocks, _ in runs] == [[1], [3], [1]]
+
+
+def test_a_tensor_under_anothers_name_is_made_again(vit, runs, cache_folder):
+    cases = cohort(1)
+    features(cases, vit, [1, 3])
+    (victim,) = files(cache_folder)
+    tensors = load_file(victim)
+    sums = {name: checksum(name, tensor) for name, tensor in tensors.items()}
+    save_file(tensors | {"block1": tensors["block3"].clone()}, victim, metadata=sums | {"block1": sums["block3"]})
+    features(cases, vit, [1, 3])
+    assert [blocks for _, blocks, _ in runs] == [[1, 3], [1]]
+
+
+def test_temporaries_of_killed_runs_go_when_their_picture_is_made_again(vit, cache_folder):
+    cases = cohort(1)
+    features(cases, vit, [1])
+    (path,) = files(cache_folder)
+    killed, running = (path.with_name(f".{path.name}.{name}") for name in ("killed", "running"))
+    for left in (killed, running):
+        left.write_bytes(b"half")
+    os.utime(killed, (time.time() - 2 * ABANDONED,) * 2)
+    features(cases, vit, [1])
+    assert killed.exists(), "nothing is written, so nothing is looked at"
+    features(cases, vit, [2])
+    assert not killed.exists() and running.exists(), "another run may be writing now"
 
 
 def test_labels_cannot_hide_in_a_feature_file(vit, cache_folder):
