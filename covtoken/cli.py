@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
+import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from covtoken.errors import CovtokenError
@@ -44,21 +48,36 @@ def gate(
         bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")
     ] = False,
     precision: Annotated[str, typer.Option(help="fp32 (reported numbers) or bf16.")] = "fp32",
+    weights: Annotated[
+        str | None, typer.Option(help="Weights file of the backbone, in place of the published ones.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name for the report of a folder, if not the folder's own.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="Print every metric and check, not the headline.")] = False,
+    table: Annotated[str | None, typer.Option("--csv", help="Also write every metric to this CSV file.")] = None,
 ) -> None:
     """Run a gate on a cohort, from pixels."""
+    from covtoken import terminal
     from covtoken.gates import runs
 
+    settings = {"cohort": cohort, "backbone": backbone, "data": data, "weights": weights, "name": name}
     if number == "0":  # looks at every split, compares precisions itself
-        report, path = runs.run_and_write_gate0(cohort=cohort, backbone=backbone, data=data, record=record)
+        report, path = runs.run_and_write_gate0(record=record, **settings)
     else:
-        settings = {"cohort": cohort, "split": split, "backbone": backbone, "data": data, "precision": precision}
+        settings |= {"split": split, "precision": precision}
         if number == "1":
             run, path = runs.run_and_write(1, record=record, **settings)
         else:
             run, path = runs.run_and_write_budget(number, record=record, **settings)
         report = run.report
-    _print_report(report)
-    console.print(f"report: {path}")
+    if full:
+        console.print(terminal.full_table(report))
+        for check, outcome in sorted(report.checks.items()):
+            _say(f"  {check}: {outcome}")
+    for line in terminal.brief(report):
+        _say(line)
+    if table is not None:
+        _say(f"csv: {terminal.write_csv(report, Path(table).expanduser())}")
+    _say(f"report: {path}")
 
 
 @app.command()
@@ -86,7 +105,7 @@ def lock(
     else:
         raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
     for line in changes or ["nothing changed"]:
-        console.print(line, markup=False)
+        _say(line)
 
 
 @app.command()
@@ -122,24 +141,24 @@ def ablate(
         )
         recipe, ranking = rule()
         console.print(table(ranking))
-        console.print(str(recipe), markup=False, soft_wrap=True)
+        _say(str(recipe))
         return
     if banks:
         content = bank_choice.run_banks(cohort, backbone, data=data)
         console.print(bank_choice.banks_table(bank_choice.ranked({content["cohort"]: content})))
-        console.print(f"written: {bank_choice.write_banks(content, recorded=record)}")
+        _say(f"written: {bank_choice.write_banks(content, recorded=record)}")
         return
     if in_organ:
         content = in_organ_choice.run_in_organ(cohort, backbone, data=data)
         console.print(in_organ_choice.in_organ_table(content["variants"]))
-        console.print(f"written: {in_organ_choice.write_in_organ(content, recorded=record)}")
+        _say(f"written: {in_organ_choice.write_in_organ(content, recorded=record)}")
         return
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(show_ablation.single_table(content))
     console.print(show_ablation.factorial_table(content))
-    console.print(f"ablation: {ablation.write_ablation(content, recorded=False)}")
+    _say(f"ablation: {ablation.write_ablation(content, recorded=False)}")
     if record:
-        console.print(f"recorded: {ablation.write_ablation(content, recorded=True)}")
+        _say(f"recorded: {ablation.write_ablation(content, recorded=True)}")
 
 
 @app.command()
@@ -159,7 +178,7 @@ def alarm(
     else:
         report, path = gate.test(cohort, record=record)
         rows, title = report.chart_data["conditions"], f"alarm, {report.cohort}, {report.split}: {report.decision}"
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for column in ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm"):
         table.add_column(column, justify="left" if column == "condition" else "right")
     for row in rows:
@@ -170,9 +189,9 @@ def alarm(
             name, f"{row['units']:.0f}", *scores, "failed" if row["failed"] else "", *numbers, "ALARM" * row["fired"]
         )
     console.print(table)
-    console.print(gate.agreement_line(gate.right_counts(rows)))
+    _say(gate.agreement_line(gate.right_counts(rows)))
     if path is not None:
-        console.print(f"report: {path}")
+        _say(f"report: {path}")
 
 
 @app.command()
@@ -181,7 +200,7 @@ def report() -> None:
     from covtoken.gates import tables
 
     for path in tables.write_all():
-        console.print(f"wrote {path}")
+        _say(f"wrote {path}")
 
 
 @app.command()
@@ -198,11 +217,19 @@ def signoff(
     path = report_path(cohort_name(cohort), number, recorded=True)
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     write_report(read_report(path).signed(name, when, remark), path)
-    console.print(f"{path}: signed by {name}")
+    _say(f"{path}: signed by {name}")
 
 
 def main() -> None:
-    """Entry point: a ``CovtokenError`` is one line on standard error and exit code 2."""
+    """Entry point: a ``CovtokenError`` is one line on standard error and exit code 2, a warning one line.
+
+    A terminal that lacks a character gets the nearest it has, so that no result is lost in printing it.
+    """
+    codecs.register_error("covtoken", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="covtoken")
+    warnings.formatwarning = lambda message, *_, **__: f"covtoken: warning: {' '.join(str(message).split())}\n"
     try:
         app()
     except CovtokenError as error:
@@ -210,15 +237,17 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _print_report(report) -> None:
-    table = Table(title=f"gate {report.gate}, {report.cohort}, {report.split}: {report.decision}")
-    for column in ("metric", "value", "95 % interval", "units", "images"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, entry in sorted(report.metrics.items()):
-        if entry["value"] is None:
-            continue
-        interval = "" if entry["ci95"] is None else f"{entry['ci95'][0]:+.3f} … {entry['ci95'][1]:+.3f}"
-        table.add_row(name, f"{entry['value']:+.3f}", interval, str(entry["n_units"]), str(entry["n_images"]))
-    console.print(table)
-    for name, outcome in sorted(report.checks.items()):
-        console.print(f"  {name}: {outcome}")
+def _say(line: str) -> None:
+    """Print a line as it is: names of folders and files are no markup, and nothing is cut."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """Give the ASCII words for characters that a terminal cannot print."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+
+_PLAIN = {"−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "µ": "mu", "μ": "mu", "ρ": "rho"}

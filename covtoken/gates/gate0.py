@@ -17,12 +17,13 @@ from covtoken.backbone.cache import features
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import data_fingerprint, open_cohort, picture_size
+from covtoken.data.cohorts import data_fingerprint, open_cohort
 from covtoken.data.near_duplicates import CORRELATION
 from covtoken.errors import CovtokenError
 from covtoken.gates.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
 from covtoken.gates.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
 from covtoken.gates.report import GateReport, committed_reports, metric, provenance
+from covtoken.gates.scoring import open_inputs
 from covtoken.gates.substrate import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
 
 TITLE = "The substrate"
@@ -65,8 +66,7 @@ def run_gate0(
     if defect is not None and defect not in DEFECTS:
         raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
     started = time.perf_counter()
-    opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = backbone if isinstance(backbone, FrozenViT) else load_backbone(backbone, picture_size(opened.name))
+    opened, vit = open_inputs(cohort, backbone, data)
     middle = vit.n_blocks // 2
     checks, pairs = split_checks(opened, defect)  # before minutes of work
     cases = sample(opened.cases, N_PICTURES)

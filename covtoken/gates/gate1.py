@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from covtoken.backbone.weights import load_backbone
+from covtoken.backbone.vit import FrozenViT
 from covtoken.data.case import Cohort
-from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, small_cut
 from covtoken.evaluation.measure import Measured, measure
@@ -26,7 +25,7 @@ from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.gates.plan import BASELINES, PROPOSED, SEED, Plan, binding, resolve_split
 from covtoken.gates.planning import plan_for
 from covtoken.gates.report import GateReport, provenance
-from covtoken.gates.scoring import Extractor, centre_maps, limited, need_lesions, score
+from covtoken.gates.scoring import Extractor, centre_maps, limited, need_lesions, open_inputs, score
 from covtoken.subspace.scorers import in_organ
 
 TITLE = "Where lesions live"
@@ -61,9 +60,9 @@ class Gate1Run:
 
 
 def run_gate1(
-    cohort: str = "phantom",
+    cohort: str | Cohort = "phantom",
     split: str = "selection",
-    backbone: str = "embedded",
+    backbone: str | FrozenViT = "embedded",
     *,
     data: str | None = None,
     precision: str = "fp32",
@@ -77,10 +76,9 @@ def run_gate1(
     """Gate 1 of one cohort from pixels.
 
     Args:
-        cohort: a committed cohort, or a folder with ``index.csv``.
+        cohort, backbone, data: as in ``scoring.open_inputs``.
         split: ``selection`` (choose and report), ``test`` (the plan comes from the lock; for a cohort without a lock,
             from its own selection split in the same run) or ``crossfit`` (small cohorts: recipe of a large cohort).
-        data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
         defect: plant one of ``DEFECTS``, for the test that the verdict turns.
         fixed_plan: evaluate this plan, whatever the lock holds (spread measurements).
         need_lock: refuse to make a plan in this run, as recording asks.
@@ -90,8 +88,7 @@ def run_gate1(
         CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
     """
     started = time.perf_counter()
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    opened, vit = open_inputs(cohort, backbone, data)
     split = resolve_split(opened, split)
     extracting = Extractor(vit, precision, cache, progress)
     if limit_units:

@@ -68,7 +68,7 @@ def run_gate3(
         got.maps["intensity_flipped"] = -got.maps["intensity"]
     if defect == "leaked_label":
         got.maps["recommended"] = got.labels.lesion.astype(np.float64)
-    n_greedy = n_greedy or greedy_pictures(cohort)
+    n_greedy = n_greedy or greedy_pictures(got.cohort.name)
     flops = flops_of(got)  # before minutes of work: some layers cannot be counted
     columns, per_image = _columns(got, n_greedy, progress)
     arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()} | per_image

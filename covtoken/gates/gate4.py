@@ -50,9 +50,9 @@ def run_gate4(
     """
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    n_seeds = n_seeds or (3 if cohort == "phantom" else 10)
-    n_pictures = n_pictures or (16 if cohort == "phantom" else 40)
     got = prepare(cohort, split, backbone, scorers=(), **options)
+    drawn = got.cohort.name == "phantom"
+    n_seeds, n_pictures = n_seeds or (3 if drawn else 10), n_pictures or (16 if drawn else 40)
     got = got.only(got.few(n_pictures))
     arrays, paths = _runs(got, n_seeds, stuck=defect == "stuck")
     arrays["unit"] = got.labels.unit.astype(np.int32)

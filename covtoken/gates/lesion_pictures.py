@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.backbone.weights import load_backbone
+from covtoken.backbone.vit import FrozenViT
 from covtoken.coverage.functionals import project
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.evaluation.recorded import hashed_units
@@ -25,7 +24,7 @@ from covtoken.evaluation.records import Records
 from covtoken.gates.plan import FIXED, SEED, Plan, binding, resolve_split
 from covtoken.gates.planning import plan_for
 from covtoken.gates.report import GateReport, provenance
-from covtoken.gates.scoring import Extractor, evaluated_pairs, heed_alarms, limited, need_lesions
+from covtoken.gates.scoring import Extractor, evaluated_pairs, heed_alarms, limited, need_lesions, open_inputs
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.direction import Direction
@@ -177,9 +176,9 @@ class GateRun:
 
 
 def prepare(
-    cohort: str,
+    cohort: str | Cohort,
     split: str,
-    backbone: str = "embedded",
+    backbone: str | FrozenViT = "embedded",
     *,
     scorers: Sequence[str] | None = None,
     data: str | None = None,
@@ -197,8 +196,7 @@ def prepare(
         scorers: names in the plan's recipes (None: all). The other arguments are those of ``run_gate1``.
         shuffled: give each lesion picture the labels of another (a planted defect).
     """
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    opened, vit = open_inputs(cohort, backbone, data)
     split = resolve_split(opened, split)
     extracting = Extractor(vit, precision, cache, progress)
     opened = limited(opened, limit_units) if limit_units else opened

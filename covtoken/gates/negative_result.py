@@ -78,7 +78,7 @@ def run_negative_result(
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
     got = prepare(cohort, split, backbone, scorers=("density", "recommended"), **options)
-    n_greedy = n_greedy or greedy_pictures(cohort)
+    n_greedy = n_greedy or greedy_pictures(got.cohort.name)
     arrays = _matched(got, n_greedy, fake=defect is not None) | _order(got) | _likeness(got) | _spectrum(got)
     if got.cohort.name == "phantom" and not options.get("limit_units"):  # where a spread is measured, nothing is drawn
         settings = (options.get("precision", "fp32"), options.get("cache", True), options.get("progress", True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def metric(value: float, ci95: tuple[float, float] | None, n_units: int, n_image
 def report_path(cohort: str, gate: int | str, *, recorded: bool, root: Path | None = None) -> Path:
     """``gate_reports/<cohort>/gateN.json``, or the ignored ``gate_reports/_run/<cohort>/gateN.json``."""
     base = (root or project_root()) / "gate_reports"
+    for part in (cohort, str(gate)):
+        if "/" in part or os.sep in part or part.startswith(".") or not part:
+            raise CovtokenError(f"{part!r} is no name of a gate or a cohort, so there is no report of it")
     stem = f"gate{gate}" if isinstance(gate, int) or str(gate).isdigit() else str(gate)
     return (base if recorded else base / "_run") / cohort / f"{stem}.json"
 

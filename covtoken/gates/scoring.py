@@ -10,7 +10,9 @@ import numpy as np
 from covtoken.backbone.cache import features
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import FrozenViT
+from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
+from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
@@ -21,6 +23,22 @@ from covtoken.subspace.alarm import check_bank
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.recommended import recommended_maps
 from covtoken.subspace.scorers import Recipe, in_organ, in_organ_parts, raw_maps, score_maps
+
+
+def open_inputs(
+    cohort: str | Cohort, backbone: str | FrozenViT = "embedded", data: str | None = None
+) -> tuple[Cohort, FrozenViT]:
+    """Open a cohort and load a backbone, unless they are open and loaded already.
+
+    Args:
+        cohort: a committed name, a folder with ``index.csv``, or a Cohort.
+        backbone: by name, or loaded.
+        data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
+    """
+    opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
+    if not isinstance(backbone, FrozenViT):
+        backbone = load_backbone(backbone, picture_size=picture_size(opened.name))
+    return opened, backbone
 
 
 class Extractor:

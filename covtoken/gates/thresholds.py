@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from covtoken.backbone.vit import FrozenViT
+from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, open_cohort
 from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
@@ -43,9 +45,12 @@ def threshold_of(got: LesionPictures, gate: int, own: dict, selection: Callable[
     return {key: found[key] for key in ("value", "reason")} | {"locked": False}
 
 
-def need_threshold(cohort: str, gate: int | str, record: bool, backbone: str = "embedded", data=None) -> None:
+def need_threshold(
+    cohort: str | Cohort, gate: int | str, record: bool, backbone: str | FrozenViT = "embedded", data=None
+) -> None:
     """Refuse a run that needs a locked threshold and has none, before minutes of work: to record, or to cross-fit."""
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
+    opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
+    backbone = backbone if isinstance(backbone, str) else backbone.name
     if not record and len(opened.units) >= SMALL_COHORT:
         return
     names = [opened.name]

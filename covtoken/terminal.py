@@ -1,0 +1,151 @@
+"""What a gate says in a terminal: the rows of the README, the decision, and why in words; or all of it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from covtoken.gates import gate2, gate3, gate4
+from covtoken.gates.gate1 import FEW_UNITS
+from covtoken.gates.method_names import METHOD_NAMES, cell
+from covtoken.gates.report import GateReport
+from covtoken.gates.summary import NUMBERS
+from covtoken.gates.tables import ROWS
+from covtoken.paths import write_then_rename
+
+
+def brief(report: GateReport) -> list[str]:
+    """Say a report in about ten lines: the headline numbers, the decision and why."""
+    rows = ROWS if str(report.gate) == "1" else NUMBERS.get(str(report.gate), {})
+    units, images = (max((e[key] for e in report.metrics.values()), default=0) for key in ("n_units", "n_images"))
+    found = [(words, report.metrics[name]) for name, words in rows.items() if name in report.metrics]
+    fewer = {words: f" ({e['n_units']} units)" if e["n_units"] < units else "" for words, e in found}
+    shown = [(words.removeprefix("… "), cell(e) + fewer[words]) for words, e in found if e["value"] is not None]
+    width = max((len(words) for words, _ in shown), default=0)
+    head = f"{name_of(report)}, {report.cohort}, {report.split}: {units} units, {images} images, {report.backbone}"
+    return [head, *(f"  {words:<{width}}  {number}" for words, number in shown), f"{report.decision}: {why(report)}"]
+
+
+def why(report: GateReport) -> str:
+    """Give the reason of a report's decision in words, with the numbers that decided."""
+    return {"0": _why0, "1": _why1, "2": _why2, "3": _why3, "4": _why4, "negative_result": _why_negative}[
+        str(report.gate)
+    ](report)
+
+
+def full_table(report: GateReport) -> Table:
+    """Lay out every metric of a report, a row each; long names are folded, never cut."""
+    table = Table(title=escape(f"{name_of(report)}, {report.cohort}, {report.split}: {report.decision}"))
+    table.add_column("metric", overflow="fold")
+    for column in ("value", "95 % interval", "units", "images"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, entry in sorted(report.metrics.items()):
+        if entry["value"] is not None:
+            interval = "" if entry["ci95"] is None else f"{entry['ci95'][0]:+.3f} … {entry['ci95'][1]:+.3f}"
+            table.add_row(
+                escape(name), f"{entry['value']:+.3f}", interval, str(entry["n_units"]), str(entry["n_images"])
+            )
+    return table
+
+
+def write_csv(report: GateReport, path: Path) -> Path:
+    """Write every metric of a report to a CSV file, a row each: value, interval, units, images and tokens."""
+    with write_then_rename(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        out = csv.writer(stream)
+        out.writerow(["gate", "cohort", "split", "metric", "value", "low", "high", "n_units", "n_images", "n_tokens"])
+        for name, entry in sorted(report.metrics.items()):
+            counts = (entry[key] for key in ("n_units", "n_images", "n_tokens"))
+            low, high = entry["ci95"] or ("", "")
+            value = "" if entry["value"] is None else entry["value"]
+            out.writerow([report.gate, report.cohort, report.split, name, value, low, high, *counts])
+    return path
+
+
+def name_of(report: GateReport) -> str:
+    """``gate 1`` or ``negative result``."""
+    gate = str(report.gate)
+    return f"gate {gate}" if gate.isdigit() else gate.replace("_", " ")
+
+
+def _why0(report: GateReport) -> str:
+    failed = sorted(name for name, holds in report.checks.items() if not holds)
+    return f"these checks fail: {', '.join(failed)}" if failed else f"all {len(report.checks)} checks hold"
+
+
+def _why1(report: GateReport) -> str:
+    m, checks = report.metrics, report.checks
+    threshold = f"{report.thresholds['auroc.recommended']:.3f} ({report.thresholds['reason']})"
+    beats, reaches = checks["middle_beats_final"], checks["lower_bound_beats_threshold"]
+    parts = {
+        f"the middle block {'beats' if beats else 'does not beat'} the final one: "
+        f"{cell(m['auroc_gain.middle_minus_final'], '+.2f')}": beats,
+        f"the recommended score, {cell(m['auroc.recommended'])}, "
+        f"{'lies above' if reaches else 'does not lie above'} the threshold {threshold}": reaches,
+    }
+    few = _few(m["auroc.recommended"])
+    if report.decision == "NO-VERDICT" and not few:
+        few = "settings and threshold are of another backbone, so they decide nothing here"
+    return _said(report, parts, few)
+
+
+def _why2(report: GateReport) -> str:
+    m, checks = report.metrics, report.checks
+    rankme, control = (m[f"spearman.{name}.{gate2.DECIDING}"] for name in ("rankme", "control"))
+    follows, reaches = checks["control_follows_recall"], checks["rankme_reaches_attention_mass"]
+    threshold = f"{report.thresholds['value']:.3f} ({report.thresholds['reason']})"
+    words = f"RankMe's ρ with recall, {cell(rankme)}, {'reaches' if reaches else 'does not reach'} {threshold}"
+    no_control = "" if follows else f"membership mass, the control, does not follow recall: {cell(control)}"
+    return _said(report, {words: reaches}, _few(rankme) or no_control)
+
+
+def _why3(report: GateReport) -> str:
+    gain = report.metrics[gate3.DECIDES]
+    beats = report.checks["recommended_beats_attention"]
+    words = (
+        f"at keep 0.25 the recommended score loses {'fewer' if beats else 'not surely fewer'} small lesions than "
+        f"tuned attention: {cell(gain, '+.3f')}"
+    )
+    return _said(report, {words: beats}, _few(gain, "with small lesions"))
+
+
+def _why4(report: GateReport) -> str:
+    m, checks = report.metrics, report.checks
+    stable, met = checks["dual.mu_is_stable"], checks["dual.constraint_met"]
+    parts = {
+        f"μ {'is' if stable else 'is not'} stable over seeds: CV {cell(m['dual.mu_cv'])} against {gate4.MOST_CV}": (
+            stable
+        ),
+        f"the floor is {'met' if met else 'not met'}: on {cell(m['dual.constraint_met'])} of pictures, "
+        f"{gate4.LEAST_MET} asked": met,
+    }
+    return _said(report, parts, _few(m["dual.mu_cv"]))
+
+
+def _why_negative(report: GateReport) -> str:
+    parts, counts = {}, []
+    for name in ("coverage_repaired", "coverage_greedy"):
+        gain = report.metrics[f"recall_gain.membership_minus_{name}"]
+        beats = report.checks[f"membership_beats_{name}"]
+        more = "more" if beats else "not surely more"
+        words = f"membership keeps {more} of small lesions than {METHOD_NAMES[name]}: {cell(gain, '+.3f')}"
+        parts[words] = beats
+        counts.append(gain)
+    fewest = min(counts, key=lambda gain: gain["n_units"])
+    return _said(report, parts, _few(fewest, "with small lesions"))
+
+
+def _few(entry: dict, which: str = "evaluated") -> str:
+    if entry["n_units"] >= FEW_UNITS:
+        return ""
+    return f"only {entry['n_units']} units {which}, and a verdict needs {FEW_UNITS}"
+
+
+def _said(report: GateReport, parts: dict[str, bool], undecided: str) -> str:
+    """The reason: why nothing is decided; else what failed; else what holds."""
+    if report.decision == "NO-VERDICT":
+        return f"{undecided}; {'; '.join(parts)}" if undecided else "; ".join(parts)
+    failed = [words for words, holds in parts.items() if not holds]
+    return "; ".join(failed or parts)
