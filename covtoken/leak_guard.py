@@ -116,7 +116,7 @@ def refuse_labels(what: str, way_out: str = "read them before or after `construc
 
 
 def refuse_label_arrays(what: str, *arguments: object) -> None:
-    """Raise ``LabelLeak`` if an argument looks like a label: a boolean array, token labels, a mask reference, 0 and 1.
+    """Raise ``LabelLeak`` if an argument looks like a label: a boolean array, token labels, a mask, masked tokens.
 
     Builders call it on what they are given, inside construction or not. ``covtoken.label_like`` says what it knows.
     """

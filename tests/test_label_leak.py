@@ -28,8 +28,9 @@ from stub_features import StubFeatures
 
 from covtoken.backbone.feature_set import Disk, FeatureSet
 from covtoken.data import folder as folder_reader
-from covtoken.data.case import MaskRef
+from covtoken.data.case import Case, MaskRef
 from covtoken.data.masks import read_mask
+from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label, token_labels
 from covtoken.leak_guard import LabelLeak, construction, register_mask_files
 from covtoken.paths import PACKAGE
@@ -209,7 +210,18 @@ def test_token_labels_made_inside(cohort):
     refused(lambda: label(cohort.cases, cohort, ROWS, COLS))
 
 
-@pytest.mark.parametrize("cast", [torch.Tensor.bool, torch.Tensor.int, torch.Tensor.float, lambda m: 255 * m.float()])
+CASTS = {
+    "boolean": torch.Tensor.bool,
+    "integer": torch.Tensor.int,
+    "0 and 1": torch.Tensor.float,
+    "0 and 255": lambda m: 255 * m.float(),
+    "-1 and 1": lambda m: 2 * m - 1,
+    "0.1 and 0.9": lambda m: 0.8 * m + 0.1,
+    "0, 1 and -1 to ignore": lambda m: torch.cat([m[:-1], -torch.ones_like(m[-1:])]),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS.values(), ids=CASTS)
 def test_mask_array_as_features(cast):
     mask = torch.zeros(4, ROWS * COLS, 8)
     mask[:2] = 1
@@ -221,6 +233,64 @@ def test_mask_array_as_features(cast):
         RaritySubspace.fit(TokenBank(cast(mask).reshape(-1, 8), np.arange(16), {}), k=1, neighbours=1)
     with pytest.raises(LabelLeak):
         Direction.fit_target(in_memory(), 1, cast(mask)[..., 0])
+    nested, target = cast(mask).tolist(), cast(mask)[..., 0].tolist()
+    with pytest.raises(LabelLeak):
+        FeatureSet.from_arrays({1: nested}, ROWS, COLS, ["a", "b", "c", "d"])
+    with pytest.raises(LabelLeak):
+        FeatureSet.from_arrays({}, ROWS, COLS, ["a", "b", "c", "d"], saliency=target)
+    with pytest.raises(LabelLeak):
+        Direction.fit_target(in_memory(), 1, target)
+
+
+def masked(tokens, how):
+    """Tokens [N, T, D] with a mask in them: added or written over a channel, or cutting tokens out."""
+    mask = torch.zeros(tokens.shape[:2])
+    mask[: len(mask) // 2, :2] = 1
+    return {
+        "one more channel": lambda: torch.cat([tokens, mask[..., None]], 2),
+        "over a channel": lambda: torch.cat([tokens[..., 1:], 0.5 + mask[..., None]], 2),
+        "zero inside": lambda: tokens * (1 - mask[..., None]),
+        "zero outside": lambda: tokens * mask[..., None],
+    }[how]()
+
+
+@pytest.mark.parametrize("how", ["one more channel", "over a channel", "zero inside", "zero outside"])
+def test_mask_inside_of_tokens(monkeypatch, how):
+    tokens = torch.randn(12, ROWS * COLS, 8, generator=torch.Generator().manual_seed(0))
+    for given in (masked(tokens, how), masked(tokens, how).tolist(), masked(tokens, how).numpy()):
+        with pytest.raises(LabelLeak, match=r"a channel .* of 2 values|tokens that are zero"):
+            FeatureSet.from_arrays({1: given}, ROWS, COLS, [f"u{i}" for i in range(12)])
+    real = StubFeatures.chunks
+    monkeypatch.setattr(StubFeatures, "chunks", lambda *a, **k: ((s, masked(z, how)) for s, z in real(*a, **k)))
+    ways = (
+        lambda features: build_bank(features, 1, size=20),
+        lambda features: Direction.fit_target(features, 1, features.saliency()),
+        lambda features: raw_maps("token_norm_centred", 1, False, features, StubFeatures.of(2, prefix="v")),
+    )
+    for way in ways:
+        with pytest.raises(LabelLeak, match=r"a channel .* of 2 values|tokens that are zero"):
+            way(StubFeatures.of())
+
+
+def test_dull_pictures_and_sparse_tokens_are_no_masks():
+    """False alarms that must not come: equal tokens, silent and rarely active channels, black pictures."""
+    from covtoken.backbone.cache import features
+    from covtoken.backbone.weights import load_backbone
+
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(12, 16, 96, generator=draw)
+    tokens[:9] = tokens[0, 0]  # nine pictures of one token
+    rare = torch.randn(12, 16, 96, generator=draw).sub(1).relu()
+    rare[..., 3], rare[..., 4] = 0, 0  # silent, and active at a few tokens
+    rare[0, :5, 4] = 1.5
+    for given in (tokens, rare, tokens.relu()):
+        assert len(FeatureSet.from_arrays({1: given}, 4, 4, [f"u{i}" for i in range(12)]))
+    backbone = load_backbone("random:vit_tiny_patch16_224", picture_size=64)
+    flat = [Case(f"c{i}", f"u{i}", "ultrasound", partial(np.full, (40, 40), 90 * (i // 5))) for i in range(14)]
+    found = features(flat, backbone, [1, "norm"], saliency=False, progress=False, cache=False)
+    for block in (1, "norm"):
+        assert len(FeatureSet.from_arrays({block: found.tokens(block)}, 4, 4, found.units)) == 14
+        assert len(build_bank(found, block, size=40)) == 40
 
 
 def test_mask_streamed_as_tokens(monkeypatch):
@@ -272,6 +342,19 @@ def test_pictures_chosen_by_a_boolean_mask():
         with pytest.raises(LabelLeak, match="boolean mask"):
             Direction.fit(way_in, 1, 1)
     assert len(build_bank(features.subset([0, 2, 3]), 1, size=4)) == 4
+
+
+@pytest.mark.parametrize("cast", [np.ndarray.tolist, np.asarray, torch.as_tensor])
+def test_pictures_chosen_by_a_mask_cast_to_integers(cast):
+    """Taken for indices, it would give pictures 0 and 1 over and over."""
+    with pytest.raises(LabelLeak, match="mask cast to 0 and 1: 4 of them for 4 pictures"):
+        in_memory().subset(cast(np.array([1, 0, 1, 1])))
+    with pytest.raises(CovtokenError, match=r"expected whole numbers \[n\], got \[4\] of torch.float"):
+        in_memory().subset(cast(np.array([1.0, 0, 1, 1])))
+    for order in ([0, 1], [1, 0]):
+        assert in_memory(2).subset(cast(np.array(order))).units == [f"u{i}" for i in order]
+    with pytest.raises(CovtokenError, match="picture index 2 comes twice: give each picture once"):
+        in_memory().subset(cast(np.array([2, 0, 2])))
 
 
 def test_pictures_chosen_inside_by_a_boolean_mask():

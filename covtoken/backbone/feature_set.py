@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -99,18 +100,36 @@ class FeatureSet:
         return self._get("variance")
 
     def subset(self, indices: Sequence[int]) -> FeatureSet:
-        """The pictures at ``indices`` (or where a boolean mask of N is true), in that order, over the same storage."""
-        chosen = torch.as_tensor(indices)
+        """The pictures at ``indices`` (or where a boolean mask of N is true), in that order, over the same storage.
+
+        Raises:
+            LabelLeak: a boolean mask during construction, or a mask cast to 0 and 1.
+            CovtokenError: no whole numbers, one out of range, or one that comes twice.
+        """
+        chosen = as_tensor("the choice of pictures", indices)
         by_mask = chosen.dtype == torch.bool
         if by_mask:
             refuse_labels("a choice of pictures by a boolean mask")
             if chosen.shape != (len(self),):
                 raise CovtokenError(f"mask of pictures: expected [{len(self)}], got {list(chosen.shape)}")
             chosen = chosen.nonzero().squeeze(1)
-        indices = [int(i) for i in chosen.reshape(-1)]
+        if chosen.ndim != 1 or (chosen.is_floating_point() and len(chosen)):
+            raise CovtokenError(
+                f"picture indices: expected whole numbers [n], got {list(chosen.shape)} of {chosen.dtype}"
+            )
+        indices = [int(i) for i in chosen]
         outside = [i for i in indices if not 0 <= i < len(self)]
         if outside:
             raise CovtokenError(f"picture index {outside[0]} is out of range: there are {len(self)} pictures")
+        in_order = sorted(indices)
+        twice = [i for i, after in pairwise(in_order) if i == after]
+        if twice and len(indices) == len(self) and set(indices) <= {0, 1}:
+            raise LabelLeak(
+                f"the choice of pictures is a mask cast to 0 and 1: {len(self)} of them for {len(self)} pictures; "
+                "choose by split, unit or index, label-free"
+            )
+        if twice:
+            raise CovtokenError(f"picture index {twice[0]} comes twice: give each picture once")
         pick = {key: [getattr(self, key)[i] for i in indices] for key in ("names", "units", "digests")}
         chosen_by_mask = self.chosen_by_mask or by_mask
         return replace(self, **pick, read=_Picked(self.read, indices), chosen_by_mask=chosen_by_mask)
@@ -145,8 +164,8 @@ class FeatureSet:
         """Features that are already in memory. tokens: [N, T, D] by block; the rest [N, T].
 
         Raises:
-            LabelLeak: an array is boolean, as masks are.
-            CovtokenError: shapes that do not agree with the number of units and the grid.
+            LabelLeak: an array looks like a label, or tokens like tokens under a mask (``covtoken.label_like``).
+            CovtokenError: no numbers, or shapes that do not agree with the number of units and the grid.
         """
         units = [str(unit) for unit in units]
         arrays = {tensor_name("block", block): value for block, value in tokens.items()}
@@ -154,7 +173,7 @@ class FeatureSet:
         maps = {"saliency": saliency, "intensity": intensity, "variance": variance}
         arrays |= {name: value for name, value in maps.items() if value is not None}
         refuse_label_arrays("a feature set", *arrays.values())
-        arrays = {name: torch.as_tensor(value).to(torch.float32) for name, value in arrays.items()}
+        arrays = {name: as_tensor(name, value).to(torch.float32) for name, value in arrays.items()}
         for name, value in arrays.items():
             n_axes = 3 if name.startswith("block") else 2
             if value.ndim != n_axes or tuple(value.shape[:2]) != (len(units), rows * cols):
@@ -169,6 +188,14 @@ class FeatureSet:
             available=frozenset(arrays),
             read=Memory(arrays),
         )
+
+
+def as_tensor(what: str, values) -> Tensor:
+    """``values`` as a tensor, or an error that says what they are if they are no numbers."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CovtokenError(f"{what}: expected an array of numbers, got {values!r:.60} ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -363,10 +363,13 @@ def _refuse(features) -> None:
 def _checked_target(features, target) -> torch.Tensor:
     refuse_label_arrays("the target of a direction", target)
     _refuse(features)
-    target = torch.as_tensor(target)
-    expected = (len(features), features.rows * features.cols)
-    if tuple(target.shape) != expected:
-        raise CovtokenError(f"the target of a direction must be {list(expected)}, got {list(target.shape)}")
+    expected = [len(features), features.rows * features.cols]
+    try:
+        target = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CovtokenError(f"the target of a direction must be {expected} numbers, got {target!r:.60}") from error
+    if list(target.shape) != expected:
+        raise CovtokenError(f"the target of a direction must be {expected}, got {list(target.shape)}")
     return target
 
 
