@@ -256,3 +256,19 @@ if __name__ == "__main__":
         build(Path(sys.argv[2]))
     else:
         main(Path(sys.argv[2]))
+
+
+@pytest.mark.parametrize("where", ["header", "metadata"])
+def test_a_deeply_nested_header_is_damage(tmp_path, where):
+    path, nested = tmp_path / "a.safetensors", "[" * 100_000
+    if where == "header":
+        path.write_bytes(len(nested).to_bytes(8, "little") + nested.encode())
+    else:
+        save_file({"tokens": torch.zeros(1, 2)}, path, metadata={"covtoken_bank": nested})
+    with pytest.raises(CovtokenError, match="damaged: expected a safetensors file"):
+        load_bank(path)
+
+
+def test_a_path_that_cannot_be_asked_for_is_refused_by_name(tmp_path):
+    with pytest.raises(CovtokenError, match=r"x: cannot be read .File name too long"):
+        load_bank(tmp_path / ("x" * 300))

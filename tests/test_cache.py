@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from covtoken.backbone.cache import ABANDONED, FeatureSet, cache_key, checksum, features
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.case import Case, picture_digest
+from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.errors import CovtokenError
 
 
@@ -258,6 +258,33 @@ def test_requests_are_checked_before_a_picture_is_read(vit):
     assert cases[0].load.reads == 0
     with pytest.raises(CovtokenError, match="no cases"):
         features([], vit, [1])
+
+
+def test_what_is_no_case_block_or_backbone_is_refused_by_what_it_is(vit):
+    cases = cohort(1)
+    whole = Cohort("mine", "ultrasound", tuple(cases), {})
+    for arguments, message in [
+        ((whole, vit, [1]), "got the cohort 'mine': give its .cases"),
+        ((["a.png"], vit, [1]), "list of Cases, .*got str 'a.png'"),
+        (("a.png", vit, [1]), "list of Cases, .*got str 'a'"),
+        ((3, vit, [1]), "list of Cases, .*got int 3"),
+        ((cases, "embedded", [1]), "a backbone as load_backbone gives it, got 'embedded'"),
+        ((cases, vit, 6), r"blocks=6: expected a list of blocks, such as \[6\]"),
+        ((cases, vit, "6"), "blocks='6': expected a list"),
+        ((cases, vit, "norm"), "blocks='norm': expected a list"),
+        ((cases, vit, ["6"]), "blocks: '6' names no block"),
+        ((cases, vit, [[6]]), r"blocks: \[6\] names no block"),
+        ((cases, vit, [True]), "blocks: True names no block"),
+        ((cases, vit, [1], 3), "attention=3: expected a list"),
+    ]:
+        with pytest.raises(CovtokenError, match=message):
+            features(*arguments)
+    for batch in ("8", 2.5):
+        with pytest.raises(CovtokenError, match="batch"):
+            features(cases, vit, [1], batch=batch)
+    assert features(cases, vit, np.array([1, 3])).blocks == [1, 3] and cases[0].load.reads == 1
+    with pytest.raises(CovtokenError, match="block1: expected an array of numbers, got 'tokens'"):
+        FeatureSet.from_arrays({1: "tokens"}, 2, 2, ["u"])
 
 
 def test_embedded_saliency_on_real_pictures(covtoken_data):

@@ -55,6 +55,19 @@ def test_ratios_outside_are_refused(ratio):
         kept_tokens(np.ones((2, 10)), ratio=ratio)
 
 
+@pytest.mark.parametrize("ratio", ["0.5", True, None, [0.5], np.bool_(True), 1 + 0j])
+def test_ratios_of_another_type_are_refused(ratio):
+    with pytest.raises(CovtokenError, match=r"keep ratio .*a number in"):
+        budget(10, ratio)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
+def test_a_ratio_of_another_precision_means_what_is_written(kind):
+    """0.3 in float32 lies above 0.3 and would keep 31 of 100 tokens; 0.19 in float16 below, and 260 of 1369."""
+    for n_tokens, ratio, k in ((10, 0.1, 1), (256, 0.25, 64), (100, 0.3, 30), (100, 0.6, 60), (1369, 0.19, 261)):
+        assert budget(n_tokens, kind(str(ratio))) == k and isinstance(budget(n_tokens, kind(str(ratio))), int)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n_tokens=st.integers(1, 40), levels=st.integers(1, 6), data=st.data())
 def test_exactly_k_of_the_best_stay_and_ties_go_by_position(seed, n_tokens, levels, data):
@@ -129,6 +142,13 @@ def test_scores_are_not_changed():
         ([[1.0, 2.0]], {"k": 3}, r"k = 3 … 3: expected 0 … 2"),
         ([[1.0, 2.0]], {"k": -1}, "k = -1"),
         ([[1.0, 2.0], [1.0, 2.0]], {"k": [1, 3]}, r"k = 1 … 3"),
+        ([[1.0, 2.0]], {"k": 1.5}, "k = 1.5: expected a whole number of tokens"),
+        ([[1.0, 2.0]], {"k": True}, "k = True: expected a whole number"),
+        ([[1.0, 2.0]], {"k": "1"}, "k = '1': expected a whole number"),
+        ([[1.0, 2.0]], {"k": [1, 1]}, r"k = \[1, 1\]: .* or 1 of them"),
+        ([[1.0, 2.0]], {"threshold": float("nan")}, "threshold nan: expected a number"),
+        ([[1.0, 2.0]], {"threshold": "0.5"}, "threshold '0.5': expected a number"),
+        ([["a", "b"]], {"ratio": 0.5}, "scores must be numbers .*, got shape .1, 2. of <U1"),
     ],
 )
 def test_refusals(scores, budgets, words):

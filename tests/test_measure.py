@@ -99,6 +99,25 @@ def test_recorded_scores_give_the_same_numbers(scores, measured, tmp_path):
     assert measure(back.scores, back.labels, ROWS, COLS, n_draws=60).entries() == measured.entries()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"maps": np.zeros((N, 30))}, r"maps by name, .* got ndarray"),
+        ({"maps": {"s": np.zeros((N - 1, 30))}}, r"map 's': expected numbers \[8, 30\], .* got \[7, 30\]"),
+        ({"maps": {"s": np.zeros((N, 5, 6))}}, r"map 's': expected numbers \[8, 30\], .* got \[8, 5, 6\]"),
+        ({"maps": {"s": np.full((N, 30), np.nan)}}, r"map 's': .* got \[8, 30\] with NaN"),
+        ({"maps": {"s": "maps.npy"}}, "map 's': expected numbers .*, got 'maps.npy'"),
+        ({"labels": None}, "labels as covtoken.label gives them, got NoneType"),
+        ({"labels": np.zeros((N, 30), bool)}, "labels as covtoken.label gives them, got ndarray"),
+        ({"rows": 6}, "a grid of 6 × 6 does not hold the labels' 30 tokens"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(changed, message):
+    given = {"maps": {"s": np.zeros((N, 30))}, "labels": _labels(), "rows": ROWS, "cols": COLS} | changed
+    with pytest.raises(CovtokenError, match=message):
+        measure(**given)
+
+
 def test_without_organ_masks_or_lesions_in_them_there_are_no_such_numbers(scores):
     for labels in (_labels(organ=False), _labels()):
         if labels.organ is not None:

@@ -34,6 +34,19 @@ def test_smooth_is_a_gaussian_inside_each_picture():
     np.testing.assert_allclose(smooth(np.ones((1, 20)), 4, 5, 0.5), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [float("nan"), float("inf"), -1, 1e9, "1", True, None])
+def test_a_sigma_that_is_no_width_is_refused(sigma):
+    with pytest.raises(CovtokenError, match=r"sigma must be a number of 0 … 20 tokens, got "):
+        smooth(np.ones((1, 20)), 4, 5, sigma)
+
+
+def test_text_is_neither_tokens_nor_a_map():
+    with pytest.raises(CovtokenError, match=r"expected score maps .*, got 'map.npy'"):
+        smooth("map.npy", 4, 5, 1)
+    with pytest.raises(CovtokenError, match=r"expected tokens .*, got 'tokens.npy'"):
+        pool3x3("tokens.npy", 4, 5)
+
+
 def test_a_wrong_grid_is_refused():
     with pytest.raises(CovtokenError, match="4 × 4"):
         smooth(np.zeros((1, 20)), 4, 4, 1)

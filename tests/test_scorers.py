@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stub_features import StubFeatures
 import covtoken.subspace
 from covtoken.errors import CovtokenError
 from covtoken.subspace import scorers
+from covtoken.subspace.alarm import statistics
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import DensitySubspace
@@ -161,6 +163,16 @@ def test_what_is_no_features_is_refused_by_its_type(both, given):
         build_bank(given, 2)
     with pytest.raises(CovtokenError, match=r"takes a Recipe, such as .*, got 'density'"):
         score_maps("density", *both)
+
+
+@pytest.mark.parametrize("constant", ["maps", "fallback_maps", "both"])
+def test_an_alarm_over_constant_maps_knows_no_agreement_and_says_so_without_warnings(both, constant):
+    given = {name: np.random.default_rng(0).random((6, 20)) for name in ("maps", "fallback_maps")}
+    given |= {name: np.full((6, 20), 0.25) for name in given if constant in (name, "both")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = statistics(*both, Recipe("direction", 2, True, extra=(3, 0.9, 1.0)), Recipe("density", 3), **given)
+    assert found["agreement"] is None and found["drift"] > 0
 
 
 def test_greedy_k_center_takes_the_farthest_each_time():

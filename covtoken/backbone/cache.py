@@ -14,8 +14,9 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from covtoken.backbone.feature_set import Disk, FeatureSet, Memory, check_allowed, tensor_name
 from covtoken.backbone.vit import Block, FrozenViT
-from covtoken.data.case import Case, picture_digest
+from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.data.intensity import check_input, to_input
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction
@@ -63,14 +64,14 @@ def features(
 
     Raises:
         LabelLeak: a picture is a registered mask file.
-        CovtokenError: no case, a picture that cannot be read, 8-bit pictures for a backbone that takes HU, a request
+        CovtokenError: no cases, a picture that cannot be read, 8-bit pictures for a backbone that takes HU, a request
             the backbone cannot serve, a full disk.
     """
-    cases, blocks, attention = list(cases), list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
-    if not cases:
-        raise CovtokenError("no cases to extract features from: the cohort or split is empty")
-    if batch < 1:
-        raise CovtokenError(f"batch {batch}: expected at least 1 picture a pass")
+    cases, blocks, attention = _cases(cases), _listed("blocks", blocks), _listed("attention", attention)
+    if not isinstance(backbone, FrozenViT):
+        raise CovtokenError(f"features takes a backbone as load_backbone gives it, got {backbone!r:.60}")
+    if not isinstance(batch, Integral) or batch < 1:
+        raise CovtokenError(f"batch {batch!r}: expected at least 1 picture a pass")
     wanted = {tensor_name("block", b): b for b in blocks} | {tensor_name("attention", b): b for b in attention}
     wanted |= {name: None for name in (["saliency"] if saliency else []) + ["intensity", "variance"]}
     extractor = _Extractor(backbone, list(wanted), precision)
@@ -128,6 +129,36 @@ def cache_key(backbone: FrozenViT, precision: str) -> str:
     """sha256 over what decides a feature besides the picture: weights, size, preprocessing, precision, version."""
     parts = [backbone.weights_sha256, backbone.picture_size, backbone.preprocessing, precision, CACHE_VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _cases(cases) -> list[Case]:
+    """The cases as a list, or an error that says what came in their place."""
+    if isinstance(cases, Cohort):
+        raise CovtokenError(f"features takes cases, got the cohort {cases.name!r}: give its .cases, or some of them")
+    try:
+        cases = list(cases)
+    except TypeError:
+        cases = [cases]
+    for case in cases:
+        if not isinstance(case, Case):
+            raise CovtokenError(
+                f"features takes a list of Cases, as open_cohort(folder).cases, got {type(case).__name__} {case!r:.60}"
+            )
+    if not cases:
+        raise CovtokenError("no cases to extract features from: the cohort or split is empty")
+    return cases
+
+
+def _listed(name: str, blocks) -> list[Block]:
+    """Blocks as a list, each once, or an error that shows how to write them."""
+    if isinstance(blocks, str) or not isinstance(blocks, Iterable):
+        raise CovtokenError(f"{name}={blocks!r}: expected a list of blocks, such as [6] or [6, 'norm']")
+    blocks = list(blocks)
+    for block in blocks:
+        whole = isinstance(block, Integral) and not isinstance(block, bool)
+        if not whole and not (isinstance(block, str) and block == "norm"):
+            raise CovtokenError(f"{name}: {block!r} names no block; expected whole numbers 1 … L, or 'norm'")
+    return list(dict.fromkeys(blocks))
 
 
 class _Extractor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -17,10 +18,12 @@ def budget(n_tokens: int, ratio: float) -> int:
     """k = max(1, ⌈ρT⌉) for a keep ratio ρ in (0, 1]; rounding of ρT itself never adds a token.
 
     Raises:
-        CovtokenError: a ratio outside (0, 1].
+        CovtokenError: a ratio that is no number in (0, 1].
     """
-    if not 0 < ratio <= 1:
-        raise CovtokenError(f"keep ratio {ratio}: it is the share of patch tokens kept and lies in (0, 1]")
+    if not _is_number(ratio) or not 0 < ratio <= 1:
+        raise CovtokenError(f"keep ratio {ratio!r}: it is the share of patch tokens kept, a number in (0, 1]")
+    if isinstance(ratio, np.floating):
+        ratio = float(str(ratio))  # 0.3 in float32 means 0.3, not the number just above it, which may keep one more
     return max(1, math.ceil(ratio * n_tokens - 1e-9))
 
 
@@ -40,25 +43,34 @@ def kept_tokens(
     Equal scores are kept in the order of their tokens, so that a result never depends on a sort's whims.
 
     Raises:
-        CovtokenError: none or several budgets, one out of range, NaN among the scores.
+        CovtokenError: none or several budgets, one of another type or out of range, scores that are no numbers or NaN.
     """
     scores = np.asarray(scores)
-    if scores.ndim != 2:
-        raise CovtokenError(f"scores must be [pictures, tokens], got shape {scores.shape}")
+    if scores.ndim != 2 or scores.dtype.kind not in "biuf":
+        raise CovtokenError(f"scores must be numbers [pictures, tokens], got shape {scores.shape} of {scores.dtype}")
     if np.isnan(scores).any():
         raise CovtokenError(f"{int(np.isnan(scores).sum())} scores are NaN: no ranking can be made of them")
     if sum(given is not None for given in (ratio, threshold, k)) != 1:
         raise CovtokenError("give exactly one of ratio, threshold and k")
     if threshold is not None:
+        if not _is_number(threshold) or threshold != threshold:
+            raise CovtokenError(f"threshold {threshold!r}: expected a number on the scale of the scores")
         return scores >= threshold
     n, n_tokens = scores.shape
-    counts = np.broadcast_to(budget(n_tokens, ratio) if k is None else np.asarray(k), (n,))
+    counts = np.asarray(budget(n_tokens, ratio) if k is None else k)
+    if counts.shape not in ((), (n,)) or (counts.size and counts.dtype.kind not in "iu"):
+        raise CovtokenError(f"k = {k!r}: expected a whole number of tokens, or {n} of them, one a picture")
+    counts = np.broadcast_to(counts, (n,))
     if counts.size and (counts.min() < 0 or counts.max() > n_tokens):
         raise CovtokenError(f"k = {counts.min()} … {counts.max()}: expected 0 … {n_tokens}, the tokens of a picture")
     rank = np.empty(scores.shape, dtype=np.int64)
     order = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
     np.put_along_axis(rank, order, np.broadcast_to(np.arange(n_tokens), scores.shape), axis=1)
     return rank < counts[:, None]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def kept_counts(kept: np.ndarray, lesions: Sequence) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -86,9 +87,14 @@ def measure(
     ``froc.fp4.<name>``, and the same with ``organ_`` before them for what lies inside the organ's mask, on the pictures
     that have one (none where lesions or other tokens are missing there).
 
+    Args:
+        maps: by name. labels: of the same pictures, in the same order. rows, cols: of the token grid, T in all.
+
     Raises:
-        CovtokenError: the split holds no lesion token, or nothing else.
+        CovtokenError: maps that are no numbers [N, T] of the labels' pictures, or the split holds no lesion token, or
+            nothing else.
     """
+    maps = _checked(maps, labels, rows, cols)
     keep = ~labels.ignore
     if not (labels.lesion & keep).any() or not (~labels.lesion & keep).any():
         raise CovtokenError("the evaluated pictures hold no lesion token (or no other): AUROC is not defined")
@@ -98,7 +104,6 @@ def measure(
     out = Measured((len(names), len(unit), int(keep.sum())))
     organ = _in_organ(labels)
     for name, values in maps.items():
-        values = np.asarray(values, dtype=np.float64)
         _add_auroc(out, f"auroc.{name}", values, labels.lesion, keep, unit, weights)
         if full is not None and name not in full:
             continue
@@ -114,6 +119,27 @@ def measure(
         if organ is not None:
             _add_organ(out, name, values, organ, unit, weights)
     return out
+
+
+def _checked(maps, labels, rows: int, cols: int) -> dict[str, np.ndarray]:
+    """The maps as float64, each of the labels' pictures and tokens, or an error that says which is not."""
+    if not isinstance(labels, SplitLabels):
+        raise CovtokenError(f"measure takes labels as covtoken.label gives them, got {type(labels).__name__}")
+    if not isinstance(maps, Mapping):
+        raise CovtokenError(f"measure takes maps by name, such as {{'mine': maps}}, got {type(maps).__name__}")
+    n, n_tokens = labels.lesion.shape
+    if rows * cols != n_tokens:
+        raise CovtokenError(f"a grid of {rows} × {cols} does not hold the labels' {n_tokens} tokens a picture")
+    found = {}
+    for name, values in maps.items():
+        try:
+            found[name] = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CovtokenError(f"map {name!r}: expected numbers [{n}, {n_tokens}], got {values!r:.60}") from error
+        if found[name].shape != (n, n_tokens) or np.isnan(found[name]).any():
+            came = f"got {list(found[name].shape)}" + (" with NaN" if np.isnan(found[name]).any() else "")
+            raise CovtokenError(f"map {name!r}: expected numbers [{n}, {n_tokens}], as the labels are, {came}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,11 @@ def statistics(
             (score_maps(r, bank_features, sample) if given is None else np.asarray(given)[chosen]).ravel()
             for r, given in ((recipe, maps), (fallback, fallback_maps))
         )
-        found["agreement"] = _finite(spearmanr(ours, theirs)[0])
+        if len(ours) and ours.min() < ours.max() and theirs.min() < theirs.max():
+            found["agreement"] = _finite(spearmanr(ours, theirs)[0])
         found["backing"] = backing(ours, theirs)
-        found["drift"] = _finite(np.median(theirs) / own_sparsity(bank_features, fallback))
+        own = own_sparsity(bank_features, fallback)
+        found["drift"] = _finite(np.median(theirs) / own) if own > 0 else None
     return found
 
 

@@ -30,10 +30,14 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict, ki
 
 def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and header; a file that is missing, truncated, damaged or of another kind is refused by name."""
-    if not path.is_file():
+    try:
+        came = path.stat().st_size if path.is_file() else None
+    except OSError as error:  # a folder that may not be entered, a name too long
+        raise CovtokenError(f"{path}: cannot be read ({error.strerror})") from error
+    if came is None:
         raise CovtokenError(f"{path}: no such {kind}; build it first")
     refuse_mask_file(path)
-    came, expected = path.stat().st_size, _length(path)
+    expected = _length(path)
     if expected >= 0 and came != expected:
         raise CovtokenError(f"{path}: truncated or damaged: expected {expected} bytes, came {came}; build it again")
     try:
@@ -43,8 +47,10 @@ def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor
         header = json.loads(metadata[f"covtoken_{kind}"])
     except KeyError as error:
         raise CovtokenError(f"{path}: a safetensors file, but not a {_NAMES[kind]} of covtoken") from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CovtokenError(f"{path}: damaged: expected a safetensors file, came {error}; build it again") from error
+    except OSError as error:
+        raise CovtokenError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not isinstance(header, dict):
         raise CovtokenError(f"{path}: damaged: expected a header of fields, came {header!r}; build it again")
     return tensors, header
@@ -67,5 +73,5 @@ def _length(path: Path) -> int:
                 return 8 + n_header  # cut within the header
             fields = json.loads(stream.read(n_header))
         return 8 + n_header + max((f["data_offsets"][1] for k, f in fields.items() if k != "__metadata__"), default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return -1

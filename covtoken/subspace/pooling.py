@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
@@ -17,8 +19,14 @@ def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Te
 
     Returns:
         float, the type and shape of ``tokens``.
+
+    Raises:
+        CovtokenError: no numbers, or not on that grid.
     """
-    z = torch.as_tensor(tokens)
+    try:
+        z = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CovtokenError(f"expected tokens [N, {rows} × {cols}, D], got {tokens!r:.60}") from error
     n, t, d = _on_grid(z.shape, 3, rows, cols)
     grid = z.reshape(n, rows, cols, d).permute(0, 3, 1, 2)
     padded = torch.nn.functional.pad(grid, (1, 1, 1, 1), mode="replicate")
@@ -28,11 +36,18 @@ def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Te
 
 
 def smooth(maps: np.ndarray, rows: int, cols: int, sigma: float) -> np.ndarray:
-    """Score maps [N, T] under a Gaussian of ``sigma`` tokens, edges replicated; σ = 0 changes nothing. float32."""
-    values = np.asarray(maps, dtype=np.float32)
+    """Score maps [N, T] under a Gaussian of ``sigma`` tokens, edges replicated; σ = 0 changes nothing. float32.
+
+    Raises:
+        CovtokenError: no numbers, not on that grid, or a σ that is no number of 0 … T tokens.
+    """
+    try:
+        values = np.asarray(maps, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CovtokenError(f"expected score maps [N, {rows} × {cols}], got {maps!r:.60}") from error
     n, t = _on_grid(values.shape, 2, rows, cols)
-    if sigma < 0:
-        raise CovtokenError(f"sigma must be 0 or more tokens, got {sigma}")
+    if not isinstance(sigma, Real) or isinstance(sigma, bool) or not 0 <= sigma <= t:
+        raise CovtokenError(f"sigma must be a number of 0 … {t} tokens, got {sigma!r}")
     if sigma == 0:
         return values
     grid = values.reshape(n, rows, cols)
