@@ -54,6 +54,7 @@ _PUBLIC = {
     "run_gate2": "covtoken.gates.gate2",
     "run_gate3": "covtoken.gates.gate3",
     "run_gate4": "covtoken.gates.gate4",
+    "run_gate5": "covtoken.gates.gate5",
     "run_negative_result": "covtoken.gates.negative_result",
     "GateReport": "covtoken.gates.report",
     "construction": "covtoken.leak_guard",

@@ -33,7 +33,7 @@ def gate(
         str,
         typer.Argument(
             help="Which gate; 0: the substrate, 1: where lesions live, 2: coverage as a proxy, 3: matched budgets, "
-            "4: the dual; or negative_result."
+            "4: the dual, 5: transfer; or negative_result."
         ),
     ],
     cohort: CohortOption = "phantom",
@@ -85,7 +85,7 @@ def lock(
     what: Annotated[str, typer.Argument(help="thresholds (after a selection run) or headline (after a recorded run).")],
     cohort: CohortOption = "phantom",
     gate: Annotated[
-        str, typer.Option(help="1 to 4, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
+        str, typer.Option(help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
     ] = "1",
     reason: ReasonOption = "",
 ) -> None:
@@ -205,7 +205,7 @@ def report() -> None:
 
 @app.command()
 def signoff(
-    number: Annotated[str, typer.Argument(help="Which gate; 0 to 4, or negative_result.")],
+    number: Annotated[str, typer.Argument(help="Which gate; 0 to 5, or negative_result.")],
     cohort: CohortOption,
     name: Annotated[str, typer.Option(help="Who signs.")],
     remark: Annotated[str, typer.Option(help="What the person wants kept with the report.")] = "",

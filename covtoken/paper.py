@@ -22,6 +22,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
+from covtoken.gates.method_names import WAYS
 from covtoken.offline_renderer import to_html, write_bundle
 from covtoken.paths import write_then_rename
 
@@ -174,28 +175,36 @@ def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]
 
 
 class ReportChart(_Reader, SphinxDirective):
-    """A chart drawn from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``."""
+    """A chart drawn from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``.
+
+    ``gate5`` without a cohort draws the rows of all cohorts together; ``:score:`` says of which score.
+    """
 
     required_arguments = 3
-    option_spec: ClassVar = {"title": directives.unchanged_required}
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", "score")}
 
     def run(self) -> list[nodes.Node]:
-        from covtoken import budget_figures, figures
+        from covtoken import budget_figures, figures, transfer_figures
 
         place, chart, key = self.arguments
-        charts = figures.CHARTS | budget_figures.CHARTS
-        self.depends_on(self.root() / "gate_reports" / f"{place}.json")
+        charts = figures.CHARTS | budget_figures.CHARTS | transfer_figures.CHARTS
+        cohorts = [] if "/" in place else _cohorts(self.root(), place.removeprefix("gate"))
+        places = [f"{cohort}/{place}" for cohort in cohorts] or [place]
         try:
-            report = _read(self.root(), place)
             if chart not in charts:
                 raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(charts)}")
-            if not report["chart_data"].get(key):
-                raise CovtokenError(f"{place} chart_data {key}: {MISSING}")
-            options = {"title": self.options["title"]} if "title" in self.options else {}
+            rows = []
+            for one in places:
+                self.depends_on(self.root() / "gate_reports" / f"{one}.json")
+                report = _read(self.root(), one)
+                if not report["chart_data"].get(key):
+                    raise CovtokenError(f"{one} chart_data {key}: {MISSING}")
+                rows += report["chart_data"][key]
+            options = {name: self.options[name] for name in ("title", "score") if name in self.options}
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
-            spec = charts[chart](report["chart_data"][key], **options).to_dict()
+            spec = charts[chart](rows, **options).to_dict()
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
         return [nodes.raw("", to_html(spec), format="html")]
@@ -246,6 +255,8 @@ def readable(name: str) -> str:
     kind, _, rest = name.partition(".")
     words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", "membership A")
     words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
+    for way, title in WAYS.items():
+        words = words.replace(f".{way}", f": {title}").replace(f"− {way}", f"− {title}")
     return f"{READABLE.get(kind, kind.replace('_', ' '))}, {words}" if rest else READABLE.get(kind, kind)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from covtoken.gates import gate2, gate3, gate4
+from covtoken.gates import gate2, gate3, gate4, gate5
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.method_names import METHOD_NAMES, cell
 from covtoken.gates.report import GateReport
@@ -31,7 +31,7 @@ def brief(report: GateReport) -> list[str]:
 
 def why(report: GateReport) -> str:
     """Give the reason of a report's decision in words, with the numbers that decided."""
-    return {"0": _why0, "1": _why1, "2": _why2, "3": _why3, "4": _why4, "negative_result": _why_negative}[
+    return {"0": _why0, "1": _why1, "2": _why2, "3": _why3, "4": _why4, "5": _why5, "negative_result": _why_negative}[
         str(report.gate)
     ](report)
 
@@ -122,6 +122,24 @@ def _why4(report: GateReport) -> str:
         f"{gate4.LEAST_MET} asked": met,
     }
     return _said(report, parts, _few(m["dual.mu_cv"]))
+
+
+def _why5(report: GateReport) -> str:
+    name, checks = f"auroc.recommended.{gate5.DECIDING}", report.checks
+    entry, of = report.metrics[name], report.parameters["elsewhere"]
+    reaches = checks["lower_bound_beats_threshold"]
+    threshold = f"{report.thresholds[name]:.3f} ({report.thresholds['reason']})"
+    parts = {
+        f"the recommended score under the recipe of {of}, {cell(entry)}, "
+        f"{'lies above' if reaches else 'does not lie above'} the threshold {threshold}": reaches,
+        f"the recipe of {of} was not chosen elsewhere": checks["recipe_chosen_elsewhere"],
+        f"a bank does not fit the pictures: {'; '.join(report.parameters['misfits'])}": checks["bank_fits"],
+    }
+    said = {words: holds for words, holds in parts.items() if not holds or "threshold" in words}
+    few = _few(entry)
+    if report.decision == "NO-VERDICT" and not few:
+        few = "the recipes are of another backbone, so they decide nothing here"
+    return _said(report, said, few)
 
 
 def _why_negative(report: GateReport) -> str:

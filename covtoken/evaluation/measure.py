@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -78,10 +79,13 @@ def measure(
     cols: int,
     *,
     full: tuple[str, ...] | None = None,
+    image: Container[str] = (),
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Measured:
     """AUROC of every map [N, T]; for the names in ``full`` (default all) also AUPR, image AUROC, FROC, and in-organ.
+
+    Names in ``image`` get image AUROC beside the pooled one.
 
     Metric names are ``auroc.<name>``, ``aupr.<name>``, ``image_auroc.<name>``, ``froc.fp1.<name>``,
     ``froc.fp4.<name>``, and the same with ``organ_`` before them for what lies inside the organ's mask, on the pictures
@@ -105,14 +109,16 @@ def measure(
     organ = _in_organ(labels)
     for name, values in maps.items():
         _add_auroc(out, f"auroc.{name}", values, labels.lesion, keep, unit, weights)
-        if full is not None and name not in full:
+        everything = full is None or name in full
+        if everything or name in image:
+            each = stats.image_auroc(values, labels.lesion, keep)
+            held = np.flatnonzero(~np.isnan(each))  # lesion pictures alone
+            n = (len(np.unique(unit[held])), len(held), int(keep[held].sum()))
+            _add_mean(out, f"image_auroc.{name}", each, unit, weights, n if len(held) else None)
+        if not everything:
             continue
         average = stats.aupr(values, labels.lesion, keep)
         out.add(f"aupr.{name}", average, stats.aupr_draws(values, labels.lesion, unit, weights, keep))
-        each = stats.image_auroc(values, labels.lesion, keep)
-        held = np.flatnonzero(~np.isnan(each))  # lesion pictures alone
-        n = (len(np.unique(unit[held])), len(held), int(keep[held].sum()))
-        _add_mean(out, f"image_auroc.{name}", each, unit, weights, n if len(held) else None)
         for rate, point in froc(values.reshape(-1, rows, cols), labels, FP_RATES).items():
             _add_mean(out, f"froc.fp{rate:g}.{name}", point.hits, lesion_unit, weights)
             out.more[f"froc.fp{rate:g}.{name}"] = {"n_lesions": len(lesion_unit)}

@@ -42,6 +42,7 @@ class Records:
 def records_path(root: Path, cohort: str, gate: int | str) -> Path:
     """Where a cohort keeps the committed records of a gate."""
     stem = f"gate{gate}" if str(gate).isdigit() else str(gate)
+    stem = "gate5_scores" if stem == "gate5" else stem  # maps beside those of scores.safetensors, not counts
     return root / "gate_reports" / cohort / f"{stem}.safetensors"
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -181,14 +181,17 @@ def read_ablation(cohort: str, root: Path | None = None) -> dict[str, Any]:
     return read_table(cohort, "ablation", SCHEMA, "covtoken ablate", root)
 
 
-def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe that the rule above gives, and the ranking behind it: tied variants in the rule's order, then the rest
     by mean; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
+
+    Args:
+        cohorts: over the tables of these alone; the recipe cohorts if empty.
 
     Raises:
         CovtokenError: an ablation is not recorded, or the cohorts' are of other backbones or grids.
     """
-    found = {cohort: read_ablation(cohort, root) for cohort in recipe_cohorts()}
+    found = {cohort: read_ablation(cohort, root) for cohort in cohorts or recipe_cohorts()}
     kinds = {(c["backbone"], c["provenance"]["weights_sha256"], json.dumps(c["ladder"])) for c in found.values()}
     if len(kinds) > 1:
         raise CovtokenError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -143,14 +143,17 @@ def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
     }
 
 
-def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe that the rule above gives, and the ranking behind it (``ranked``).
+
+    Args:
+        cohorts: over the tables of these alone (gate 5); the recipe cohorts if empty.
 
     Raises:
         CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or the block is
             not the one that the ablation gives.
     """
-    found = {cohort: read_banks(cohort, root) for cohort in recipe_cohorts()}
+    found = {cohort: read_banks(cohort, root) for cohort in cohorts or recipe_cohorts()}
     content = next(iter(found.values()))
     kinds = {
         (
@@ -165,7 +168,7 @@ def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
             f"the tables of {', '.join(found)}, or the ablations that the block comes from, are of other weights, "
             "blocks, banks or variants: record them alike"
         )
-    block = ablation.recommend(root)[0].block
+    block = ablation.recommend(root, cohorts)[0].block
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
     rows = ranked(found)

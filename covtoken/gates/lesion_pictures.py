@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +173,7 @@ class GateRun:
 
     report: GateReport
     records: Records
-    pictures: LesionPictures | None = None
+    pictures: Any = None
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""What methods and measures of gates 2 and 3 are called in tables and charts, and how a number is written there."""
+"""What methods, measures and ways are called in tables and charts, and how a number is written there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ MEASURE_NAMES = {
     "energy": "energy",
     "control": "membership mass (control)",
     "attention_mass": "attention mass",
+}
+# How gate 5 scores the same pictures.
+WAYS = {
+    "refitted": "own recipe, own bank",
+    "elsewhere": "recipe chosen elsewhere, own bank",
+    "carried": "bank of another cohort, same modality",
+    "foreign": "bank of the other modality",
 }
 
 

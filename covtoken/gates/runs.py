@@ -9,7 +9,7 @@ from covtoken.data.cohorts import COMMITTED, data_fingerprint, open_cohort
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.recorded import save_scores
 from covtoken.evaluation.records import records_path, save_records
-from covtoken.gates import gate0, gate1, gate2, gate3, gate4, locks, negative_result, thresholds
+from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, locks, negative_result, thresholds
 from covtoken.gates.lesion_pictures import GateRun
 from covtoken.gates.report import GateReport, read_report, report_path, source_digest, write_report
 from covtoken.paths import project_root
@@ -44,6 +44,7 @@ RUNS = {
     "2": gate2.run_gate2,
     "3": gate3.run_gate3,
     "4": gate4.run_gate4,
+    "5": gate5.run_gate5,
     "negative_result": negative_result.run_negative_result,
 }
 
@@ -51,7 +52,7 @@ RUNS = {
 def run_and_write_budget(
     gate: int | str, *, cohort: str, split: str, record: bool = False, **options
 ) -> tuple[GateRun, Path]:
-    """Run gate 2, 3, 4 or the negative result and write its report; returns the run and the report's path.
+    """Run gate 2, 3, 4, 5 or the negative result and write its report; returns the run and the report's path.
 
     Only ``record`` writes committed files, report and records. It needs a test (or crossfit) split under gate 1's lock,
     and for gates 2 and 3 their own; it counts as a look.

@@ -8,7 +8,7 @@ from covtoken.gates.method_names import cell
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.gates.report import GateReport
 
-ORDER = ("0", "1", "alarm", "2", "3", "4", "negative_result")
+ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
 NUMBERS = {
     "1": {
         "auroc.recommended": "token AUROC, recommended",
@@ -33,6 +33,14 @@ NUMBERS = {
         "dual.mu_cv": "CV of μ over seeds, as specified",
         "repaired.constraint_met": "floor met, repaired",
         "repaired.mu_cv": "CV of μ over seeds, repaired",
+    },
+    "5": {
+        "auroc.recommended.refitted": "token AUROC, recommended, own recipe and bank",
+        "auroc.recommended.elsewhere": "… recipe chosen elsewhere, own bank (decides)",
+        "auroc.recommended.carried": "… bank of another cohort, same modality",
+        "auroc.recommended.foreign": "… bank of the other modality (control)",
+        "auroc.density.elsewhere": "token AUROC, membership A, recipe chosen elsewhere",
+        "auroc.density.carried": "… A, bank of another cohort, same modality",
     },
     "negative_result": {
         "recall_small.membership": "recall of small lesions, membership A, keep 0.25",

@@ -1,0 +1,44 @@
+"""What gate 5's notebook shows: rows of the heat map, a table, and verdicts in words."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from covtoken.gates.gate5 import DECIDING, RECORDED, cells
+from covtoken.gates.method_names import METHOD_NAMES, WAYS, cell
+from covtoken.gates.plan import BASELINES
+from covtoken.gates.report import GateReport, committed_reports
+
+
+def heat_rows(report: GateReport, recorded: dict[str, dict[str, dict]]) -> list[dict]:
+    """Give the heat map's rows of this run and of every cohort that was recomputed from its records."""
+    rows = list(report.chart_data["cells"])
+    return rows + [row for cohort, metrics in recorded.items() for row in cells(cohort, metrics)]
+
+
+def transfer_table(metrics: dict[str, dict], kind: str = "auroc") -> pd.DataFrame:
+    """Lay out one kind of AUROC: a row a score, a column a way, with 95 % intervals; baselines where they are there."""
+    rows = []
+    for score in (*RECORDED, *BASELINES):
+        entries = {title: metrics.get(f"{kind}.{score}.{way}") for way, title in WAYS.items()}
+        if any(entries.values()):
+            rows.append({"score": METHOD_NAMES[score]} | {title: cell(e, gap="\u00a0") for title, e in entries.items()})
+    return pd.DataFrame(rows).set_index("score")
+
+
+def verdicts(report: GateReport) -> str:
+    """Say, a line a cohort, whether the recipe holds there: this run's, then the committed reports'."""
+    others = [r for r in committed_reports() if str(r.gate) == "5" and r.cohort != report.cohort]
+    return "\n".join(map(verdict, [report, *others]))
+
+
+def verdict(report: GateReport) -> str:
+    """Say of one cohort, by anatomy and modality, whether a recipe chosen elsewhere holds."""
+    p, entry = report.parameters, report.metrics[f"auroc.recommended.{DECIDING}"]
+    where = f"{report.cohort} ({', '.join(p['organs']) or 'no organ named'}; {p['modality']})"
+    threshold = report.thresholds[f"auroc.recommended.{DECIDING}"]
+    holds = {"GO": "holds", "NO-GO": "does not hold", "NO-VERDICT": "is not decided"}[report.decision]
+    return (
+        f"{where}: {report.decision}; the recipe of {p['elsewhere']} {holds}: {cell(entry)}, {entry['n_units']} units, "
+        f"against {threshold:.3f}"
+    )

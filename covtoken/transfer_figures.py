@@ -1,0 +1,59 @@
+"""The chart of transfer: gate 5. Rows in, an Altair chart out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import altair as alt
+
+from covtoken.figures import styled, table_of
+from covtoken.gates.method_names import WAYS
+
+__all__ = ["CHARTS", "transfer_heatmap"]
+
+HEADS = {  # short enough for four beside each other on a phone; a bar ends a line
+    "refitted": "own recipe|own bank",
+    "elsewhere": "recipe from|elsewhere",
+    "carried": "bank of same|modality",
+    "foreign": "bank of other|modality",
+}
+LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
+
+
+def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe elsewhere", score: str = "recommended"):
+    """Token AUROC by cohort and way: large, pooled over all tokens, which the colour shows; small, inside one picture.
+
+    Args:
+        rows: mappings with ``cohort``, ``way``, ``score``, ``kind`` (auroc, image_auroc) and ``value``.
+        score: whose rows are drawn.
+    """
+    table = table_of(rows, "cohort", "way", "score", "kind", "value")
+    table = table[table["score"] == score].pivot_table(index=["cohort", "way"], columns="kind", values="value")
+    table = table.reset_index()
+    table["title"], table["head"] = table["way"].map(WAYS), table["way"].map(HEADS)
+    table["pooled"] = table["auroc"].map("{:.3f}".format)
+    table["inside"] = table["image_auroc"].map("{:.3f} inside".format)
+    cohorts = sorted(set(table["cohort"]), key=lambda name: (name != "phantom", name))
+    lines = alt.Axis(
+        labelExpr="split(datum.label, '|')", labelAngle=0, labelPadding=22, labelLineHeight=14, labelFontSize=11.5,
+        orient="top", title=None, ticks=False, domain=False,
+    )  # fmt: skip
+    x = alt.X("head:N", sort=list(HEADS.values()), axis=lines)
+    y = alt.Y("cohort:N", sort=cohorts, axis=alt.Axis(title=None, labelLimit=110, ticks=False, domain=False))
+    base = alt.Chart(table).encode(x=x, y=y)
+    colour = alt.Color(
+        "auroc:Q", scale=alt.Scale(domain=[LOWEST, 1], scheme="cividis", clamp=True), title="pooled AUROC"
+    )
+    ink = alt.condition(alt.datum.auroc > 0.75, alt.value("#000"), alt.value("#fff"))
+    tips = ["cohort:N", "title:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("auroc", "image_auroc"))]
+    chart = alt.layer(
+        base.mark_rect(stroke="#fff", strokeWidth=2).encode(
+            color=colour.legend(orient="bottom", gradientLength=160), tooltip=tips
+        ),
+        base.mark_text(fontSize=15, dy=-7).encode(text="pooled:N", color=ink),
+        base.mark_text(fontSize=11, dy=10).encode(text="inside:N", color=ink),
+    )
+    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such bank.")
+
+
+CHARTS = {"transfer_heatmap": transfer_heatmap}
