@@ -1,7 +1,7 @@
 """Which files are masks: known by resolved path, by inode and by content. Bytes are read to digest them.
 
-A mask that is the same everywhere is known by path and inode alone: it tells nothing, and a black picture of its size
-can be the very same bytes.
+A mask that is the same everywhere is known by path and inode alone: a black picture of its size can be the very same
+bytes.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from covtoken.backbone.cache import ABANDONED, FeatureSet, cache_key, checksum, 
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import LabelLeak, register_mask_files
 
 
 class Drawn:
@@ -202,6 +203,14 @@ def test_labels_cannot_hide_in_a_feature_file(vit, cache_folder):
         features(cases, vit, [1])
     with pytest.raises(CovtokenError, match="blockmask"):
         FeatureSet.from_arrays({"mask": torch.zeros(1, 4, 3)}, 2, 2, ["u"])
+
+
+def test_a_cached_file_that_is_registered_as_a_mask_is_not_read(vit, cache_folder):
+    cases = cohort(1)
+    features(cases, vit, [1])
+    register_mask_files(files(cache_folder))
+    with pytest.raises(LabelLeak, match="the mask file"):
+        features(cases, vit, [1])
 
 
 def test_the_key_covers_all_that_decides_a_feature(vit):

@@ -21,6 +21,9 @@ from covtoken.subspace.bank import build_bank
 from covtoken.subspace.coreset import greedy_k_center
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.pooling import pool3x3, smooth
+from covtoken.subspace.prototypes import prototype_bank
+from covtoken.subspace.rarity import RaritySubspace
+from covtoken.subspace.residual import ResidualSubspace
 from covtoken.subspace.scorers import SCORERS, Recipe, choices, middle_blocks, raw_maps, score_maps
 
 OURS = (
@@ -161,6 +164,11 @@ def test_what_is_no_features_is_refused_by_its_type(both, given):
             score_maps(Recipe("density", 2), bank, pictures)
     with pytest.raises(CovtokenError, match="a bank takes a FeatureSet"):
         build_bank(given, 2)
+    for fit in (DensitySubspace.fit, ResidualSubspace.fit, RaritySubspace.fit, lambda bank: prototype_bank(bank, 3)):
+        with pytest.raises(CovtokenError, match=f"takes a TokenBank .*, got {type(given).__name__}"):
+            fit(given)
+    with pytest.raises(CovtokenError, match=f"points, a tensor .*, got {type(given).__name__}"):
+        greedy_k_center(given, 3)
     with pytest.raises(CovtokenError, match=r"takes a Recipe, such as .*, got 'density'"):
         score_maps("density", *both)
 

@@ -31,7 +31,7 @@ from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.data.intensity import check_input, to_input
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import construction, refuse_mask_file
 from covtoken.paths import cache_root, write_then_rename
 
 __all__ = ["FeatureSet", "cache_key", "features"]
@@ -196,10 +196,11 @@ class _Extractor:
         """The tensors of a file (None: all) whose type, shape and checksum are right; {} for a file that is absent.
 
         Raises:
-            LabelLeak: the file holds a tensor that is no feature.
+            LabelLeak: the file holds a tensor that is no feature, or is a mask.
         """
         if not path.is_file():
             return {}
+        refuse_mask_file(path)
         found = {}
         try:
             with safe_open(path, framework="pt") as handle:

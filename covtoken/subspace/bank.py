@@ -201,6 +201,12 @@ def check_alike(bank_features, features, block=None, other_size: bool = False) -
         raise CovtokenError(f"these pictures do not fit the bank's ({'; '.join(wrong)}): extract both alike")
 
 
+def need_bank(what: str, bank) -> None:
+    """Refuse, by its type, what is handed in as a bank and is none."""
+    if not isinstance(bank, TokenBank):
+        raise CovtokenError(f"{what} takes a TokenBank (build_bank, load_bank), got {type(bank).__name__}")
+
+
 def need_features(what: str, features) -> None:
     """Refuse, by its type, what is handed in as features and is none."""
     missing = [k for k in ("digests", "units", "rows", "cols", "precision", "subset") if not hasattr(features, k)]

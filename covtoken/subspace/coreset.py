@@ -27,7 +27,12 @@ def greedy_k_center(points: torch.Tensor, size: int, dims: int = 128, seed: int 
 
     Args:
         points: [N, D]. size: at most N are returned.
+
+    Raises:
+        CovtokenError: no such points, NaN among them, or a size below 1.
     """
+    if not isinstance(points, torch.Tensor):
+        raise CovtokenError(f"a coreset needs points, a tensor [N, D], got {type(points).__name__}")
     if points.ndim != 2 or len(points) == 0 or size < 1:
         raise CovtokenError(f"a coreset needs points [N, D] and size ≥ 1, got {tuple(points.shape)} and {size}")
     x = points.to(torch.float32)

@@ -10,7 +10,7 @@ import torch
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank
+from covtoken.subspace.bank import TokenBank, need_bank
 from covtoken.subspace.neighbors import mean_distance
 
 
@@ -41,6 +41,7 @@ class DensitySubspace:
         Raises:
             CovtokenError: α outside (0, 1], rank below 1 or above D, or fewer than k tokens of other units.
         """
+        need_bank("the density subspace", bank)
         if not 0 < alpha <= 1:
             raise CovtokenError(f"alpha must lie in (0, 1], got {alpha}: it is the share of bank tokens called sparse")
         if not 1 <= rank <= bank.tokens.shape[1]:

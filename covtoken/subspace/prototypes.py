@@ -15,7 +15,7 @@ import torch
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank
+from covtoken.subspace.bank import TokenBank, need_bank
 from covtoken.subspace.neighbors import nearest
 
 CHUNK = 16_384  # tokens a shard, where a tensor is given
@@ -33,6 +33,7 @@ def prototype_bank(bank: TokenBank, n: int, iterations: int = 25) -> TokenBank:
     Raises:
         CovtokenError: n below 1 or above the bank's tokens.
     """
+    need_bank("a bank of prototypes", bank)
     if not 1 <= n <= len(bank):
         raise CovtokenError(f"prototypes must number 1 … {len(bank)} (the bank's tokens), got {n}")
     centres, inertias = kmeans_prototypes(bank.tokens, bank.tokens[:n], iterations)

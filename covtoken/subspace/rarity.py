@@ -12,7 +12,7 @@ import torch
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank
+from covtoken.subspace.bank import TokenBank, need_bank
 from covtoken.subspace.density import own_units
 from covtoken.subspace.neighbors import mean_distance, nearest
 
@@ -42,6 +42,7 @@ class RaritySubspace:
             LabelLeak: something like a label was handed in.
             CovtokenError: fewer than 1 neighbour, or a unit that leaves fewer than k tokens of others.
         """
+        need_bank("the rarity subspace", bank)
         if neighbours < 1:
             raise CovtokenError(f"neighbours must be at least 1, got {neighbours}: their mean sparsity is the score")
         refuse_label_arrays("the rarity subspace", bank, bank.tokens)

@@ -13,7 +13,7 @@ import torch
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank
+from covtoken.subspace.bank import TokenBank, need_bank
 
 RANK = 64
 CHUNK = 16_384  # tokens held in float64 at a time
@@ -48,6 +48,7 @@ class ResidualSubspace:
             CovtokenError: a rank that leaves nothing over (D or more, or all that n tokens span), a quantile outside
                 [0, 1], tokens that are NaN or infinite.
         """
+        need_bank("the residual subspace", bank)
         refuse_label_arrays("the residual subspace", bank, bank.tokens)
         n, width = bank.tokens.shape
         most = min(width, n - 1) - 1
