@@ -11,18 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_labels
+
+MODALITIES = ("ultrasound", "ct", "ct8")
+_TELLING = frozenset({"kind", "files", "key"})  # attributes of a MaskRef that say which case holds no lesion
 
 
 @dataclass(frozen=True)
 class MaskRef:
     """Where a mask lies and how to read it. It cannot open anything: only ``covtoken.data.masks`` can.
 
+    Inside ``construction`` its ``kind``, ``files`` and ``key`` raise ``LabelLeak``: they tell which case is free of
+    lesions. It can still be pickled there.
+
     Attributes:
-        kind: ``"png"`` (one or more files, OR-ed), ``"votes"`` (pixel ≥ ``at_least``), ``"phantom"`` (drawn from
-            ``key``), ``"empty"`` (the case is known to hold no lesion).
+        kind: ``"png"`` (one or more files of any format, OR-ed), ``"phantom"`` (drawn from ``key``), ``"empty"`` (the
+            case is known to hold no lesion).
         files: the files that hold it, read only through the mask door.
         key: what a generator needs instead of files.
-        at_least: smallest pixel value that counts as inside.
+        at_least: smallest pixel value that counts as inside; None: the mask is black (0) with one other value.
+        lesion_value: the pixel value that is inside, whatever others there are; None: as ``at_least`` says.
         window: (row, column, height, width) in pixels to cut from the mask, as was cut from the picture; None: all.
         size: (H, W) of the whole picture where the reader knows it; a mask of another size is refused.
         picture: the picture's file, for that refusal.
@@ -31,10 +39,16 @@ class MaskRef:
     kind: str
     files: tuple[Path, ...] = ()
     key: str = ""
-    at_least: int = 1
+    at_least: float | None = None
+    lesion_value: float | None = None
     window: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
     picture: str = ""
+
+    def __getattribute__(self, name: str):
+        if name in _TELLING:
+            refuse_labels(f"the {name} of a mask reference")
+        return object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Case:
     Attributes:
         name: unique within the cohort, also the name in splits and reports.
         unit: the patient, or the near-duplicate group where patients are unknown.
-        modality: ``"ultrasound"``, ``"ct"`` (HU) or ``"ct8"`` (CT already windowed to 8 bit).
+        modality: one of ``MODALITIES``: ``"ultrasound"``, ``"ct"`` (HU) or ``"ct8"`` (CT already windowed to 8 bit).
         load: picklable, takes nothing.
         source: the file or generator key, for error messages.
         spacing_mm: (row, column) pixel spacing in mm, or None where unknown.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from covtoken.data import busi, folder, phantom
 from covtoken.data.case import Cohort, picture_digest
+from covtoken.data.masks import check_mask_files
 from covtoken.errors import CovtokenError, unknown
 from covtoken.paths import data_root
 
@@ -27,7 +28,8 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
             committed name takes ``folder`` where its data lie outside ``COVTOKEN_DATA``.
 
     Raises:
-        CovtokenError: no such name or folder, or the data are not there.
+        LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
+        CovtokenError: no such name or folder, the data are not there, or a folder's mask cannot be read.
     """
     name = str(name_or_folder)
     if options.get("folder") is not None and (name == "phantom" or name not in _READERS):
@@ -36,16 +38,17 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
     try:
         if name in _READERS:
             return _READERS[name](**options)
-        path = Path(name).expanduser()
-        if path.is_dir() or path.name == "index.csv":
-            path = path if path.is_dir() else path.parent
+        path = _folder_of(name)
+        if path is not None:
             taken = options.get("name") or path.resolve().name
             if taken in COMMITTED:  # its reports and locks must not mix with the committed cohort's
                 raise CovtokenError(
                     f"the folder {path} bears the name of the committed cohort {taken!r}: open it as {taken!r} with "
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
-            return folder.read(path, **options)
+            opened = folder.read(path, **options)
+            check_mask_files(opened)  # committed cohorts are bound by their locks
+            return opened
     except TypeError as error:  # an option that the reader does not have
         if "argument" not in str(error):
             raise
@@ -60,10 +63,10 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
 def cohort_name(name_or_folder: str | Path) -> str:
     """The name under which a cohort's splits, locks and reports lie: a folder goes by its own name."""
     name = str(name_or_folder)
-    path = Path(name).expanduser()
-    if name in _READERS or not ("/" in name or path.is_dir()):
-        return name
-    return (path.parent if path.name == "index.csv" else path).resolve().name
+    path = None if name in _READERS else _folder_of(name)
+    if path is None:
+        return os.path.basename(os.path.abspath(name)) if "/" in name else name
+    return path.resolve().name
 
 
 def picture_size(name: str) -> int:
@@ -79,6 +82,20 @@ def data_fingerprint(cohort: Cohort) -> str:
         for case, digest in zip(cases, pool.map(lambda case: picture_digest(case.pixels()), cases), strict=True):
             total.update(f"{case.name}\0{digest}\n".encode())
     return total.hexdigest()
+
+
+def _folder_of(name: str) -> Path | None:
+    """The folder that a name or the path of an ``index.csv`` leads to, or None."""
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError) as error:  # a user that does not exist, a loop of links, no permission
+        raise CovtokenError(
+            f"{name[:200]} cannot be opened ({getattr(error, 'strerror', None) or error}): give a folder that holds "
+            "index.csv"
+        ) from error
+    return path.parent if path.name == "index.csv" else None
 
 
 def _listed(name: str, place: str, *, folder: str | Path | None = None, **fixed) -> Cohort:
@@ -121,7 +138,7 @@ _READERS: dict[str, Callable[..., Cohort]] = {
         "lidc_crops",
         modality="ct8",
         organ="lung",
-        votes_at_least=2,
+        mask_at_least=2,
         window_sides=(64, 80),
         curated="crops centred on a nodule upstream (≥ 3 of 4 readers, ≥ 20 px), re-cut to one random window placed "
         "blind to the mask",

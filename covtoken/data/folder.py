@@ -1,26 +1,41 @@
 """A folder of one's own: ``index.csv`` with the columns image, mask and, optionally, organ, patient, slice, spacing, …
 
-Paths are relative to the folder of ``index.csv``. An empty mask means: this case holds no lesion. An empty patient
-means that the patient is unknown: such cases are grouped by near-duplicates. Columns that describe the lesion
-(``lesion_px``, ``lesion_frac``, ``note``) are never read, so that no label can reach a case.
+Columns are separated by commas, semicolons or tabs; capital letters and blanks in their names do not matter. Paths are
+relative to the folder of ``index.csv`` and stay inside it (a link inside it may point anywhere); backslashes are read
+as slashes. An empty mask means: this case holds no lesion. An empty patient means that the patient is unknown: such
+cases are grouped by near-duplicates. Columns that describe the lesion (``lesion_px``, ``lesion_frac``, ``note``) are
+never read, so that no label can reach a case.
+
+A mask is black (0) with one other value where the lesion is, the same value in all masks; a JPEG mask is read from 128
+on, a palette and colours by their brightest channel. Other masks need one of two columns, the same in every row:
+
+    lesion_value     the value that is lesion: 2 where 1 is the organ and 2 the tumour, 0 where the lesion is black
+    mask_at_least    the value from which on it is lesion: 0.5 for probabilities, 128 for grey edges, 2 for votes
+    organ_at_least   the same for organ masks, which are black with one other value too: 1 where 2 is a tumour in it
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
+import os
+import warnings
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.data.case import MODALITIES, Case, Cohort, MaskRef
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels, register_mask_files
 
-READ_COLUMNS = ("image", "mask", "organ", "patient", "slice", "spacing", "modality", "organ_name")
+FILES = ("image", "mask", "organ")
+OPTIONS = ("lesion_value", "mask_at_least", "organ_at_least")
+READ_COLUMNS = (*FILES, "patient", "slice", "spacing", "modality", "organ_name", *OPTIONS)
+SMALLEST = 8  # pixels a side
 
 
 def read(
@@ -29,12 +44,14 @@ def read(
     modality: str = "",
     channel: str = "",
     organ: str = "",
-    votes_at_least: int = 0,
+    lesion_value: float | None = None,
+    mask_at_least: float | None = None,
+    organ_at_least: float | None = None,
     window_sides: tuple[int, int] | None = None,
     curated: str = "",
     splits_folder: Path | None = None,
 ) -> Cohort:
-    """The cohort listed in ``folder/index.csv``.
+    """List the cohort of ``folder/index.csv``; masks are registered, and none is opened.
 
     Args:
         name: of the cohort; the folder's name if empty.
@@ -42,56 +59,67 @@ def read(
             ``"ultrasound"``.
         channel: R, G or B of colour pictures.
         organ: names the HU window; an ``organ_name`` column wins.
-        votes_at_least: masks are vote counts, and this many votes make a lesion (0: masks are black and white).
+        lesion_value, mask_at_least, organ_at_least: as the columns of these names, above.
         window_sides: (smallest, largest) side of one square window cut from every picture, its size and place decided
             by a keyed hash of the picture's file name, blind to the mask.
 
     Raises:
-        CovtokenError: no index, a missing column or file, two rows for one image.
+        LabelLeak: something label-free is being built.
+        CovtokenError: no index, a missing column or file, a path that leaves the folder, two rows for one image, a
+            picture that is tiny or unreadable, or a modality that no other case has and nobody knows.
     """
     root = Path(folder).expanduser()
+    index = root / "index.csv"
     rows = _rows(root)
-    files = {Path(row["image"]).with_suffix("").name: row for row in rows}
-    if len(files) < len(rows):  # the same file name in two subfolders: use whole relative paths
-        files = {Path(row["image"]).with_suffix("").as_posix(): row for row in rows}
-    if len(files) < len(rows):
-        seen: set[str] = set()
-        twice = next(s for row in rows if (s := Path(row["image"]).with_suffix("").as_posix()) in seen or seen.add(s))
-        raise CovtokenError(
-            f"{root / 'index.csv'} lists the image {twice} twice: keep one row an image (a mask may hold many lesions)"
-        )
+    files = _named(rows, index)
     name = name or root.resolve().name
+    given = {"lesion_value": lesion_value, "mask_at_least": mask_at_least, "organ_at_least": organ_at_least}
+    lesion_value, mask_at_least, organ_at_least = (_option(column, given[column], rows, index) for column in OPTIONS)
+    if lesion_value is not None and mask_at_least is not None:
+        raise CovtokenError(f"{index}: lesion_value and mask_at_least are given, and a mask is read by one of them")
     organ_files = {case: _organ_file(root, row) for case, row in files.items()}
     register_mask_files(root / row["mask"] for row in rows if row["mask"])
     register_mask_files(file for file in organ_files.values() if file)
-    register_mask_files([root / "index.csv"])  # its other columns tell which slices hold lesions, and how large
+    register_mask_files([index])  # its other columns tell which slices hold lesions, and how large
 
-    windows = {case: _window(root / row["image"], window_sides) for case, row in files.items()}
+    sizes = {case: _size(root / row["image"]) for case, row in files.items()}
     unknown = sorted(case for case, row in files.items() if not row.get("patient"))
     units, left_out = _groups_of(name, unknown, files, root, channel, splits_folder)
+    if unknown and not any("patient" in row for row in rows):
+        n = len(set(units.values()))
+        warnings.warn(
+            f"{index} has no column patient: its {len(rows)} pictures are grouped by likeness into {n} units; name the "
+            "patients if one has several pictures",
+            stacklevel=3,
+        )
     cases, masks, organs = [], {}, {}
     for case, row in sorted(files.items()):
         unit = row.get("patient") or units.get(case)
         if unit is None:
             continue  # left out: it would tie two splits together
-        file, window = root / row["image"], windows[case]
-        kind = row.get("modality") or modality or _modality_of(file)
+        file = root / row["image"]
+        window = _window(file, sizes[case], window_sides)
         cases.append(
             Case(
                 case,
                 unit,
-                kind,
+                row.get("modality", "").lower() or modality or _modality_of(file),
                 partial(read_picture, file, channel, window),
                 source=str(file),
                 spacing_mm=_spacing(row.get("spacing", ""), root),
-                slice_index=int(row["slice"]) if row.get("slice", "").isdecimal() else None,
+                slice_index=_slice(row.get("slice", "")),
                 organ=row.get("organ_name") or organ,
             )
         )
-        size = size_of(file)
-        masks[case] = _mask(root, row["mask"], size, window, file, votes_at_least)
+        ref = partial(MaskRef, window=window, size=sizes[case], picture=str(file))
+        how = {"at_least": mask_at_least, "lesion_value": lesion_value}  # of all cases, so that it tells none apart
+        if row["mask"]:
+            masks[case] = ref("png", (root / row["mask"],), **how)
+        else:
+            masks[case] = ref("empty", key="{}x{}".format(*sizes[case]), **how)
         if organ_files[case]:
-            organs[case] = MaskRef("png", (organ_files[case],), window=window, size=size, picture=str(file))
+            organs[case] = ref("png", (organ_files[case],), at_least=organ_at_least)
+    _refuse_odd_modality(cases, index)
     modality = modality or (cases[0].modality if cases else "ultrasound")
     return Cohort(name, modality, tuple(cases), masks, organs, curated, left_out)
 
@@ -99,33 +127,127 @@ def read(
 def _rows(root: Path) -> list[dict[str, str]]:
     index = root / "index.csv"
     refuse_labels(f"the list {index}")
-    if not index.is_file():
-        raise CovtokenError(f"{index} is missing: a cohort folder needs one, with at least the columns image and mask")
-    try:
-        with index.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or [])
-            rows = [{key: (row.get(key) or "").strip() for key in READ_COLUMNS if key in row} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CovtokenError(f"{index} cannot be read ({error}): save it as comma-separated text in UTF-8") from error
-    lacking = [column for column in ("image", "mask") if column not in columns]
-    if lacking:
-        raise CovtokenError(
-            f"{index} lacks the column {lacking[0]!r}; it has: {', '.join(columns) or 'none'}. Name the columns in "
-            "the first line, separated by commas"
-        )
-    for number, row in enumerate(rows, start=2):
+    rows = []
+    for line, row in _cells(index):
         if not row["image"]:
-            raise CovtokenError(f"{index}, line {number}: no image; take the line out")
-        for column in ("image", "mask", "organ"):
-            if row.get(column) and not (root / row[column]).is_file():
-                raise CovtokenError(
-                    f"{index}, line {number}: {column} file {root / row[column]} does not exist; restore it or "
-                    "take the line out"
-                )
-        if row["mask"] and (root / row["mask"]).samefile(root / row["image"]):
-            raise CovtokenError(f"{index}, line {number}: image and mask are one file, {row['image']}: name the mask")
+            raise CovtokenError(f"{index}, line {line}: no image; take the line out")
+        for column, text in row.items():
+            if any(ord(letter) < 32 for letter in text):
+                raise CovtokenError(f"{index}, line {line}: {column} {text[:40]!r} holds a control character; mend it")
+        try:
+            for column in FILES:
+                if row.get(column):
+                    row[column] = _relative(root, row[column])
+                    if not (root / row[column]).is_file():
+                        raise CovtokenError(
+                            f"{index}, line {line}: {column} file {root / row[column]} does not exist; restore it or "
+                            "take the line out"
+                        )
+            same = row["mask"] and (root / row["mask"]).samefile(root / row["image"])
+        except OSError as error:
+            raise CovtokenError(
+                f"{index}, line {line}: {str(error.filename)[:200]} cannot be opened ({error.strerror}); mend the line "
+                "or the file's permissions"
+            ) from error
+        except ValueError as error:
+            raise CovtokenError(f"{index}, line {line}: {error}; paths are relative to the folder") from error
+        if same:
+            raise CovtokenError(f"{index}, line {line}: image and mask are one file, {row['image']}: name the mask")
+        rows.append(row)
     return rows
+
+
+def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines of the list, each with its number and the cells of the columns that are read."""
+    try:
+        text = index.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CovtokenError(f"{index} cannot be read as UTF-8 ({error}): save it as comma-separated UTF-8") from error
+    except PermissionError as error:
+        raise CovtokenError(
+            f"{index} may not be read (permission denied): give yourself the right to read it"
+        ) from error
+    except OSError as error:
+        raise CovtokenError(
+            f"{index} is missing ({error.strerror}): a cohort folder needs one, with at least the columns image and "
+            "mask"
+        ) from error
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=lambda mark: len({"image", "mask"} & set(_names(head.split(mark)))))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        columns = _names(next(reader, []))
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise CovtokenError(
+            f"{index}, line {reader.line_num}: no comma-separated text ({error}); is a quotation mark left open?"
+        ) from error
+    for column in READ_COLUMNS:
+        if column in ("image", "mask") and column not in columns:
+            raise CovtokenError(
+                f"{index} lacks the column {column!r}; it has: {', '.join(columns) or 'none'}. Name the columns in "
+                "the first line, separated by commas"
+            )
+        if columns.count(column) > 1:
+            raise CovtokenError(f"{index} has the column {column!r} twice: keep one")
+    at = {column: columns.index(column) for column in READ_COLUMNS if column in columns}
+    return [
+        (number, {column: cells[i].strip() if i < len(cells) else "" for column, i in at.items()})
+        for number, cells in lines
+    ]
+
+
+def _names(header: list[str]) -> list[str]:
+    return [column.strip(' "\r').lower() for column in header]
+
+
+def _relative(root: Path, text: str) -> str:
+    """A path inside the folder, with slashes. Raises ValueError for one that leads out."""
+    if "\\" in text and not (root / text).exists():
+        text = text.replace("\\", "/")
+    if os.path.isabs(text) or PureWindowsPath(text).drive:
+        raise ValueError(f"{text} is an absolute path")
+    if os.path.normpath(text).split("/")[0] == "..":
+        raise ValueError(f"{text} leads out of the folder")
+    return text
+
+
+def _named(rows: list[dict[str, str]], index: Path) -> dict[str, dict[str, str]]:
+    """The rows by case name: the image's file name without suffix, or its whole path where a file name occurs twice."""
+    paths = [Path(row["image"]).with_suffix("") for row in rows]
+    files = dict(zip((path.name for path in paths), rows))
+    if len(files) < len(rows):  # the same file name in two subfolders: use whole relative paths
+        files = dict(zip((path.as_posix() for path in paths), rows))
+    if len(files) == len(rows):
+        return files
+    first: dict[str, str] = {}
+    for path, row in zip(paths, rows):
+        other = first.setdefault(path.as_posix(), row["image"])
+        if other is not row["image"]:
+            break
+    if other == row["image"]:
+        raise CovtokenError(
+            f"{index} lists the image {path.as_posix()} twice: keep one row an image (a mask may hold many lesions)"
+        )
+    raise CovtokenError(
+        f"{index} lists {other} and {row['image']}, two files of one stem, and a case goes by its stem: rename one"
+    )
+
+
+def _option(column: str, given: float | None, rows: list[dict[str, str]], index: Path) -> float | None:
+    """The one value of an option, from its argument or its column."""
+    told = {row[column] for row in rows if row.get(column)} | (set() if given is None else {given})
+    try:
+        values = {float(value) for value in told}
+    except (TypeError, ValueError):
+        values = {math.nan}
+    least, words = (0, "0 or more") if column == "lesion_value" else (math.ulp(0), "above 0")
+    if not all(least <= value < math.inf for value in values):
+        raise CovtokenError(f"{index}: {column} {', '.join(map(str, told))}: expected a pixel value, {words}")
+    if len(values) > 1:
+        each = ", ".join(f"{value:g}" for value in sorted(values))
+        raise CovtokenError(f"{index}: {column} {each}: expected the same in all rows that give it")
+    return next(iter(values), None)
 
 
 def _organ_file(root: Path, row: dict[str, str]) -> Path | None:
@@ -133,7 +255,16 @@ def _organ_file(root: Path, row: dict[str, str]) -> Path | None:
     if row.get("organ"):
         return root / row["organ"]
     beside = root / "organ" / Path(row["mask"] or row["image"]).with_suffix(".png").name
-    return beside if beside.is_file() else None
+    return beside if os.path.isfile(beside) else None
+
+
+def _size(file: Path) -> tuple[int, int]:
+    size = size_of(file)
+    if min(size) < SMALLEST:
+        raise CovtokenError(
+            f"picture {file} is {size[0]}×{size[1]} pixels: expected at least {SMALLEST} a side; leave it out"
+        )
+    return size
 
 
 def _groups_of(name, unknown, files, root, channel, splits_folder) -> tuple[dict[str, str], tuple]:
@@ -147,28 +278,31 @@ def _groups_of(name, unknown, files, root, channel, splits_folder) -> tuple[dict
     return settle_groups(name, grouped, splits_folder)
 
 
-def _mask(root: Path, mask: str, size, window: Window | None, picture: Path, votes_at_least: int) -> MaskRef:
-    if not mask:
-        return MaskRef("empty", key=f"{size[0]}x{size[1]}", window=window)
-    file = root / mask
-    if votes_at_least:
-        return MaskRef("votes", (file,), at_least=votes_at_least, window=window, size=size, picture=str(picture))
-    lossy = file.suffix.lower() in (".jpg", ".jpeg")  # compression leaves faint ghosts beside the edge
-    return MaskRef("png", (file,), at_least=128 if lossy else 1, window=window, size=size, picture=str(picture))
-
-
-def _window(file: Path, sides: tuple[int, int] | None) -> Window | None:
+def _window(file: Path, size: tuple[int, int], sides: tuple[int, int] | None) -> Window | None:
     if sides is None:
         return None
-    height, width = size_of(file)
+    height, width = size
     digest = hashlib.blake2b(f"window:{file.name}".encode(), key=KEY.encode(), digest_size=12).digest()
-    size, down, across = (int.from_bytes(digest[i : i + 4], "big") for i in (0, 4, 8))
-    side = min(sides[0] + size % (sides[1] - sides[0] + 1), height, width)
+    which, down, across = (int.from_bytes(digest[i : i + 4], "big") for i in (0, 4, 8))
+    side = min(sides[0] + which % (sides[1] - sides[0] + 1), height, width)
     return down % (height - side + 1), across % (width - side + 1), side, side
+
+
+def _slice(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _modality_of(file: Path) -> str:
     return "ct" if is_array(file) else "ultrasound"
+
+
+def _refuse_odd_modality(cases: list[Case], index: Path) -> None:
+    """Refuse a modality that nobody knows beside others: where all cases have it, their gates say what is known."""
+    odd = [case for case in cases if case.modality not in MODALITIES]
+    if odd and len({case.modality for case in cases}) > 1:
+        raise CovtokenError(
+            f"{index}: case {odd[0].name!r} has the modality {odd[0].modality!r}. Known: {', '.join(MODALITIES)}"
+        )
 
 
 def _spacing(text: str, root: Path) -> tuple[float, float] | None:

@@ -2,80 +2,213 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
 
-from covtoken.data.case import MaskRef
-from covtoken.data.pictures import is_array, read_array
+from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.data.mask_values import FULL, brightest, inside
+from covtoken.data.pictures import is_array, open_image, read_array, read_picture
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
+LOSSY = 128  # from which value on a JPEG mask is lesion: compression leaves faint ghosts beside the edge
+MANY = 500  # masks from which a progress bar is shown
+WAY_OUT = (
+    "Say which value is lesion, `lesion_value=2`, or from which on, `mask_at_least=128` (an organ mask: "
+    "`organ_at_least=1`): options of open_cohort for a folder, or columns of index.csv"
+)
+_said: set[Path] = set()  # files that were warned of
+
+
+class Mark(NamedTuple):
+    """What stands beside black in a mask file, a value or a colour, and the file."""
+
+    value: str
+    file: Path
+
 
 def read_mask(ref: MaskRef) -> np.ndarray:
-    """The mask, [H, W] bool, at its picture's native resolution (cut to ``ref.window`` where one is given).
+    """Read a mask, [H, W] bool, at its picture's native resolution (cut to ``ref.window`` where one is given).
 
     Raises:
         LabelLeak: something label-free is being built.
-        CovtokenError: a file is missing, unreadable or of another size than its picture.
+        CovtokenError: a file is missing, unreadable, of another size than its picture, or holds several values and
+            ``ref`` does not say which is lesion.
     """
-    refuse_labels(f"the mask {ref.key or ', '.join(str(file) for file in ref.files)}")
+    return read_marked(ref)[0]
+
+
+def read_marked(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
+    """As ``read_mask``, with what its files hold beside black, for ``one_mark``; None where that says nothing."""
+    refuse_labels(f"the mask of {ref.picture or 'a case'}")
+    mark = None
     if ref.kind == "empty":
         mask = np.zeros(_size_in(ref.key), dtype=bool)
     elif ref.kind == "phantom":
         from covtoken.data import phantom  # phantom imports case, as this module does: late, to keep import order free
 
         mask = phantom.mask_of(ref.key)
-    elif ref.kind in ("png", "votes"):
-        mask = _any_of(ref)
+    elif ref.kind == "png":
+        mask, mark = _any_of(ref)
     else:
         raise CovtokenError(
-            f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: png, votes, phantom"
+            f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: png, phantom, empty"
         )
     if ref.window is None:
-        return mask
+        return mask, mark
     row, column, height, width = ref.window
-    return mask[row : row + height, column : column + width]
+    return mask[row : row + height, column : column + width], mark
 
 
-def _any_of(ref: MaskRef) -> np.ndarray:
+def one_mark(first: Mark | None, now: Mark | None) -> Mark | None:
+    """Hold what a mask holds beside black against what the ones before it hold, and give what the next is held against.
+
+    Raises:
+        CovtokenError: they differ, so that one value cannot mean the same in all masks of a cohort.
+    """
+    if first is not None and now is not None and first.value != now.value:
+        raise CovtokenError(
+            f"mask file {first.file} holds {first.value} beside 0, and {now.file} holds {now.value}: one cohort marks "
+            f"its lesions by one value. {WAY_OUT}"
+        )
+    return first or now
+
+
+def check_mask_files(cohort: Cohort) -> None:
+    """Read every mask of a cohort once, before anything long begins; warn of those that cover nearly everything.
+
+    Raises:
+        LabelLeak: something label-free is being built.
+        CovtokenError: as ``read_mask`` and ``one_mark``, or the pictures look like masks and the masks like pictures.
+    """
+    refuse_labels(f"the masks of cohort {cohort.name!r}")
+    _refuse_swapped(cohort)
+    shown = len(cohort.masks) >= MANY and sys.stderr.isatty()
+    full, marks = [], {}
+    refs = [*cohort.masks.values(), *cohort.organs.values()]
+    for index, ref in enumerate(track(refs, "masks", console=Console(stderr=True), disable=not shown)):
+        mask, mark = read_marked(ref)
+        is_organ = index >= len(cohort.masks)
+        marks[is_organ] = one_mark(marks.get(is_organ), mark)
+        if not is_organ and mask.mean() > FULL:
+            full += ref.files
+    warn_of_full(full, stacklevel=4)
+
+
+def warn_of_full(files: Sequence[Path], stacklevel: int = 3) -> None:
+    """Warn of mask files that cover nearly everything: one line for all, and once a file."""
+    new = [file for file in files if file not in _said]
+    _said.update(new)
+    if new:
+        more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
+        warnings.warn(
+            f"mask file {new[0]}{more} covers more than nine tenths of its picture: if the lesion is the black part, "
+            "say `lesion_value=0`",
+            stacklevel=stacklevel,
+        )
+
+
+def check_masks(cohort: Cohort, cases: Sequence[Case] | None = None) -> None:
+    """Refuse a cohort in which nothing can be measured. It reads masks until one holds a lesion and its surroundings.
+
+    Args:
+        cases: those that will be evaluated; None: all.
+
+    Raises:
+        LabelLeak: something label-free is being built.
+        CovtokenError: no case has a mask, or all masks are empty, or all are full.
+    """
+    refuse_labels(f"the masks of cohort {cohort.name!r}")
+    cases = cohort.cases if cases is None else cases
+    refs = [cohort.masks[case.name] for case in cases if case.name in cohort.masks]
+    if all(ref.kind == "empty" for ref in refs):
+        said = f"none of the {len(cases)} pictures has a mask"
+    else:
+        lesion = rest = False
+        for ref in refs:
+            mask = read_mask(ref)
+            lesion, rest = lesion or mask.any(), rest or not mask.all()
+            if lesion and rest:
+                return
+        said = f"the masks of all {len(cases)} pictures " + ("cover the whole picture" if lesion else "are empty")
+    raise CovtokenError(
+        f"{cohort.name}: {said}, so nothing can be measured: check the mask column; for maps without masks use "
+        "covtoken.features and covtoken.score_maps"
+    )
+
+
+def _refuse_swapped(cohort: Cohort) -> None:
+    """Look at the first picture that has a mask and is not the same everywhere: is it two-valued, its mask not?"""
+    for case in cohort.cases:
+        ref = cohort.masks.get(case.name)
+        if ref is None or not ref.files:
+            continue
+        levels = len(np.unique(case.pixels()))
+        if levels == 1:
+            continue
+        if levels == 2 and len(np.unique(read_picture(ref.files[0]))) > 2:
+            raise CovtokenError(
+                f"{cohort.name}: {case.source} holds two values, as a mask does, and its mask {ref.files[0]} more: the "
+                "columns image and mask look swapped"
+            )
+        return
+
+
+def _any_of(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
     if not ref.files:
         raise CovtokenError(f"mask of {ref.picture or 'a case'}: kind {ref.kind!r} needs at least one file")
-    mask = None
+    mask = mark = None
     for file in ref.files:
-        part = _pixels(file) >= ref.at_least
+        part, its = _read(file, ref)
         size = ref.size if ref.size is not None else (None if mask is None else mask.shape)
-        if size is not None and part.shape != tuple(size):
-            beside = ref.picture or ref.files[0]
-            raise CovtokenError(
-                f"mask {file} is {part.shape[0]}×{part.shape[1]} pixels, its picture {beside} is {size[0]}×{size[1]}: "
-                "they must be the same size; export the mask again from the picture"
-            )
+        if size is not None:
+            _check_size(file, part.shape, size, ref)
         mask = part if mask is None else mask | part
-    return mask
+        mark = one_mark(mark, its)
+    return mask, mark
 
 
-def _pixels(file: Path) -> np.ndarray:
-    """Pixel values [H, W] of a mask file: PNG or any PIL format (colour: brightest channel), NumPy or 2-D NIfTI."""
-    try:
-        if is_array(file):
-            values = read_array(file)
-        else:
-            with Image.open(file) as image:
-                if image.mode in ("LA", "RGBA", "CMYK", "YCbCr"):
-                    image = image.convert("RGB")  # an opaque alpha channel is not a mask
+def _read(file: Path, ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
+    """Which pixels of a mask file are marked: a PIL format (colour: brightest channel), NumPy or 2-D NIfTI."""
+    what, colour, at_least = f"mask file {file}", "", ref.at_least
+    if is_array(file):
+        values = read_array(file, "mask file")
+    else:
+        with open_image(file, "mask file") as image:
+            if ref.size is not None:
+                _check_size(file, (image.height, image.width), ref.size, ref)  # before it is decoded
+            if image.format in ("JPEG", "MPO") and at_least is None:
+                at_least = LOSSY
+                if ref.lesion_value is not None:
+                    raise CovtokenError(
+                        f"{what} is a JPEG, which blurs values, so `lesion_value` cannot be read from it: save it as "
+                        "PNG, or say `mask_at_least=128` instead"
+                    )
+            if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
                 values = np.asarray(image)
-                values = values.max(axis=-1) if values.ndim == 3 else values
-    except FileNotFoundError as error:
-        raise CovtokenError(f"mask file {file} is missing: restore it, or leave its case out") from error
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+            else:  # by colour: a palette's index is no value
+                alpha = "transparency" in image.info or image.mode.endswith(("A", "a"))
+                bands = np.asarray(image.convert("RGBA" if alpha else "RGB"))
+                alpha = bands[..., 3] if alpha else None
+                values, colour = brightest(bands[..., :3], alpha, what, shades=at_least is not None)
+    marked, value = inside(values, what, WAY_OUT, at_least, ref.lesion_value)
+    return marked, None if value is None else Mark(colour or f"{value:g}", file)
+
+
+def _check_size(file: Path, came: tuple[int, ...], size: tuple[int, int], ref: MaskRef) -> None:
+    if tuple(came) != tuple(size):
+        beside = ref.picture or ref.files[0]
         raise CovtokenError(
-            f"mask file {file} cannot be read ({error}): it may be truncated; fetch it again"
-        ) from error
-    if values.ndim != 2:
-        raise CovtokenError(f"mask file {file}: expected [H, W], got shape {values.shape}")
-    return values
+            f"mask {file} is {came[0]}×{came[1]} pixels, its picture {beside} is {size[0]}×{size[1]}: "
+            "they must be the same size; export the mask again from the picture"
+        )
 
 
 def _size_in(key: str) -> tuple[int, int]:

@@ -1,36 +1,61 @@
-"""Picture files to arrays: 8-bit formats by PIL, NumPy and 2-D NIfTI for Hounsfield units."""
+"""Picture files to arrays: PNG, JPEG, TIFF and BMP by PIL; NumPy and 2-D NIfTI, which carry Hounsfield units."""
 
 from __future__ import annotations
 
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from covtoken.errors import CovtokenError
 
 Window = tuple[int, int, int, int]
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # of PIL: no other decoder is ever started
+KNOWN = "PNG, JPEG, TIFF, BMP, .npy or 2-D NIfTI"
+MOST_PIXELS = 13_000**2  # a picture of more is refused by name
+
+_opening = threading.Lock()
+
+_STARTS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"BM": "BMP",
+    b"\x93NUMPY": "NumPy",
+    b"\x1f\x8b": "gzip",
+    b"GIF8": "GIF",
+    b"%!PS": "EPS",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"RIFF": "WebP",
+    b"PK": "a zip archive (.npz is one)",
+}
+
 
 def read_picture(file: Path, channel: str = "", window: Window | None = None) -> np.ndarray:
-    """A picture file as [H, W] float32, in the file's own units.
+    """Read a picture file as [H, W] float32, in the file's own units.
 
     Args:
         channel: ``"R"``, ``"G"`` or ``"B"`` of a colour picture; ``""`` takes luminance.
         window: (row, column, height, width) to cut, in pixels.
+
+    Raises:
+        CovtokenError: the file is missing, may not be read, is of another format, truncated, too large, holds more
+            than one picture, or no numbers.
     """
-    try:
-        if is_array(file):
-            pixels = read_array(file)
-        else:
-            with Image.open(file) as image:
-                pixels = np.asarray(_grey(image, channel, file))
-    except FileNotFoundError as error:
-        raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise _unreadable(file, error) from error
-    if pixels.ndim != 2:
-        raise CovtokenError(f"picture {file}: expected one slice [H, W], got shape {pixels.shape}; cut volumes first")
+    if is_array(file):
+        pixels = read_array(file, "picture")
+    else:
+        with open_image(file, "picture") as image:
+            pixels = np.asarray(_grey(image, channel, file))
     if window is not None:
         row, column, height, width = window
         pixels = pixels[row : row + height, column : column + width]
@@ -38,51 +63,150 @@ def read_picture(file: Path, channel: str = "", window: Window | None = None) ->
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """(H, W) of a picture file, from its header."""
+    """Give (H, W) of a picture file, from its header where PIL reads it.
+
+    Raises:
+        CovtokenError: as ``read_picture``.
+    """
     if is_array(file):
-        return read_picture(file).shape
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except FileNotFoundError as error:
-        raise CovtokenError(f"picture {file} is missing: restore it, or take its row out of the list") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> CovtokenError:
-    if _is_dicom(file):
-        return CovtokenError(
-            f"picture {file} is DICOM, and a folder's pictures are PNG, JPEG, TIFF, BMP, .npy or 2-D NIfTI: convert "
-            "each slice, CT in Hounsfield units to .npy or NIfTI"
-        )
-    return CovtokenError(f"picture {file} cannot be read ({error}): it may be truncated; fetch it again")
-
-
-def _is_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        return read_array(file, "picture").shape
+    with open_image(file, "picture") as image:
+        return image.height, image.width
 
 
 def is_array(file: Path) -> bool:
     """Whether the file is NumPy or NIfTI, which carry physical units."""
-    return file.name.endswith((".npy", ".nii", ".nii.gz"))
+    return file.name.lower().endswith((".npy", ".nii", ".nii.gz"))
 
 
-def read_array(file: Path) -> np.ndarray:
-    """The values of a .npy or NIfTI file, axes of length one dropped. Raises ValueError or OSError if unreadable."""
-    if file.suffix == ".npy":
-        return np.load(file, allow_pickle=False).squeeze()
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
+def read_array(file: Path, what: str) -> np.ndarray:
+    """Read the numbers [H, W] of a .npy or NIfTI file, axes of length one dropped; its header is judged first.
 
+    Args:
+        what: ``"picture"`` or ``"mask file"``, for the error.
+    """
+    with reading(file, what):
+        if file.name.lower().endswith(".npy"):
+            with file.open("rb") as stream:
+                _check_header(file, what, *_npy_header(stream))
+                stream.seek(0)
+                return np.load(stream, allow_pickle=False).squeeze()
+        import nibabel
+
+        image = nibabel.load(file)
+        _check_header(file, what, image.shape, image.get_data_dtype())
+        return np.asarray(image.dataobj).squeeze()
+
+
+@contextmanager
+def open_image(file: Path, what: str) -> Iterator[Image.Image]:
+    """Open a file of one picture with PIL; what the decoder raises in the block names the file.
+
+    Args:
+        what: ``"picture"`` or ``"mask file"``, for the error.
+    """
+    with reading(file, what), _opened(file) as image:
+        _check_area(file, what, (image.height, image.width))
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1:
+            raise CovtokenError(
+                f"{what} {file} holds {pages} pages or frames, and one picture is expected: save the one that is meant "
+                "as a file of its own"
+            )
+        yield image
+
+
+@contextmanager
+def reading(file: Path, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises in the block into a CovtokenError that names the file and the way out."""
     try:
-        return np.asarray(nibabel.load(file).dataobj).squeeze()
-    except ImageFileError as error:
-        raise ValueError(str(error)) from error
+        yield
+    except CovtokenError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise _unreadable(file, what, error) from error
+
+
+def _opened(file: Path) -> Image.Image:
+    with _opening:  # MOST_PIXELS holds instead of PIL's limit, which warns and fails in its own words
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+
+
+def _unreadable(file: Path, what: str, error: Exception) -> CovtokenError:
+    named = f"{what} {file}"
+    if isinstance(error, FileNotFoundError):
+        return CovtokenError(f"{named} is missing: restore it, or leave its case out")
+    if isinstance(error, PermissionError):
+        return CovtokenError(f"{named} may not be read (permission denied): give yourself the right to read it")
+    if isinstance(error, OSError) and error.errno is not None:
+        return CovtokenError(f"{named} cannot be opened ({error.strerror}): check its path")
+    holds, suffix = _format_of(file), file.suffix.lower()
+    expected = {".npy": ("NumPy",), ".nii": ("NIfTI",), ".gz": ("gzip",)}.get(suffix, FORMATS)
+    if holds == "nothing":
+        return CovtokenError(f"{named} is empty (0 bytes): fetch it again")
+    if holds == "DICOM":
+        return CovtokenError(
+            f"{named} is DICOM, and a folder's pictures and masks are {KNOWN}: convert each slice, CT in Hounsfield "
+            "units to .npy or NIfTI"
+        )
+    if holds in expected:
+        said = " ".join(str(error).split())  # on one line
+        said = "its header asks for more memory than there is" if isinstance(error, MemoryError) else said
+        return CovtokenError(f"{named} cannot be read ({said}): it is truncated or damaged; fetch it again")
+    if holds in (*FORMATS, "NumPy", "NIfTI"):
+        return CovtokenError(f"{named} holds {holds}, which its name does not say: rename it")
+    looks = f"looks like {holds}" if holds else "is of no known format"
+    return CovtokenError(f"{named} {looks}, and pictures and masks are {KNOWN}: convert it")
+
+
+def _format_of(file: Path) -> str:
+    """What the first bytes of a file say that it is; "" if they say nothing."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(352)
+    except OSError:
+        return ""
+    if not head:
+        return "nothing"
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head[344:347] in (b"n+1", b"ni1"):
+        return "NIfTI"
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), "")
+
+
+def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that a .npy file's header states. Raises EOFError where fewer bytes follow."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:  # a third version exists for named fields alone, which the reader of the second refuses
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    follow, promised = os.fstat(stream.fileno()).st_size - stream.tell(), math.prod(shape) * dtype.itemsize
+    if follow < promised and not dtype.hasobject:
+        raise EOFError(f"its header promises {promised} bytes, and {follow} follow")
+    return shape, dtype
+
+
+def _check_header(file: Path, what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse an array that is no slice of numbers, before it is loaded."""
+    if dtype.kind not in "biuf":
+        raise CovtokenError(f"{what} {file} cannot be read as numbers: it holds values of type {dtype}; save it anew")
+    _check_area(file, what, shape)
+    if sum(side != 1 for side in shape) != 2:
+        raise CovtokenError(f"{what} {file}: expected one slice [H, W], got shape {shape}; cut volumes first")
+
+
+def _check_area(file: Path, what: str, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MOST_PIXELS:
+        raise CovtokenError(
+            f"{what} {file} is {'×'.join(map(str, shape))} pixels, and {MOST_PIXELS} are the most that is read: scale "
+            "it down, picture and mask alike"
+        )
 
 
 def _grey(image: Image.Image, channel: str, file: Path) -> Image.Image:

@@ -7,16 +7,19 @@ are left out of AUROC. Masks are area-averaged per patch from their own resoluti
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as connected
 
 from covtoken.data.case import Case, Cohort
-from covtoken.data.masks import read_mask
+from covtoken.data.mask_values import FULL, inside
+from covtoken.data.masks import one_mark, read_marked, warn_of_full
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
@@ -81,15 +84,32 @@ def token_labels(
     spacing_mm: tuple[float, float] | None = None,
     picture: int = 0,
 ) -> TokenLabels:
-    """Token labels of a mask [H, W] bool on a (rows, cols) grid.
+    """Label the tokens of a mask on a (rows, cols) grid.
 
     A lesion owns the tokens that it alone covers by ``threshold``, its own largest token, and those lesion tokens
     shared with other lesions of which it holds the largest part.
+
+    Args:
+        mask: [H, W], bool, or 0 and one positive value. One that covers nearly everything gets a warning.
+
+    Raises:
+        LabelLeak: something label-free is being built.
+        CovtokenError: the mask holds several values, or the threshold is out of range.
     """
     refuse_labels("token labels")
+    marked, _ = inside(mask, "the mask", "Hand in which pixels are lesion: `mask == value` or `mask >= threshold`")
+    if marked.mean() > FULL:
+        warnings.warn(
+            "the mask covers more than nine tenths of its picture: if the lesion is its black part, hand in "
+            "`mask == 0`",
+            stacklevel=2,
+        )
+    return _labelled(marked, rows, cols, threshold, spacing_mm, picture)
+
+
+def _labelled(mask, rows, cols, threshold, spacing_mm, picture) -> TokenLabels:
     if not 0 < threshold <= 1:
         raise CovtokenError(f"label threshold {threshold}: a share of the patch in (0, 1]")
-    mask = np.asarray(mask, dtype=bool)
     total = patch_shares(mask, rows, cols).ravel()
     parts, count = connected(mask, structure=np.ones((3, 3)))
     if count == 0:
@@ -119,7 +139,13 @@ def label(
     cols: int,
     threshold: float = 0.25,
 ) -> SplitLabels:
-    """Labels of the cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time."""
+    """Label the cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time.
+
+    Raises:
+        LabelLeak: something label-free is being built.
+        CovtokenError: no case, a case without an entry in ``cohort.masks``, a mask that cannot be read, or two masks
+            that mark lesions by different values.
+    """
     refuse_labels(f"the labels of cohort {cohort.name!r}")
     if not cases:
         raise CovtokenError(f"cohort {cohort.name!r}: no case to label")
@@ -127,16 +153,23 @@ def label(
     lesion, ignore = np.zeros((2, len(cases), tokens), dtype=bool)
     organ = np.zeros((len(cases), tokens), dtype=bool) if cohort.organs else None
     lesions: list[Lesion] = []
+    mark = organ_mark = None
+    full: list[Path] = []
     for index, case in enumerate(cases):
         if case.name not in cohort.masks:
             raise CovtokenError(f"cohort {cohort.name!r}: case {case.name!r} has no mask entry; it cannot be evaluated")
-        mask = read_mask(cohort.masks[case.name])
-        one = token_labels(mask, rows, cols, threshold, case.spacing_mm, picture=index)
+        mask, its = read_marked(cohort.masks[case.name])
+        mark = one_mark(mark, its)
+        if mask.mean() > FULL:
+            full += cohort.masks[case.name].files
+        one = _labelled(mask, rows, cols, threshold, case.spacing_mm, index)
         lesion[index], ignore[index] = one.lesion, one.ignore
         lesions.extend(one.lesions)
         if organ is not None and case.name in cohort.organs:
-            inside = read_mask(cohort.organs[case.name])
-            organ[index] = patch_shares(inside, rows, cols).ravel() >= 0.5
+            mask, its = read_marked(cohort.organs[case.name])
+            organ_mark = one_mark(organ_mark, its)
+            organ[index] = patch_shares(mask, rows, cols).ravel() >= 0.5
+    warn_of_full(full)
     unit_names, unit = np.unique([case.unit for case in cases], return_inverse=True)
     names = tuple(case.name for case in cases)
     return SplitLabels(lesion, ignore, organ, unit, tuple(lesions), tuple(unit_names.tolist()), names, rows, cols)
