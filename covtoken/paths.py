@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
@@ -35,14 +35,32 @@ def data_root() -> Path | None:
 
 def cache_root() -> Path:
     """Features and weights: ``COVTOKEN_CACHE`` (relative: to the project's root), else ``~/.cache/covtoken``."""
-    return _from_environment("COVTOKEN_CACHE") or Path.home() / ".cache" / "covtoken"
+    return _from_environment("COVTOKEN_CACHE") or user_path("~", "COVTOKEN_CACHE") / ".cache" / "covtoken"
+
+
+def user_path(value: str | Path, source: str) -> Path:
+    """Expand ``~`` in a path that a user gave. source: the variable or argument that gave it, for the error."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise CovtokenError(f"{source}: no home folder is known for {value}; write the path in full") from None
+
+
+def is_file(path: Path, source: str) -> bool:
+    """Say whether a path that a user gave is a file; refuse one that cannot be looked up at all."""
+    try:
+        return path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        shown = text if len(text := str(path)) <= 200 else f"{text[:200]}…"
+        raise CovtokenError(f"{source}: {shown} cannot be looked up: {error.strerror}; check the path") from None
 
 
 @contextmanager
 def write_then_rename(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; rename it on success, remove it on any failure.
 
-    Readers never see half a file, and an interrupted or full disk leaves the old file as it was.
+    Readers never see half a file, and an interrupted or full disk leaves the old file as it was. The content reaches
+    the disk before the name does: a power cut leaves the old file or the new one, never zeros under the new name.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +75,23 @@ def write_then_rename(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        _sync(temporary, os.O_RDWR)
         temporary.replace(target)
+        with suppress(OSError):  # some systems open or sync no folder
+            _sync(target.parent, os.O_RDONLY)
     except OSError as error:
         raise CovtokenError(f"could not write {target}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path, mode: int) -> None:
+    """Wait until a file's content, or a folder's list of names, lies on the disk."""
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _from_environment(variable: str) -> Path | None:
@@ -69,5 +99,5 @@ def _from_environment(variable: str) -> Path | None:
     value = os.environ.get(variable, "").strip()
     if not value:
         return None
-    path = Path(value).expanduser()
+    path = user_path(value, variable)
     return path if path.is_absolute() else (project_root() / path).resolve()

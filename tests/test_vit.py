@@ -140,6 +140,12 @@ def test_prepare_refuses(plain, pixels):
         ({"blocks": [1], "saliency": True}, "no saliency head"),
         ({"blocks": [1], "precision": "fp16"}, "expected one of fp32, bf16"),
         ({"blocks": []}, "nothing to extract"),
+        ({"blocks": "norm"}, r"blocks: expected a list of blocks, such as \[6, 'norm'\], got 'norm'"),
+        ({"blocks": 6}, "blocks: expected a list of blocks.* got 6"),
+        ({"blocks": None}, "blocks: expected a list of blocks.* got None"),
+        ({"blocks": [1], "attention": 6}, "attention: expected a list of blocks.* got 6"),
+        ({"blocks": [[1]]}, r"block \[1\] is out of range"),
+        ({"blocks": [True]}, "block True is out of range"),
     ],
 )
 def test_extract_refuses(plain, request_, message):
@@ -150,6 +156,16 @@ def test_extract_refuses(plain, request_, message):
 def test_extract_refuses_other_shapes(plain):
     with pytest.raises(CovtokenError, match=r"expected \[N, 3, 64, 64\], got \[1, 3, 32, 64\]"):
         plain.extract(torch.zeros(1, 3, 32, 64), [1])
+    with pytest.raises(CovtokenError, match=r"expected \[N, 3, 64, 64\], got list"):
+        plain.extract([torch.zeros(3, 64, 64)], [1])
+
+
+def test_blocks_may_be_any_iterable_of_whole_numbers(plain):
+    images = pictures(plain, 1)
+    expected = plain.extract(images, [2, 5]).tokens
+    for blocks in (np.array([2, 5]), iter((2, 5, 2)), {2: None, 5: None}):
+        found = plain.extract(images, blocks).tokens
+        assert list(found) == [2, 5] and torch.equal(found[5], expected[5])
 
 
 def test_attention_needs_a_cls_token():

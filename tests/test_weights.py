@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import math
+import warnings
+
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from covtoken.backbone import embedded, weights
+from covtoken.backbone.meddinov3 import published_name
 from covtoken.backbone.weights import load_backbone, resample_position_grid
 from covtoken.errors import CovtokenError
 
@@ -129,8 +135,136 @@ def test_local_file_is_loaded_strictly_and_hashed(tmp_path):
     assert local.weights_sha256 == weights.file_sha256(file)
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     assert torch.equal(local.extract(images, [3]).tokens[3], random.extract(images, [3]).tokens[3])
-    with pytest.raises(CovtokenError, match=r"tiny\.safetensors does not hold weights of vit_small"):
+    with pytest.raises(CovtokenError, match=r"tiny\.safetensors does not hold the weights of vit_small"):
         load_backbone("dinov2-small", weights_file=file)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """Tensors of TINY with its classifier, all different."""
+    torch.manual_seed(0)
+    return {name: torch.randn_like(v) for name, v in timm.create_model(TINY).state_dict().items()}
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "state_dict_ema", "float16", "no head"])
+def test_a_file_that_fits_is_loaded_whole(form, classifier, tmp_path):
+    file, expected = tmp_path / "tiny.pth", classifier
+    if form == "float16":
+        expected = {name: value.half() for name, value in classifier.items()}
+    elif form == "no head":
+        expected = {name: value for name, value in classifier.items() if not name.startswith("head.")}
+    content = {form: expected, "optimizer": {}, "args": argparse.Namespace(lr=1)} if "_" in form else expected
+    torch.save({"model": content} if form == "model" else content, file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_backbone(TINY, 224, weights_file=file).model.state_dict()
+    assert found.keys() == {name for name in classifier if not name.startswith("head.")}
+    assert all(torch.equal(value, expected[name].float()) for name, value in found.items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "encoder.", "model.", "module.student."])
+def test_a_prefix_of_every_name_is_taken_away_and_said(prefix, classifier, tmp_path):
+    file = tmp_path / "tiny.safetensors"
+    save_file({prefix + name: value for name, value in classifier.items()}, file)
+    with pytest.warns(UserWarning, match=f"every name was read without its '{prefix}'"):
+        found = load_backbone(TINY, 224, weights_file=file).model.state_dict()
+    assert all(torch.equal(value, classifier[name]) for name, value in found.items())
+
+
+def light(name: str) -> dict[str, torch.Tensor]:
+    """Tensors of the right shapes that share one stored number: a checkpoint of kilobytes."""
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    return {name: torch.full((1,), 0.5).expand(value.shape) for name, value in model.state_dict().items()}
+
+
+def without(state, *parts):
+    return {name: value for name, value in state.items() if not any(part in name for part in parts)}
+
+
+BROKEN = {
+    "nothing": (lambda s: {}, r"lacks cls_token, pos_embed, patch_embed\.proj\.weight and 147 more \(150 of 150"),
+    "other names": (lambda s: {"foo": torch.ones(1)}, r"holds unknown foo \(1 of 150 tensors\)"),
+    "a head only": (lambda s: {"head.weight": torch.ones(1)}, "lacks cls_token"),
+    "one missing": (lambda s: without(s, "blocks.7.mlp.fc1.bias"), r"lacks blocks\.7\.mlp\.fc1\.bias \(1 of 150"),
+    "half missing": (lambda s: without(s, *(f"blocks.{i}." for i in range(6, 12))), r"\(72 of 150 tensors\)"),
+    "prefix, one missing": (
+        lambda s: {f"encoder.{name}": value for name, value in without(s, "norm.bias").items()},
+        r"lacks norm\.bias .*even read without the 'encoder\.' of every name",
+    ),
+    "two prefixes": (
+        lambda s: {f"backbone.{name}": v for name, v in s.items()} | {"decode_head.conv.weight": torch.ones(1)},
+        r"lacks cls_token.*holds unknown backbone\.cls_token, .* and 148 more \(151 of",
+    ),
+    "a teacher": (lambda s: {"teacher": s}, "more than named tensors: teacher"),
+    "a distillation token": (lambda s: s | {"dist_token": torch.ones(1, 1, 192)}, "holds unknown dist_token"),
+    "another grid": (
+        lambda s: s | {"pos_embed": torch.ones(1, 577, 192)},
+        r"pos_embed \[1, 577, 192\] instead of \[1, 197, 192\] .*at its own size, 224 px",
+    ),
+    "another patch": (lambda s: s | {"patch_embed.proj.weight": torch.ones(192, 3, 8, 8)}, r"\[192, 3, 8, 8\] instead"),
+    "another width": (lambda s: s | {"norm.bias": torch.ones(193)}, r"norm\.bias \[193\] instead of \[192\]"),
+    "integers": (lambda s: s | {"norm.bias": torch.ones(192, dtype=torch.int8)}, r"norm\.bias torch\.int8"),
+    "sparse": (lambda s: s | {"norm.bias": torch.ones(192).to_sparse()}, r"norm\.bias .*sparse.* instead"),
+    "NaN": (lambda s: s | {"norm.bias": torch.full((192,), math.nan)}, r"NaN or infinite weights in norm\.bias"),
+    "too large": (
+        lambda s: s | {"norm.bias": torch.full((192,), 1e300, dtype=torch.float64)},
+        r"infinite weights in norm\.bias",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_file_that_does_not_fit_is_refused(broken, tmp_path):
+    damage, message = BROKEN[broken]
+    torch.save(damage(light(TINY)), tmp_path / "tiny.pth")
+    with pytest.raises(CovtokenError, match=rf"tiny\.pth.*{message}"):
+        load_backbone(TINY, 224, weights_file=tmp_path / "tiny.pth")
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2", "dinov3-small"])
+def test_every_kind_of_model_refuses_what_lacks_one(name, tmp_path):
+    file, state = tmp_path / "model.pth", light(weights.NAMES.get(name, name))
+    torch.save(state, file)
+    assert all(bool((value == 0.5).all()) for value in load_backbone(name, weights_file=file).model.parameters())
+    torch.save(without(state, "blocks.3.norm1.bias"), file)
+    with pytest.raises(CovtokenError, match=r"lacks blocks\.3\.norm1\.bias"):
+        load_backbone(name, weights_file=file)
+
+
+def test_published_names_become_timms(tmp_path):
+    """DINOv3 and DINOv2 with registers as their authors name them; biases that timm would drop are refused."""
+    file, state = tmp_path / "model.pth", light("vit_small_patch16_dinov3")
+    published = {published_name(name): value for name, value in state.items()}
+    biases = {f"blocks.{i}.attn.qkv.bias": torch.cat([z := torch.zeros(384), z + 9, z]) for i in range(12)}
+    torch.save(published | biases | {"mask_token": torch.ones(1, 384), "rope_embed.periods": torch.ones(16)}, file)
+    assert load_backbone("dinov3-small", 64, weights_file=file).model.reg_token.eq(0.5).all()
+    torch.save(published | biases | {"blocks.3.attn.qkv.bias": torch.ones(1152)}, file)
+    with pytest.raises(CovtokenError, match=r"holds unknown blocks\.3\.attn\.qkv\.bias \(1 of"):
+        load_backbone("dinov3-small", 64, weights_file=file)
+    state = light("vit_small_patch14_reg4_dinov2")
+    positions = torch.cat([torch.full((1, 1, 384), 2.0), state["pos_embed"]], dim=1)
+    published = without(state, "reg_token") | {"register_tokens": state["reg_token"], "pos_embed": positions}
+    torch.save(published | {"mask_token": torch.ones(1, 384)}, file)
+    model = load_backbone("vit_small_patch14_reg4_dinov2", 518, weights_file=file).model
+    assert model.cls_token.eq(2.5).all() and model.pos_embed.eq(0.5).all()
+
+
+def test_a_file_from_the_hub_is_checked_as_well(tmp_path, monkeypatch):
+    torch.save(without(light(weights.NAMES["dinov2-small"]), "norm.bias"), tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        weights.huggingface_hub, "try_to_load_from_cache", lambda *args: str(tmp_path / "model.safetensors")
+    )
+    with pytest.raises(CovtokenError, match=r"model\.safetensors does not hold .* lacks norm\.bias"):
+        load_backbone("dinov2-small")
+
+
+def test_random_weights_take_no_file(tmp_path):
+    file = tmp_path / "tiny.pth"
+    torch.save(light(TINY), file)
+    with pytest.raises(CovtokenError, match=rf"takes no weights_file, got .*tiny\.pth: .*load the file as {TINY}$"):
+        load_backbone(f"random:{TINY}", weights_file=file)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +276,7 @@ def test_local_file_is_loaded_strictly_and_hashed(tmp_path):
         ("resnet18", "not a plain vision transformer"),
         ("swin_tiny_patch4_window7_224", "not a plain vision transformer"),
         ("random:resnet18", "not a plain vision transformer"),
+        ("random:vit_small_r26_s32_224", "not a plain vision transformer"),  # a CNN before the patches
     ],
 )
 def test_names_that_cannot_be_served(name, message):
@@ -152,6 +287,18 @@ def test_names_that_cannot_be_served(name, message):
 def test_size_must_fit_the_patch():
     with pytest.raises(CovtokenError, match="multiple of its patch, 14 px; 224 is the nearest"):
         load_backbone("embedded", picture_size=225)
+
+
+@pytest.mark.parametrize("size", ["224", 224.0, math.nan, True, 1e6, None])
+def test_size_is_a_whole_number(size):
+    with pytest.raises(CovtokenError, match=rf"picture size {size!r} of random:{TINY}: expected a whole number"):
+        load_backbone(f"random:{TINY}", picture_size=size)
+
+
+def test_size_has_a_limit():
+    with pytest.raises(CovtokenError, match=r"picture size 1000000 gives .* 3906250000 tokens.* at most 16384"):
+        load_backbone(f"random:{TINY}", picture_size=1_000_000)
+    assert load_backbone(f"random:{TINY}", picture_size=np.int64(32)).picture_size == 32
 
 
 def test_unreachable_hub_is_one_clear_error(monkeypatch):
@@ -173,3 +320,18 @@ def test_unreachable_hub_is_one_clear_error(monkeypatch):
 def test_missing_weights_file():
     with pytest.raises(CovtokenError, match="does not exist"):
         load_backbone("dinov2-small", weights_file="nowhere/model.safetensors")
+    for file, message in [("~nosuchuser/x.pth", "no home folder is known"), ("a" * 300, "File name too long")]:
+        with pytest.raises(CovtokenError, match=f"weights_file: .*{message}"):
+            load_backbone("dinov2-small", weights_file=file)
+
+
+def test_an_embedded_file_that_may_not_be_read(tmp_path, monkeypatch):
+    file = tmp_path / "vit_s_focus.onnx"
+    file.write_bytes(b"weights")
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(file), "read_bytes", forbidden)
+    with pytest.raises(CovtokenError, match=r"vit_s_focus\.onnx cannot be read \(Permission denied\)"):
+        load_backbone("embedded", weights_file=file)

@@ -59,7 +59,10 @@ def find_wheel_file() -> Path:
 
 def convert(source: Path) -> dict[str, Tensor]:
     """The ONNX file's initialisers under timm's names; anonymous MatMul weights are named by the node using them."""
-    data = source.read_bytes()
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise CovtokenError(f"{source} cannot be read ({error.strerror or error}): give it read permission") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != EMBEDDED_SHA256:
         raise CovtokenError(
@@ -110,9 +113,9 @@ def _rename(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_conversion(path: Path) -> dict[str, Tensor] | None:
     """The cached conversion, or None where it is absent, truncated or altered (it is then made again)."""
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with safe_open(path, framework="pt") as handle:
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
             header = handle.metadata() or {}

@@ -8,8 +8,6 @@ LayerScale, no qkv bias) with LayerNorm eps 1e-6, and takes CT in Hounsfield uni
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +15,11 @@ import timm
 import torch
 from timm.layers import LayerNorm
 from timm.models.eva import checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import Tensor
 
+from covtoken.backbone.checkpoint import check_finite, misfit, named_tensors, read_checkpoint, some
 from covtoken.errors import CovtokenError
-from covtoken.paths import project_root
+from covtoken.paths import is_file, project_root, user_path
 
 NAME = "meddinov3"
 LABEL = "MedDINOv3 ViT-B/16"
@@ -35,6 +34,7 @@ HOW_TO_GET = (
     f"on a machine with network run `hf download {HUB_ID} {HUB_FILE} --local-dir .`, copy the file here and name it by "
     f"weights_file=… or by the environment variable {VARIABLE}=/path/to/{HUB_FILE} (which the command line reads too)"
 )
+EXPECTED = f"{HUB_FILE} of {HUB_ID}: to get it, {HOW_TO_GET}"
 
 HEADS = ("dino_head", "ibot")
 """Parts of the teacher that belong to pretraining losses."""
@@ -49,10 +49,14 @@ def meddinov3_state(file: Path) -> dict[str, Tensor]:
         CovtokenError: the file is damaged, holds more than tensors and plain containers, or its tensors are not exactly
             those of MedDINOv3 ViT-B/16.
     """
-    published = _strip(_teacher(_load(file), file), file)
+    published = _strip(_teacher(read_checkpoint(file, EXPECTED), file), file)
     with torch.device("meta"):
         model = timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, **TIMM_OPTIONS)
-    _check_tensors(published, model, file)
+    # Before timm's filter, which would drop qkv biases and resample another patch size silently.
+    expected = {published_name(name): value for name, value in model.state_dict().items()}
+    if wrong := misfit({name: value for name, value in published.items() if name not in UNUSED}, expected):
+        raise CovtokenError(f"{file} does not hold the weights of {LABEL}: it {wrong}; expected {HUB_FILE} of {HUB_ID}")
+    check_finite({name: published[name] for name in expected}, file, HOW_TO_GET)
     _check_periods(published, file)
     state = checkpoint_filter_fn({key: value.float() for key, value in published.items()}, model)
     return {key: value.contiguous() for key, value in state.items()}
@@ -63,9 +67,9 @@ def file_from_environment() -> Path | None:
     value = os.environ.get(VARIABLE, "").strip()
     if not value:
         return None
-    path = Path(value).expanduser()
+    path = user_path(value, VARIABLE)
     path = path if path.is_absolute() else project_root() / path
-    if not path.is_file():
+    if not is_file(path, VARIABLE):
         raise CovtokenError(f"{VARIABLE} names {path}, which is no file: to get the weights, {HOW_TO_GET}")
     return path
 
@@ -81,42 +85,15 @@ def published_name(timm_name: str) -> str:
     return timm_name
 
 
-def _load(file: Path):
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to load with code allowed: the one thing not to do.
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            found = str(error).split("Unsupported", 1)[1].split("was not", 1)[0].strip()
-            raise CovtokenError(
-                f"{file} is refused: it asks to run code ({found[:80]}), and weights need tensors only; nothing was "
-                f"run. Expected {HUB_FILE} of {HUB_ID}; {HOW_TO_GET}"
-            ) from None
-        raise _damaged(file, error) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise _damaged(file, error) from None
-
-
-def _damaged(file: Path, error: Exception) -> CovtokenError:
-    first = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return CovtokenError(
-        f"{file} is truncated, damaged or no PyTorch checkpoint ({first}); expected {HUB_FILE} of {HUB_ID}: to get it, "
-        f"{HOW_TO_GET}"
-    )
-
-
 def _teacher(checkpoint, file: Path) -> dict[str, Tensor]:
     teacher = checkpoint.get("teacher") if isinstance(checkpoint, dict) else None
     if not isinstance(teacher, dict) or not teacher:
-        found = _some(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        found = some(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CovtokenError(
             f"{file} is no MedDINOv3 checkpoint: expected the backbone under the key 'teacher', found {found}; "
             f"expected {HUB_FILE} of {HUB_ID}"
         )
-    strange = [str(key) for key, value in teacher.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strange:
-        raise CovtokenError(f"{file}: the teacher holds more than named tensors: {_some(strange)}")
-    return teacher
+    return named_tensors(teacher, file)
 
 
 def _strip(teacher: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -126,27 +103,6 @@ def _strip(teacher: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     if len(backbone) < len(kept):
         raise CovtokenError(f"{file}: tensors occur twice, with and without the prefix 'backbone.'")
     return backbone
-
-
-def _check_tensors(published: dict[str, Tensor], model: nn.Module, file: Path) -> None:
-    """Names and shapes, before timm's filter: it would drop qkv biases and resample another patch size silently."""
-    expected = {published_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
-    missing = [name for name in expected if name not in published]
-    extra = [name for name in published if name not in expected and name not in UNUSED]
-    shapes = [
-        f"{name} {list(published[name].shape)} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in published and tuple(published[name].shape) != shape
-    ]
-    for found, what in ((missing, "lacks"), (extra, "holds unknown"), (shapes, "has other shapes:")):
-        if found:
-            raise CovtokenError(
-                f"{file} does not hold the weights of {LABEL}: it {what} {_some(found)} "
-                f"({len(found)} of {len(expected)} tensors); expected {HUB_FILE} of {HUB_ID}"
-            )
-    broken = [name for name in expected if not torch.isfinite(published[name]).all()]
-    if broken:
-        raise CovtokenError(f"{file}: NaN or infinite weights in {_some(broken)}; get the file again: {HOW_TO_GET}")
 
 
 def _check_periods(published: dict[str, Tensor], file: Path) -> None:
@@ -160,8 +116,3 @@ def _check_periods(published: dict[str, Tensor], file: Path) -> None:
             f"{file}: RoPE periods {[round(v, 3) for v in found.flatten().tolist()[:3]]}… are not those of base "
             f"{ROPE_BASE:g}, {[round(v, 3) for v in expected.tolist()[:3]]}…: this is another model"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,14 +6,15 @@ normalisations that every timm attention calls, so no method copies the ViT and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.layers import apply_rot_embed_cat
+from timm.layers import PatchEmbed, apply_rot_embed_cat
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ Block = int | str
 """1…L: the residual stream after that block. ``"norm"``: the final block through the model's final norm."""
 
 PRECISIONS = ("fp32", "bf16")
+
+MAX_TOKENS = 128 * 128
+"""Patches of the largest picture: one head's attention among so many takes 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,12 @@ class FrozenViT:
             raise unknown("kind of backbone input", self.input, list(INPUT_RANGE))
         self.label = self.label or self.name
         self.patch = int(self.model.patch_embed.patch_size[0])
+        if isinstance(self.picture_size, bool) or not isinstance(self.picture_size, Integral):
+            raise CovtokenError(
+                f"picture size {self.picture_size!r} of {self.name}: expected a whole number of pixels, such as "
+                f"{14 * self.patch}"
+            )
+        self.picture_size = int(self.picture_size)
         if self.picture_size < self.patch or self.picture_size % self.patch:
             near = max(1, round(self.picture_size / self.patch)) * self.patch
             raise CovtokenError(
@@ -102,6 +112,11 @@ class FrozenViT:
         self.n_blocks = len(self.model.blocks)
         self.dim = int(self.model.embed_dim)
         self.rows = self.cols = self.picture_size // self.patch
+        if self.rows * self.cols > MAX_TOKENS:
+            raise CovtokenError(
+                f"picture size {self.picture_size} gives {self.name} {self.rows * self.cols} tokens, whose attention "
+                f"takes more than 1 GiB a head: at most {MAX_TOKENS}, {int(MAX_TOKENS**0.5) * self.patch} px"
+            )
         for module in (self.model, self.saliency_head):
             if module is not None:
                 module.eval().requires_grad_(False)
@@ -179,8 +194,9 @@ class FrozenViT:
         Raises:
             CovtokenError: shape, block, precision or saliency cannot be served.
         """
-        blocks, attention = list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
+        blocks, attention = _listed(blocks, "blocks"), _listed(attention, "attention")
         self.check_request(images, blocks, attention, saliency, precision)
+        blocks, attention = list(dict.fromkeys(blocks)), list(dict.fromkeys(attention))
         final = "norm" in blocks or saliency
         depths = sorted({b for b in blocks if b != "norm"} | set(attention) | ({self.n_blocks} if final else set()))
         if not depths:
@@ -215,19 +231,20 @@ class FrozenViT:
 
     def check_block(self, block: Block, allow_norm: bool = True) -> None:
         """Refuse a block that this model does not have."""
-        if block == "norm" and allow_norm:
+        if isinstance(block, str) and block == "norm" and allow_norm:
             return
-        if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= self.n_blocks:
+        if isinstance(block, bool) or not isinstance(block, Integral) or not 1 <= block <= self.n_blocks:
             also = " or 'norm'" if allow_norm else ""
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
     def check_request(self, images, blocks, attention, saliency, precision) -> None:
         expected = (3, self.picture_size, self.picture_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {list(images.shape)}")
-        for block in blocks:
+        if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {got}")
+        for block in _listed(blocks, "blocks"):
             self.check_block(block)
-        for block in attention:
+        for block in _listed(attention, "attention"):
             self.check_block(block, allow_norm=False)
         if attention and not self.has_cls:
             raise CovtokenError(f"{self.name} has no CLS token, so no CLS attention: take a ViT that has one")
@@ -239,13 +256,19 @@ class FrozenViT:
 
 def check_is_vit(model: nn.Module, name: str) -> None:
     """Refuse what is not a plain ViT: a flat sequence of patch tokens on a square-patch grid."""
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    plain = isinstance(model, VisionTransformer | Eva) and patch is not None and patch[0] == patch[1]
-    if not plain:
+    plain = isinstance(model, VisionTransformer | Eva) and isinstance(model.patch_embed, PatchEmbed)  # no CNN before
+    if not plain or model.patch_embed.patch_size[0] != model.patch_embed.patch_size[1]:
         raise CovtokenError(
             f"{name} ({type(model).__name__}) is not a plain vision transformer: expected a timm VisionTransformer "
             "or Eva (DINOv3) with square patches, such as vit_small_patch14_dinov2"
         )
+
+
+def _listed(blocks: Sequence[Block], argument: str) -> list[Block]:
+    """Blocks as a list; a string or a lone number is refused."""
+    if isinstance(blocks, str) or not isinstance(blocks, Iterable):
+        raise CovtokenError(f"{argument}: expected a list of blocks, such as [6, 'norm'], got {blocks!r}")
+    return list(blocks)
 
 
 class _CLSAttention:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
+from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import is_model, list_models, model_entrypoint
+from timm.models import eva, is_model, list_models, model_entrypoint, vision_transformer
 from torch import Tensor, nn
 
 from covtoken.backbone import meddinov3
+from covtoken.backbone.checkpoint import check_finite, misfit, named_tensors, read_checkpoint
 from covtoken.backbone.embedded import EMBEDDED_LABEL, EMBEDDED_SHA256, EMBEDDED_TIMM, embedded_state
 from covtoken.backbone.saliency_head import SaliencyHead
 from covtoken.backbone.vit import FrozenViT, check_is_vit
 from covtoken.errors import CovtokenError, unknown
+from covtoken.paths import is_file, user_path
 
 NAMES = {
     "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
@@ -27,6 +33,19 @@ NAMES = {
     "dinov3-large": "vit_large_patch16_dinov3.lvd1689m",
 }
 """Short names of timm models; every other timm ViT goes by its timm name."""
+
+RENAMING = {
+    "vision_transformer": vision_transformer.checkpoint_filter_fn,
+    "eva": eva.checkpoint_filter_fn,
+    "deit": partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True),
+}
+"""timm's own way from published names to its own, by the module that defines a model."""
+
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "encoder")
+"""Keys under which timm looks for the tensors of a training checkpoint, in its order."""
+
+HEADS = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
+"""Classifiers and poolings, which tokens do not need: left out where the model has none."""
 
 HUB_TIMEOUT_S = 5
 
@@ -41,18 +60,23 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
             in every report.
         picture_size: S, pixels, a multiple of the patch.
         weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; the published
-            checkpoint for ``meddinov3``; safetensors or a plain state dict for timm models).
+            checkpoint for ``meddinov3``; safetensors or a PyTorch state dict for timm models, on their native grid).
 
     Raises:
-        CovtokenError: unknown name, not a ViT, size that does not fit the patch, weights that are absent, wrong or
-            not reachable; the message says what to run.
+        CovtokenError: unknown name, not a ViT, size that does not fit the patch, weights that are absent, not exactly
+            the model's, or not reachable; the message says what to run.
     """
-    file = Path(weights_file).expanduser() if weights_file is not None else None
-    if file is not None and not file.is_file():
+    file = user_path(weights_file, "weights_file") if weights_file is not None else None
+    if file is not None and not is_file(file, "weights_file"):
         raise CovtokenError(f"weights file {file} does not exist: check the path or leave weights_file out")
     if name == "embedded":
         return _embedded(picture_size, file)
     if name.startswith("random:"):
+        if file is not None:
+            raise CovtokenError(
+                f"{name} draws its weights and takes no weights_file, got {file}: leave it out, or load the file as "
+                f"{name.removeprefix('random:')}"
+            )
         return _random(name, picture_size)
     if name == meddinov3.NAME:
         return _meddinov3(picture_size, file)
@@ -146,8 +170,9 @@ def _frozen(
     config = timm.get_pretrained_cfg(timm_name)
     fields = {"mean": config.mean, "std": config.std} | fields
     with torch.device("meta"):  # shapes only: enough to refuse a size that does not fit
-        FrozenViT(_create(timm_name), name, picture_size, sha256, mean=config.mean, std=config.std)
-    model = _create(timm_name, img_size=picture_size, **(options or {}))
+        native = FrozenViT(_create(timm_name), name, picture_size, sha256, mean=config.mean, std=config.std)
+    picture_size = native.picture_size  # timm takes no NumPy integer
+    model = _create(timm_name, img_size=int(picture_size), **(options or {}))
     if getattr(model, "pos_embed", None) is not None and "pos_embed" in state:
         n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         positions = resample_position_grid(state["pos_embed"], model.patch_embed.grid_size, n_prefix)
@@ -176,24 +201,63 @@ def _check_name(name: str, timm_name: str) -> None:
         raise unknown(
             "backbone", name, ["embedded", *NAMES, meddinov3.NAME, *get_close_matches(timm_name, vits, n=3, cutoff=0.6)]
         )
-    module = model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
-    if module not in ("vision_transformer", "eva", "deit"):
+    if _module(timm_name) not in RENAMING:
         with torch.device("meta"):
             check_is_vit(_create(timm_name), timm_name)
 
 
 def _timm_state(timm_name: str, file: Path) -> dict[str, Tensor]:
-    """A state dict on the model's native grid, through timm's own reader and renaming. Never unpickles code."""
-    source = {"file": str(file), "hf_hub_id": None}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = timm.create_model(timm_name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source)
-    except Exception as error:
-        first = " ".join(str(error).split())[:300]
+    """Read the state of a timm model on its native grid, float32, and refuse a file that is not exactly it.
+
+    timm itself would load what fits and leave the rest random, wherever the number of classes differs.
+    """
+    with torch.device("meta"):
+        model = _create(timm_name)
+    expected = model.state_dict()
+    content = read_checkpoint(file, f"safetensors or a PyTorch state dict of {timm_name}")
+    for _ in CONTAINERS:  # one inside another, and not for ever: a pickled dictionary can hold itself
+        inside = [content.get(key) for key in CONTAINERS] if isinstance(content, dict) else []
+        content = next((found for found in inside if isinstance(found, dict)), content)
+    published = named_tensors(content, file)
+    state = _timm_names(published, timm_name, model)
+    wrong, note = misfit(state, expected), ""
+    prefix = os.path.commonprefix(list(published)).rpartition(".")[0] + "."  # noqa: RUF071 - names, not paths
+    if wrong and prefix != ".":
+        state = _timm_names({name.removeprefix(prefix): v for name, v in published.items()}, timm_name, model)
+        wrong, note = misfit(state, expected), f", even read without the '{prefix}' of every name"
+        if not wrong:
+            warnings.warn(f"{file}: every name was read without its '{prefix}'; so all tensors fit", stacklevel=2)
+    if wrong:
         raise CovtokenError(
-            f"{file} does not hold weights of {timm_name}: {first}. Expected safetensors, or a plain state dict"
-        ) from error
-    return model.state_dict()
+            f"{file} does not hold the weights of {timm_name}: it {wrong}{note}; check that the file was made for this "
+            f"model at its own size, {model.patch_embed.img_size[0]} px (picture_size comes into play after loading)"
+        )
+    check_finite(state, file, "or leave weights_file out, and it comes from the hub")
+    return {name: value.float() for name, value in state.items()}
+
+
+def _timm_names(published: Mapping[str, Tensor], timm_name: str, model: nn.Module) -> dict[str, Tensor]:
+    """Give published tensors timm's names, and leave out heads that the model has none of.
+
+    What timm would resample or drop without a word keeps its name and shape, so that ``misfit`` names it.
+    """
+    expected = model.state_dict()
+    rename = RENAMING.get(_module(timm_name), vision_transformer.checkpoint_filter_fn)
+    biases = {}
+    if "storage_tokens" in published and "blocks.0.attn.q_bias" not in expected:
+        # DINOv3 is published with biases of zero, for which timm's plain models have no place; timm drops any others
+        # as well. That of the keys is never used.
+        biases = {name: value for name, value in published.items() if name.endswith("attn.qkv.bias")}
+    try:  # no interpolation is called "none", so whatever timm would resample raises
+        renamed = rename({k: v for k, v in published.items() if k not in biases}, model, interpolation="none")
+    except Exception:  # another model's names lead timm's renaming into a dozen kinds of error
+        renamed = dict(published)
+    renamed |= {name: bias for name, bias in biases.items() if any(part.any() for part in bias.chunk(3)[::2])}
+    return {name: value for name, value in renamed.items() if name in expected or not name.startswith(HEADS)}
+
+
+def _module(timm_name: str) -> str:
+    return model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
 
 
 def _timm_from_hub(timm_name: str) -> Path:

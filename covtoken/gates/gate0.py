@@ -66,7 +66,7 @@ def run_gate0(
     if defect is not None and defect not in DEFECTS:
         raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
     started = time.perf_counter()
-    opened, vit = open_inputs(cohort, backbone, data)
+    opened, vit = open_inputs(cohort, backbone, data, masks=False)
     middle = vit.n_blocks // 2
     checks, pairs = split_checks(opened, defect)  # before minutes of work
     cases = sample(opened.cases, N_PICTURES)

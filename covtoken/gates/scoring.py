@@ -13,6 +13,7 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import open_cohort, picture_size
+from covtoken.data.masks import check_masks
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
@@ -26,16 +27,21 @@ from covtoken.subspace.scorers import Recipe, in_organ, in_organ_parts, raw_maps
 
 
 def open_inputs(
-    cohort: str | Cohort, backbone: str | FrozenViT = "embedded", data: str | None = None
+    cohort: str | Cohort, backbone: str | FrozenViT = "embedded", data: str | None = None, masks: bool = True
 ) -> tuple[Cohort, FrozenViT]:
     """Open a cohort and load a backbone, unless they are open and loaded already.
+
+    Masks in which nothing can be measured are refused here, before minutes of extraction.
 
     Args:
         cohort: a committed name, a folder with ``index.csv``, or a Cohort.
         backbone: by name, or loaded.
         data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
+        masks: whether lesions will be measured.
     """
     opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
+    if masks:
+        check_masks(opened)
     if not isinstance(backbone, FrozenViT):
         backbone = load_backbone(backbone, picture_size=picture_size(opened.name))
     return opened, backbone

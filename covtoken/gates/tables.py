@@ -24,9 +24,12 @@ ROWS = {
     "auroc_gain.middle_minus_final": "A, middle − final block",
 }
 
+ELSEWHERE = "auroc.recommended.elsewhere"
+
 
 def readme_table(reports: list[GateReport]) -> str:
     """The README's table: a row a score, a column a cohort; token AUROC with interval, then decision and notebook."""
+    transferred = {report.cohort: report for report in reports if str(report.gate) == "5"}
     reports = [report for report in reports if report.gate == 1]
     n = [report.metrics["auroc.density"] for report in reports]
     heads = [f"{r.cohort} ({e['n_units']} units, {e['n_images']} images)" for r, e in zip(reports, n, strict=True)]
@@ -37,6 +40,10 @@ def readme_table(reports: list[GateReport]) -> str:
     chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
     rows.append(["pictures chosen by lesion upstream", *chosen])
     rows.append(["gate 1 says", *(report.decision for report in reports)])
+    fifth = [transferred.get(report.cohort) for report in reports]
+    elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, e["n_units"]) for r, e in zip(fifth, n, strict=True))
+    rows.append(["D under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
+    rows.append(["gate 5 says", *(r.decision if r else "–" for r in fifth)])
     rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
     lines = [["", *heads], ["---"] * (len(heads) + 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
