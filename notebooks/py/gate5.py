@@ -1,0 +1,81 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: notebooks///ipynb,notebooks/py///py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Gate 5: transfer
+#
+# **Question.** Does a recipe that was chosen on one cohort find lesions of other organs and modalities, unchanged?
+#
+# The same pictures are scored in four ways. *Own recipe, own bank* is what gate 1 measures. *Recipe chosen elsewhere* keeps
+# the cohort's bank and takes every setting from one other cohort alone: breast ultrasound takes those of lung windows, lung
+# windows those of breast ultrasound, all others whichever of the two does worse. That way decides. The last two keep the
+# recipe and carry the bank over: from a cohort of the same modality, and, as a control that one expects to fail, of another.
+
+# %%
+try:
+    from covtoken.figures import install_renderer
+    from covtoken.gates import headlines, runs, show_gate5
+    from covtoken.transfer_figures import transfer_heatmap
+except ImportError as error:
+    raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
+install_renderer()
+
+# %% tags=["parameters"]
+cohort = "phantom"  # or busi, … or a folder with index.csv
+split = "test"  # under the lock; "selection" chooses anew
+backbone = "embedded"  # or dinov2-base, … or any timm ViT
+data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
+precision = "fp32"
+
+# %%
+run, path = runs.run_and_write_budget(
+    "5", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
+)
+metrics, parameters = run.report.metrics, run.report.parameters
+print(
+    f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: {parameters['n_lesions']} lesions in "
+    f"{parameters['n_lesion_images']} pictures; recipe chosen elsewhere: that of {parameters['elsewhere']}"
+)
+for way, reason in parameters["blank"].items():
+    print(f"no bank carried over ({way}): {reason}")
+# Real pictures are not in the repository, but the maps behind their headline numbers are: recomputed here.
+recorded = headlines.recorded_metrics("5", but=run.report.cohort)
+
+# %% [markdown]
+# ## The same recipe elsewhere
+# Large: AUROC over all tokens of a split, which the colour shows. Small: the mean of what it is inside one picture.
+
+# %%
+rows = show_gate5.heat_rows(run.report, recorded)
+transfer_heatmap(rows, title="Recommended score: the same recipe elsewhere")
+
+# %%
+transfer_heatmap(rows, title="Membership A: the same recipe elsewhere", score="density")
+
+# %% [markdown]
+# ## With intervals, and every baseline
+# Each baseline goes the same ways with its own locked recipe: the first table is this run's, the others are recomputed
+# from recorded maps, which hold the two membership scores.
+
+# %%
+show_gate5.transfer_table(metrics)
+
+# %%
+for name, found in recorded.items():
+    print(f"{name}: {found['auroc.recommended.refitted']['n_units']} units")
+    display(show_gate5.transfer_table(found))
+
+# %%
+print(show_gate5.verdicts(run.report))
+for check, outcome in sorted(run.report.checks.items()):
+    print(f"  {check}: {outcome}")
+
+# %% tags=["nbval-check-output"]
+print(headlines.locked_text("5", run.report.cohort, metrics, recorded))
