@@ -175,6 +175,20 @@ def test_attention_needs_a_cls_token():
     assert vit.extract(pictures(vit, 1), [1]).tokens[1].shape == (1, 4, 768)
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        *((size, "expected a whole number of pixels, such as 224") for size in ("224", 224.0, np.nan, True, 1e6, None)),
+        (1_000_000, "3906250000 tokens, .* at most 16384, 2048 px"),
+    ],
+)
+def test_sizes_that_cannot_be_served(size, message):
+    with torch.device("meta"):
+        model = VisionTransformer(224, 16, embed_dim=48, depth=1, num_heads=3, num_classes=0)
+    with pytest.raises(CovtokenError, match=f"picture size {size!r} .*{message}"):
+        FrozenViT(model, "meta", size, "", (0.5,) * 3, (0.5,) * 3)
+
+
 def test_no_plain_vit_is_refused():
     with pytest.raises(CovtokenError, match="Linear"):
         FrozenViT(torch.nn.Linear(2, 2), "linear", 32, "", (0.5,) * 3, (0.5,) * 3)

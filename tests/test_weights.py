@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -146,15 +147,12 @@ def classifier():
     return {name: torch.randn_like(v) for name, v in timm.create_model(TINY).state_dict().items()}
 
 
-@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "state_dict_ema", "float16", "no head"])
-def test_a_file_that_fits_is_loaded_whole(form, classifier, tmp_path):
+@pytest.mark.parametrize("container", ["model", "state_dict_ema"])
+def test_a_file_that_fits_is_loaded_whole(container, classifier, tmp_path):
     file, expected = tmp_path / "tiny.pth", classifier
-    if form == "float16":
-        expected = {name: value.half() for name, value in classifier.items()}
-    elif form == "no head":
-        expected = {name: value for name, value in classifier.items() if not name.startswith("head.")}
-    content = {form: expected, "optimizer": {}, "args": argparse.Namespace(lr=1)} if "_" in form else expected
-    torch.save({"model": content} if form == "model" else content, file)
+    if container == "state_dict_ema":  # half precision, and without the classifier
+        expected = {name: value.half() for name, value in classifier.items() if not name.startswith("head.")}
+    torch.save({container: expected, "optimizer": {}, "args": argparse.Namespace(lr=1)}, file)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = load_backbone(TINY, 224, weights_file=file).model.state_dict()
@@ -162,7 +160,7 @@ def test_a_file_that_fits_is_loaded_whole(form, classifier, tmp_path):
     assert all(torch.equal(value, expected[name].float()) for name, value in found.items())
 
 
-@pytest.mark.parametrize("prefix", ["module.", "backbone.", "encoder.", "model.", "module.student."])
+@pytest.mark.parametrize("prefix", ["encoder.", "module.student."])
 def test_a_prefix_of_every_name_is_taken_away_and_said(prefix, classifier, tmp_path):
     file = tmp_path / "tiny.safetensors"
     save_file({prefix + name: value for name, value in classifier.items()}, file)
@@ -171,6 +169,7 @@ def test_a_prefix_of_every_name_is_taken_away_and_said(prefix, classifier, tmp_p
     assert all(torch.equal(value, classifier[name]) for name, value in found.items())
 
 
+@cache
 def light(name: str) -> dict[str, torch.Tensor]:
     """Tensors of the right shapes that share one stored number: a checkpoint of kilobytes."""
     with torch.device("meta"):
@@ -223,12 +222,10 @@ def test_a_file_that_does_not_fit_is_refused(broken, tmp_path):
         load_backbone(TINY, 224, weights_file=tmp_path / "tiny.pth")
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2", "dinov3-small"])
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "dinov2-small", "dinov3-small"])
 def test_every_kind_of_model_refuses_what_lacks_one(name, tmp_path):
-    file, state = tmp_path / "model.pth", light(weights.NAMES.get(name, name))
-    torch.save(state, file)
-    assert all(bool((value == 0.5).all()) for value in load_backbone(name, weights_file=file).model.parameters())
-    torch.save(without(state, "blocks.3.norm1.bias"), file)
+    file = tmp_path / "model.pth"
+    torch.save(without(light(weights.NAMES.get(name, name)), "blocks.3.norm1.bias"), file)
     with pytest.raises(CovtokenError, match=r"lacks blocks\.3\.norm1\.bias"):
         load_backbone(name, weights_file=file)
 
@@ -287,17 +284,8 @@ def test_names_that_cannot_be_served(name, message):
 def test_size_must_fit_the_patch():
     with pytest.raises(CovtokenError, match="multiple of its patch, 14 px; 224 is the nearest"):
         load_backbone("embedded", picture_size=225)
-
-
-@pytest.mark.parametrize("size", ["224", 224.0, math.nan, True, 1e6, None])
-def test_size_is_a_whole_number(size):
-    with pytest.raises(CovtokenError, match=rf"picture size {size!r} of random:{TINY}: expected a whole number"):
-        load_backbone(f"random:{TINY}", picture_size=size)
-
-
-def test_size_has_a_limit():
-    with pytest.raises(CovtokenError, match=r"picture size 1000000 gives .* 3906250000 tokens.* at most 16384"):
-        load_backbone(f"random:{TINY}", picture_size=1_000_000)
+    with pytest.raises(CovtokenError, match="picture size '224' of embedded: expected a whole number of pixels"):
+        load_backbone("embedded", picture_size="224")
     assert load_backbone(f"random:{TINY}", picture_size=np.int64(32)).picture_size == 32
 
 
