@@ -201,6 +201,20 @@ def test_a_link_inside_the_folder_may_lead_out(tree):
     assert len(folder.read(tree).cases) == 3
 
 
+def test_links_that_lead_round_in_a_circle_are_named(tree):
+    (tree / "images" / "s1.png").unlink()
+    (tree / "images" / "s1.png").symlink_to("s1.png")
+    with pytest.raises(CovtokenError, match=r"line 3: image file .*s1\.png does not exist"):
+        folder.read(tree)
+    (tree / "index.csv").unlink()
+    (tree / "index.csv").symlink_to("index.csv")
+    with pytest.raises(CovtokenError, match=r"index\.csv is missing \(Too many levels of symbolic links\)"):
+        folder.read(tree)
+    (tree.parent / "round").symlink_to("round")
+    with pytest.raises(CovtokenError, match="round is no folder"):
+        open_cohort(tree.parent / "round")
+
+
 def test_a_tiny_picture_is_refused(tree):
     Image.fromarray(np.ones((1, 1), np.uint8)).save(tree / "images" / "s1.png")
     with pytest.raises(CovtokenError, match=r"s1\.png is 1×1 pixels: expected at least 8 a side"):
@@ -282,7 +296,8 @@ def test_where_nothing_can_be_measured_it_is_said_before_features_are_made(tree)
 
     one = "images/s0.png,masks/s0.png,P\n"
     with pytest.raises(CovtokenError, match=r"none of the 1 pictures has a mask, .*covtoken\.score_maps"):
-        check_masks(written("images/s0.png,,P\n", 0))  # and yet it opens: maps need no masks
+        check_masks(written("images/s0.png,,P\n", 0))
+    assert len(open_cohort(tree).cases) == 1, "it opens all the same: maps need no masks"
     with pytest.raises(CovtokenError, match=r"the masks of all 1 pictures are empty"):
         check_masks(written(one, 0))
     with pytest.raises(CovtokenError, match=r"the masks of all 1 pictures cover the whole picture"):

@@ -20,7 +20,7 @@ def inside(
     """Tell which pixels of a mask [H, W] are marked.
 
     Args:
-        what: names the mask in the error, with its verb's subject first.
+        what: names the mask, and begins the error.
         way_out: ends the error of a mask that holds several values.
         at_least: pixels of this value or more are marked.
         lesion_value: pixels of this value are marked. Without either the mask holds 0 and one positive value.
