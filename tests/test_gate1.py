@@ -191,7 +191,7 @@ def test_scores_that_cannot_be_saved_leave_no_report(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs, "save_scores", too_large)
     with pytest.raises(CovtokenError, match="at most 2000000"):
-        runs.run_and_write(1, cohort="mine", split="test", record=True)
+        runs.run_and_write(1, cohort="phantom", split="test", record=True)
     assert not written
 
 

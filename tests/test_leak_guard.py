@@ -175,7 +175,7 @@ def test_doors_refuse(masks):
 def test_arrays_that_look_like_labels_are_refused():
     import torch
 
-    labels = token_labels(np.ones((8, 8), bool), 2, 2)
+    labels = token_labels(np.eye(8, dtype=bool), 2, 2)
     for leaked in (np.ones(3, bool), torch.ones(3, dtype=torch.bool), labels, MaskRef("empty", key="4x4")):
         with pytest.raises(LabelLeak, match="build_bank"):
             refuse_label_arrays("build_bank", np.zeros(3, np.float32), leaked)
@@ -264,7 +264,7 @@ def test_masks_are_not_taken_for_features():
         FeatureSet.from_arrays({}, 2, 2, units=["a", "b"], intensity=mask)
     with pytest.raises(LabelLeak, match="the density subspace"):
         DensitySubspace.fit(TokenBank(torch.ones(40, 64, dtype=torch.bool), np.arange(40), {}))
-    labels = token_labels(np.ones((8, 8), bool), 2, 2)
+    labels = token_labels(np.eye(8, dtype=bool), 2, 2)
     for bank, features in ((labels, None), (None, mask.numpy())):
         with pytest.raises(LabelLeak, match="score 'token_norm'"):
             raw_maps("token_norm", 3, False, bank, features)
