@@ -48,6 +48,7 @@ DECIDING = "elsewhere"
 SHOWN = ("recommended", "density", *BASELINES)
 RECORDED = ("recommended", "density")  # whose maps are kept; the baselines' numbers stand in the report
 SOURCES = tuple(dict.fromkeys(RECIPE_COHORTS.values()))
+ROUNDING = 1e-4  # a difference below it is another machine's float32, not another score
 DEFECTS = {
     "other_backbone": "bank_fits",
     "shuffled_masks": "lower_bound_beats_threshold",
@@ -334,7 +335,7 @@ def decide(
     checks = checks | {"lower_bound_beats_threshold": bool(low > threshold)}
     for name in (name for name in measured.values if "_gain." in name):
         below, above = measured.interval(name)
-        word = "wins" if below > 0 else "loses" if above < 0 else "undecided"
+        word = "wins" if below > ROUNDING else "loses" if above < -ROUNDING else "undecided"
         checks[name.replace("_gain", "").replace("_minus_", "_against_")] = word
     if measured.n[0] < FEW_UNITS or not same_backbone:
         return "NO-VERDICT", checks
