@@ -2,7 +2,8 @@
 
 Four ways to score the same pictures (``WAYS``). *Elsewhere* decides: its recipes were chosen on one other cohort alone,
 and where two could give them, the one that does worse counts. *Carried* and *foreign* keep the cohort's own recipe and
-change the bank alone; of *foreign*, the control, one expects that it fails.
+change the bank alone; of *foreign*, the control, one expects that it fails. The recommended score is the direction
+itself: the label-free alarm, which lets membership A stand in for it in gate 1, has no say here.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ class Source:
 
     Attributes:
         cohort: its name. recipes: scorer → recipe. data_fingerprint: of the data that chose them.
-        backbone: on which they were chosen.
+        weights_sha256: of the backbone on which they were chosen.
     """
 
     cohort: str
     recipes: dict[str, Recipe]
     data_fingerprint: str
-    backbone: str
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,14 @@ def run_gate5(
     opened = limited(opened, limit_units) if limit_units else opened
     bound = binding(opened, vit)
     plan, locked = (fixed_plan, True) if fixed_plan else plan_for(opened, split, extracting, bound, need_lock)
-    own = Source(opened.name, plan.recipes, bound["data_fingerprint"], vit.name)
+    own = Source(opened.name, plan.recipes, bound["data_fingerprint"], vit.weights_sha256)
     sources = [own] if defect == "own_recipe" else [source(name, vit) for name in SOURCES if name != opened.name]
     pairs, cases = evaluated_pairs(opened, split, extracting)
     pictures = pairs[0][1] if len(pairs) == 1 else extracting(cases)  # of all folds, in their order
     elsewhere = extracting
     if defect == "other_backbone":
         elsewhere = Extractor(load_backbone(f"random:{_TIMM}", vit.picture_size), precision, cache, progress)
-    banks, blank = banks_elsewhere(opened, pictures, elsewhere, limit_units)
+    banks, blank = banks_elsewhere(opened, pictures, elsewhere, limit_units, need_all=need_lock)
     ways: dict[str, tuple[dict[str, Recipe], list]] = {"refitted": (plan.recipes, pairs)}
     ways |= {f"recipe_of_{one.cohort}": (one.recipes, pairs) for one in sources}
     misfits = []
@@ -171,11 +172,11 @@ def run_gate5(
             ours, theirs = f"{kind}.recommended.{DECIDING}", f"{kind}.{score}.{DECIDING}"
             measured.difference(f"{kind}_gain.recommended_minus_{score}.{DECIDING}", ours, theirs, of=others)
     checks: dict[str, Any] = {
-        "bank_fits": not misfits,
+        "bank_fits": not misfits if banks else "not tried",
         "recipe_chosen_elsewhere": all(_is_other(one, own) for one in sources),
         "plan_locked_before": locked,
     }
-    same_backbone = all(one.backbone == vit.name for one in sources)
+    same_backbone = all(one.weights_sha256 == vit.weights_sha256 for one in sources)
     decision, checks = decide(measured, plan.threshold, checks, same_backbone)
     metrics = others.entries() | measured.entries()
     report = GateReport(
@@ -231,15 +232,18 @@ def source(name: str, vit: FrozenViT) -> Source:
     chosen, _ = bank_choice.recommend(cohorts=(name,))
     here = plan.recipes["recommended"]  # its blocks are at this backbone's depth
     chosen = replace(chosen, block=here.block, extra=(here.extra[0], *chosen.extra[1:]))
-    return Source(name, plan.recipes | {"recommended": chosen}, entry["data_fingerprint"], entry["backbone"])
+    return Source(name, plan.recipes | {"recommended": chosen}, entry["data_fingerprint"], entry["weights_sha256"])
 
 
 def banks_elsewhere(
-    cohort: Cohort, pictures: FeatureSet, extracting: Extractor, limit_units: int | None = None
+    cohort: Cohort, pictures: FeatureSet, extracting: Extractor, limit_units: int | None = None, need_all: bool = False
 ) -> tuple[dict[str, tuple[str, list]], dict[str, str]]:
     """Banks that do not come from the cohort's own split, by way; and why a way has none.
 
     The phantom draws two modalities: each half is scored with the bank of the other, and no other cohort is like it.
+
+    Args:
+        need_all: raise where a bank's data are not there, as recording asks, instead of leaving the way blank.
 
     Returns:
         way → (what feeds the bank, pairs of bank and pictures as ``_scored`` takes them); way → reason.
@@ -254,9 +258,14 @@ def banks_elsewhere(
         if name == cohort.name:
             blank[way] = "the cohort is itself the recipe cohort of its modality"
             continue
+        if name is None:
+            blank[way] = f"no recipe cohort is of the modality {cohort.modality!r}"
+            continue
         try:
             found[way] = (name, [(carried_bank(name, cohort.units, extracting, limit_units), pictures)])
         except CovtokenError as error:
+            if need_all:
+                raise
             blank[way] = str(error)
     return found, blank
 
@@ -310,6 +319,8 @@ def headline(records: Records, scores: RecordedScores | None = None) -> Measured
     for key in ("units", "data_fingerprint", "split", "backbone"):
         if records.header[key] != scores.header[key]:
             raise CovtokenError(f"{cohort}: gate 5's records and gate 1's scores differ in {key}: record both anew")
+    if scores.header.get("recommended_is", "D") != "D":
+        raise CovtokenError(f"{cohort}: in gate 1's scores membership A stands in for the recommended score: no pair")
     maps = {f"{name}.refitted": scores.scores[name] for name in RECORDED} | dict(records.arrays)
     measured = measure(maps, scores.labels, records.header["rows"], records.header["cols"], full=(), image=maps)
     for name in RECORDED:

@@ -37,7 +37,7 @@ def verdict(report: GateReport) -> str:
     p, entry = report.parameters, report.metrics[f"auroc.recommended.{DECIDING}"]
     where = f"{report.cohort} ({', '.join(p['organs']) or 'no organ named'}; {p['modality']})"
     threshold = report.thresholds[f"auroc.recommended.{DECIDING}"]
-    holds = {"GO": "holds", "NO-GO": "does not hold", "NO-VERDICT": "is not decided"}[report.decision]
+    holds = {"GO": "holds", "NO-GO": "does not hold", "NO-VERDICT": "decides nothing"}[report.decision]
     return (
         f"{where}: {report.decision}; the recipe of {p['elsewhere']} {holds}: {cell(entry)}, {entry['n_units']} units, "
         f"against {threshold:.3f}"

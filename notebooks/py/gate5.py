@@ -69,7 +69,7 @@ transfer_heatmap(rows, title="Membership A: the same recipe elsewhere", score="d
 # %% [markdown]
 # ## With intervals, and every baseline
 # Each baseline goes the same ways with its own locked recipe: the first table is this run's, the others are recomputed
-# from recorded maps, which hold the two membership scores.
+# from recorded maps, which hold the recommended score and A.
 
 # %%
 show_gate5.transfer_table(metrics)
