@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -196,6 +198,16 @@ def test_a_condition_gives_a_row_that_the_alarm_is_judged_from(bank, pictures):
     assert row["right"] == (row["failed"] == row["fired"]) and row["units"] == 8 and row["units_scored"] == 5
     assert {name: row[name] for name in ("fired", "reasons", "right", "recommended")} == gate.judged(row, LIMITS)
     assert gate.judged(row, Limits(units_min=9))["fired"]
+
+
+def test_only_the_condition_of_another_size_crosses_sizes(bank, pictures):
+    other = copy.copy(pictures)
+    other.preprocessing = "280 px"
+    recipes = conditions.Recipes(D, A)
+    condition = conditions.Condition("280 px", "size", bank, other, labels_of(pictures))
+    assert np.isfinite(conditions.run_condition(condition, recipes, LIMITS)["auroc_d"])
+    with pytest.raises(CovtokenError, match="preprocessing: the bank's have '', these '280 px'"):
+        conditions.run_condition(replace(condition, kind="fraction"), recipes, LIMITS)
 
 
 def test_noise_follows_from_the_picture_and_stays_in_range():

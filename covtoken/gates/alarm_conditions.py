@@ -92,8 +92,9 @@ def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dic
     The alarm is asked before labels are looked at; it gets the maps that are scored, to save a second fit.
     """
     bank, pictures = condition.bank, condition.pictures
-    ours = score_maps(recipes.direction, bank, pictures)
-    theirs = score_maps(recipes.fallback, bank, pictures)
+    other_size = condition.kind == "size"  # what this condition tries
+    ours = score_maps(recipes.direction, bank, pictures, other_size=other_size)
+    theirs = score_maps(recipes.fallback, bank, pictures, other_size=other_size)
     found = statistics(bank, pictures, recipes.direction, recipes.fallback, ours, theirs)
     alarm = judge(found, limits)
     keep = ~condition.labels.ignore
