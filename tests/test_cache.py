@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -187,7 +186,7 @@ def test_temporaries_of_killed_runs_go_when_their_picture_is_made_again(vit, cac
     killed, running = (path.with_name(f".{path.name}.{name}") for name in ("killed", "running"))
     for left in (killed, running):
         left.write_bytes(b"half")
-    os.utime(killed, (time.time() - 2 * ABANDONED,) * 2)
+    os.utime(killed, (killed.stat().st_mtime - 2 * ABANDONED,) * 2)
     features(cases, vit, [1])
     assert killed.exists(), "nothing is written, so nothing is looked at"
     features(cases, vit, [2])
