@@ -23,7 +23,6 @@ _PUBLIC = {
     "load_splits": "covtoken.data.splits",
     "load_backbone": "covtoken.backbone.weights",
     "FrozenViT": "covtoken.backbone.vit",
-    "TokenGrid": "covtoken.backbone.vit",
     "features": "covtoken.backbone.cache",
     "FeatureSet": "covtoken.backbone.cache",
     "TokenBank": "covtoken.subspace.bank",

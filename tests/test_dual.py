@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covtoken.coverage import dual
 from covtoken.coverage.dual import (
     REPAIRED,
     SLACK,
@@ -284,11 +285,11 @@ def test_seeds_reproduce_and_differ():
     assert not torch.equal(prune("rankme", y, width=WIDTH, seed=2, schedule=short).logits, first.logits)
 
 
-def test_tokens_are_not_changed_and_each_step_is_told():
+def test_tokens_are_not_changed_and_paths_have_a_row_a_step():
     y = tokens(60, 2, 8, 3)
-    before, calls = y.clone(), []
-    found = prune("rankme", y, width=WIDTH, schedule=QUICK, advance=lambda: calls.append(1))
-    assert torch.equal(y, before) and len(calls) == 12 == len(found.k_path)
+    before = y.clone()
+    found = prune("rankme", y, width=WIDTH, schedule=QUICK)
+    assert torch.equal(y, before) and len(found.k_path) == 12 == len(found.mu_path)
     assert prune("rankme", y.float(), width=WIDTH, schedule=QUICK).covered.dtype == torch.float64
 
 
@@ -296,22 +297,39 @@ def denormals_are_kept() -> bool:
     return bool(torch.tensor([1e-310], dtype=torch.float64).mul(0.5).item() > 0)
 
 
-def test_denormals_are_flushed_only_within():
+@pytest.fixture
+def at_each_step(monkeypatch):
+    """Have ``prune`` call a function as it takes the slope of a sampled mask, once a step."""
+
+    def install(call):
+        def observed(name, y, weight=None, **options):
+            if weight is not None and weight.requires_grad:
+                call()
+            return coverage(name, y, weight, **options)
+
+        monkeypatch.setattr(dual, "coverage", observed)
+
+    return install
+
+
+def test_denormals_are_flushed_only_within(at_each_step):
     can_flush, within = torch.set_flush_denormal(False), []
     assert denormals_are_kept()
     y = tokens(61, 1, 6, 3)
-    prune("energy", y, width=WIDTH, schedule=QUICK, advance=lambda: within.append(denormals_are_kept()))
+    at_each_step(lambda: within.append(denormals_are_kept()))
+    prune("energy", y, width=WIDTH, schedule=QUICK)
     assert denormals_are_kept() and within == [not can_flush] * 12
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_denormals_are_kept_again_after_an_error(error):
+def test_denormals_are_kept_again_after_an_error(at_each_step, error):
     def fail():
         raise error("stop")
 
+    at_each_step(fail)
     try:
         with pytest.raises(error):
-            prune("energy", tokens(62, 1, 6, 3), width=WIDTH, schedule=QUICK, advance=fail)
+            prune("energy", tokens(62, 1, 6, 3), width=WIDTH, schedule=QUICK)
         assert denormals_are_kept()
     finally:
         torch.set_flush_denormal(False)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covtoken.economy.keep import RATIOS, budget, kept_counts, kept_tokens, miss_rate, recall, retained
+from covtoken.economy.keep import RATIOS, budget, kept_counts, kept_tokens, recall, retained
 from covtoken.errors import CovtokenError
 
 
@@ -164,7 +164,6 @@ def test_what_the_kept_tokens_hold_of_the_lesions():
     sizes = np.array([len(one.tokens) for one in lesions])
     assert counts.tolist() == [2, 1, 2, 1, 0, 1] and counts.dtype == np.int64
     assert retained(counts, sizes).tolist() == [True, False, True, True, False, True]  # half is enough, a third is not
-    assert miss_rate(counts, sizes) == pytest.approx(2 / 6)
     assert recall(counts, sizes) == pytest.approx(7 / 15)
 
 
@@ -178,10 +177,10 @@ def test_exactly_half_is_retained():
 def test_no_lesions_are_not_a_number():
     none = kept_counts(np.ones((2, 3), bool), [])
     assert none.shape == (0,) and none.dtype == np.int64
-    assert math.isnan(miss_rate(none, none)) and math.isnan(recall(none, none))
+    assert retained(none, none).shape == (0,) and math.isnan(recall(none, none))
 
 
-def test_keeping_all_misses_nothing_and_keeping_none_all():
+def test_keeping_all_retains_all_and_keeping_none_nothing():
     sizes = np.array([1, 2, 30])
-    assert (miss_rate(sizes, sizes), recall(sizes, sizes)) == (0, 1)
-    assert (miss_rate(0 * sizes, sizes), recall(0 * sizes, sizes)) == (1, 0)
+    assert retained(sizes, sizes).all() and recall(sizes, sizes) == 1
+    assert not retained(0 * sizes, sizes).any() and recall(0 * sizes, sizes) == 0

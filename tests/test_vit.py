@@ -49,7 +49,7 @@ def test_tokens_equal_timm(vit):
     torch.testing.assert_close(ours.tokens[vit.n_blocks], streams[1])
     torch.testing.assert_close(ours.tokens["norm"], vit.model.forward_features(images)[:, prefix:])
     torch.testing.assert_close(ours.tokens["norm"], final[:, prefix:])
-    assert ours.grid(2).tokens.shape == (3, vit.rows * vit.cols, vit.dim)
+    assert ours.tokens[2].shape == (3, vit.rows * vit.cols, vit.dim)
     assert list(ours.tokens) == [2, vit.n_blocks, "norm"]
 
 

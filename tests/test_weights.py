@@ -53,7 +53,8 @@ def test_every_block_agrees_with_onnx_runtime(embedded_vit, onnx_outputs):
         ours = extraction.tokens[block].numpy()
         error = np.linalg.norm(ours - reference[:, 1:]) / np.linalg.norm(reference[:, 1:])
         assert error < 2e-4, f"block {block}: relative error {error:.2e}"
-    head = embedded_vit.saliency_head.importance(extraction.tokens["norm"], 16, 16, (224, 224))
+    logits = embedded_vit.saliency_head(extraction.tokens["norm"], 16, 16)
+    head = torch.nn.functional.interpolate(logits, size=(224, 224), mode="bilinear", align_corners=False).sigmoid()
     np.testing.assert_allclose(head.numpy(), importance, atol=2e-4)
     patches = streams[-1][:, :, 0, 1:]
     attention = (patches / patches.sum(axis=-1, keepdims=True)).mean(axis=1)  # over the patch keys, head by head

@@ -37,8 +37,3 @@ class SaliencyHead(nn.Module):
         Before the sigmoid, because a mean of logits keeps the order where the sigmoid saturates.
         """
         return F.avg_pool2d(self(tokens, rows, cols), self.upscale).flatten(1)
-
-    def importance(self, tokens: Tensor, rows: int, cols: int, size: tuple[int, int]) -> Tensor:
-        """The published output: [N, T, D] → [N, 1, *size] in 0…1 (bilinear resize, then sigmoid)."""
-        logits = self(tokens, rows, cols)
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).sigmoid()

@@ -32,36 +32,19 @@ MAX_TOKENS = 128 * 128
 """Patches of the largest picture: one head's attention among so many takes 1 GiB."""
 
 
-@dataclass(frozen=True)
-class TokenGrid:
-    """Patch tokens of one block, [N, T, D] float32, row-major on (rows, cols); CLS and registers are split off."""
-
-    tokens: Tensor
-    rows: int
-    cols: int
-    block: Block
-
-    def __post_init__(self) -> None:
-        if self.tokens.ndim != 3 or self.tokens.shape[1] != self.rows * self.cols:
-            raise CovtokenError(
-                f"tokens of block {self.block}: expected [N, {self.rows * self.cols}, D] "
-                f"for {self.rows} × {self.cols} patches, got {list(self.tokens.shape)}"
-            )
-
-
 @dataclass
 class Extraction:
-    """What one pass gave. tokens: [N, T, D] by block; attention: [N, T] by block; saliency: [N, T] logits."""
+    """What one pass gave; tokens are patch tokens alone, float32, row-major on (rows, cols).
+
+    Attributes:
+        tokens: [N, T, D] by block. attention: [N, T] by block. saliency: [N, T] logits, or None.
+    """
 
     tokens: dict[Block, Tensor]
     attention: dict[int, Tensor]
     saliency: Tensor | None
     rows: int
     cols: int
-
-    def grid(self, block: Block) -> TokenGrid:
-        """The tokens of one asked block as a TokenGrid."""
-        return TokenGrid(self.tokens[block], self.rows, self.cols, block)
 
 
 @dataclass

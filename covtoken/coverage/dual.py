@@ -8,7 +8,7 @@ result that rests on the first alone could be a bad optimiser, not a bad objecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -112,15 +112,13 @@ def prune(
     slack: float = SLACK,
     seed: int | Sequence[int] = 0,
     schedule: Schedule = SPECIFIED,
-    advance: Callable[[], None] | None = None,
 ) -> Pruned:
     """Run the constrained pruner on every picture at once.
 
     Args:
         name: of the coverage functional. y: [B, T, r] projected tokens. width: D of the unprojected tokens.
         slack: δ as a share of C*, in [0, 1). seed: of the mask's noise, one a picture (one number: the same noise in
-            all), so that a picture's result does not depend on its neighbours in the batch. advance: called after each
-            step (progress bars).
+            all), so that a picture's result does not depend on its neighbours in the batch.
 
     Raises:
         CovtokenError: tokens of another shape, NaN, a slack outside [0, 1).
@@ -162,8 +160,6 @@ def prune(
             mu = (mu + schedule.mu_rate * excess).clamp(0, schedule.mu_cap)
             mu_path.append(mu)
             k_path.append(mask.detach().sum(1))
-            if advance is not None:
-                advance()
     finally:
         torch.set_flush_denormal(False)
     mask = logits > 0

@@ -7,7 +7,6 @@ optimises? Energy needs none of them: its best set of k tokens are the k largest
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from covtoken.coverage.functionals import CODING_EPSILON, coverage, set_coverage
 from covtoken.errors import CovtokenError
 
 CANDIDATES, SWAPS = 64, 256
-LARGEST_EXHAUSTIVE = 16
 SPENT = 1e-9  # of the largest squared norm: what is left of a token that the chosen ones already span
 
 
@@ -147,15 +145,6 @@ def repaired(name: str, y: Tensor, mask: Tensor, least: Tensor, *, width: int) -
             best = slope.masked_fill(mask[active], -torch.inf).argmax(dim=1)
             mask[active, best] = True
     return mask
-
-
-def exhaustive(name: str, y: Tensor, k: int, *, width: int) -> Tensor:
-    """The set of k tokens that maximises a functional, int [k], by trying all; y: [T, r] with T ≤ 16."""
-    if len(y) > LARGEST_EXHAUSTIVE:
-        raise CovtokenError(f"{len(y)} tokens: all sets are tried for at most {LARGEST_EXHAUSTIVE}; use greedy")
-    _check_k(k, len(y))
-    sets = torch.tensor(list(combinations(range(len(y)), k)))
-    return sets[set_coverage(name, y, sets, width=width).argmax()]
 
 
 def _check_k(k: int, n_tokens: int) -> None:

@@ -83,11 +83,6 @@ def retained(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.asarray(counts) >= RETAINED * np.asarray(sizes)
 
 
-def miss_rate(counts: np.ndarray, sizes: np.ndarray) -> float:
-    """1 − retained share of lesions, pooled over lesions; NaN for none."""
-    return float(1 - retained(counts, sizes).mean()) if len(counts) else float("nan")
-
-
 def recall(counts: np.ndarray, sizes: np.ndarray) -> float:
     """Kept share of lesion tokens, pooled; NaN for none."""
     total = np.asarray(sizes).sum()

@@ -67,15 +67,6 @@ def froc(maps: np.ndarray, labels, fp_rates: Sequence[float] = (1, 4)) -> dict[f
     return points
 
 
-def births(scores: np.ndarray, lesion: np.ndarray, ignore: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Births of one picture's components: (scores [B], is a false positive [B], plateau [T] int, 0 = no birth).
-
-    A birth is a connected plateau of equal scores that no neighbour exceeds.
-    """
-    top, tied = _peaks(scores[None])
-    return _births(scores, top[0], tied[0], lesion, ignore)
-
-
 def _peaks(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens [N, rows, cols] no neighbour exceeds, and which have a neighbour of equal score."""
     top = maximum_filter(maps, size=(1, 3, 3), mode="nearest") == maps
@@ -91,6 +82,10 @@ def _peaks(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _births(scores, top, tied, lesion, ignore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Births of one picture's components: (scores [B], is a false positive [B], plateau [T] int, 0 = no birth).
+
+    A birth is a connected plateau of equal scores that no neighbour exceeds.
+    """
     single = top & ~tied  # a token without an equal neighbour is its own plateau: the common case
     count = int(single.sum())
     plateau = np.zeros(scores.shape, dtype=np.int64)

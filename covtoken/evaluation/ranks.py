@@ -1,4 +1,4 @@
-"""Rank correlation within groups (images), its permutation p-value, Holm's correction and paired differences.
+"""Rank correlation within groups (images), its permutation p-value, and Holm's correction.
 
 A coverage value and a recall are comparable only inside one picture, so ρ is taken there and averaged, and the null
 hypothesis is made there too: values are shuffled within each picture, never across (book/method.md).
@@ -13,9 +13,6 @@ import numpy as np
 from scipy.stats import rankdata
 
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.stats import mean_draws
-
-ALTERNATIVES = ("two-sided", "greater", "less")
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class GroupedSpearman:
         rho: mean over the groups where it is defined; NaN if there is none.
         p: permutation p-value of that mean; NaN likewise.
         by_group: [G] ρ of each group, in the order of ``groups``; NaN where x or y is constant. With the group's unit
-            it goes into ``stats.mean_draws`` for an interval, and into ``paired_difference``.
+            it goes into ``stats.mean_draws`` for an interval.
         groups: [G] sorted group names.
         n_constant: groups left out since x or y does not vary in them.
         n_permutations: drawn.
@@ -39,11 +36,6 @@ class GroupedSpearman:
     n_constant: int
     n_permutations: int
 
-    @property
-    def n_groups(self) -> int:
-        """Groups that count in ``rho``."""
-        return len(self.groups) - self.n_constant
-
 
 def grouped_spearman(
     x: np.ndarray,
@@ -52,7 +44,6 @@ def grouped_spearman(
     *,
     n_permutations: int = 5000,
     seed: int = 0,
-    alternative: str = "two-sided",
 ) -> GroupedSpearman:
     """Spearman's ρ between x and y inside each group, averaged over groups, with a within-group permutation test.
 
@@ -60,17 +51,14 @@ def grouped_spearman(
         x, y: [n] values; ties get midranks. group: [n] names of any sortable kind.
         n_permutations: 0 leaves p NaN.
         seed: of the permutations; one seed gives one p.
-        alternative: ``"two-sided"`` (|ρ| as large), ``"greater"`` or ``"less"``.
 
     Returns:
-        p = (b + 1) / (n + 1), b of n permutations at least as extreme as the data (Phipson and Smyth 2010).
+        p = (b + 1) / (n + 1), b of n permutations with |ρ| at least the data's (Phipson and Smyth 2010).
 
     Raises:
-        CovtokenError: other shapes, NaN, no value, an unknown alternative.
+        CovtokenError: other shapes, NaN, no value, fewer than 0 permutations.
     """
     x, y, group = _checked(x, y, group)
-    if alternative not in ALTERNATIVES:
-        raise CovtokenError(f"alternative {alternative!r}: expected one of {', '.join(ALTERNATIVES)}")
     if n_permutations < 0:
         raise CovtokenError(f"{n_permutations} permutations: expected 0 or more")
     groups, member = np.unique(group, return_inverse=True)
@@ -85,10 +73,8 @@ def grouped_spearman(
     p = float("nan")
     if n_permutations:
         null = _null_means(varied, n_permutations, np.random.default_rng(seed))
-        sign = {"greater": 1, "less": -1}.get(alternative)
-        observed, drawn = (abs(rho), np.abs(null)) if sign is None else (sign * rho, sign * null)
         # Equal arrangements must count as equal, whatever the order in which their products were summed.
-        p = float((np.count_nonzero(drawn >= observed - 1e-10) + 1) / (n_permutations + 1))
+        p = float((np.count_nonzero(np.abs(null) >= abs(rho) - 1e-10) + 1) / (n_permutations + 1))
     return GroupedSpearman(rho, p, by_group, groups, len(groups) - len(varied), n_permutations)
 
 
@@ -112,26 +98,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     adjusted = np.empty_like(p)
     adjusted[order] = stepped
     return dict(zip(p_values, adjusted.tolist()))
-
-
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray
-) -> tuple[float, np.ndarray, int]:
-    """mean(a − b) over the items that have both, its bootstrap draws over units, and how many items those are.
-
-    ``Measured.difference`` subtracts two means; where items are undefined for one score but not for the other (an image
-    of constant coverage), those means are over different images, and this is the difference over the same ones.
-
-    Args:
-        a, b: [n] per item (image), NaN where undefined. unit: int [n]. weights: [draws, U] from ``stats.unit_draws``.
-    """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise CovtokenError(f"paired_difference: expected two arrays of one length, got {a.shape} and {b.shape}")
-    difference = a - b
-    n = int(np.count_nonzero(~np.isnan(difference)))
-    value = float(np.nanmean(difference)) if n else float("nan")
-    return value, mean_draws(difference, unit, weights), n
 
 
 def _unit_ranks(values: np.ndarray) -> np.ndarray | None:

@@ -148,43 +148,31 @@ def mean_draws(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.
 
 @dataclass(frozen=True)
 class DeLong:
-    """AUROC with DeLong's standard error; the ``_b`` and ``difference`` fields are None for a single score."""
+    """AUROC of a score with DeLong's standard error."""
 
     auroc: float
     se: float
-    auroc_b: float | None = None
-    difference: float | None = None
-    se_difference: float | None = None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The normal interval of the AUROC, or of the difference a − b where two scores were given."""
-        centre, se = (self.auroc, self.se) if self.difference is None else (self.difference, self.se_difference)
-        half = float(norm.ppf((1 + level) / 2)) * se
-        return centre - half, centre + half
+        """The normal interval of the AUROC."""
+        half = float(norm.ppf((1 + level) / 2)) * self.se
+        return self.auroc - half, self.auroc + half
 
 
-def delong(scores_a, positive, scores_b=None) -> DeLong:
-    """DeLong's variance by midranks in float64 (Sun and Xu 2014), and of a paired difference where b is given.
+def delong(scores, positive) -> DeLong:
+    """DeLong's variance by midranks in float64 (Sun and Xu 2014).
 
     It takes tokens for independent, which tokens of one patient are not: its error comes out too small, and the gates
     decide on ``UnitWins`` instead. Raises CovtokenError with fewer than two tokens in a class.
     """
-    flat = [_flat(s, positive, None, None) for s in ([scores_a] if scores_b is None else [scores_a, scores_b])]
-    labels = flat[0][1]
+    scores, labels, _ = _flat(scores, positive, None, None)
     p, n = int(labels.sum()), int((~labels).sum())
     if p < 2 or n < 2:
         raise CovtokenError(f"DeLong needs two positives and two negatives, got {p} and {n}")
-    v10, v01 = [], []  # placements of each positive among the negatives, and the reverse
-    for scores, _, _ in flat:
-        ranks = rankdata(scores)
-        v10.append((ranks[labels] - rankdata(scores[labels])) / n)
-        v01.append(1 - (ranks[~labels] - rankdata(scores[~labels])) / p)
-    areas = [float(v.mean()) for v in v10]
-    covariance = np.atleast_2d(np.cov(np.stack(v10)) / p + np.cov(np.stack(v01)) / n)
-    if scores_b is None:
-        return DeLong(areas[0], float(np.sqrt(covariance[0, 0])))
-    variance = max(float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]), 0.0)
-    return DeLong(areas[0], float(np.sqrt(covariance[0, 0])), areas[1], areas[0] - areas[1], float(np.sqrt(variance)))
+    ranks = rankdata(scores)
+    v10 = (ranks[labels] - rankdata(scores[labels])) / n  # placements of each positive among the negatives
+    v01 = 1 - (ranks[~labels] - rankdata(scores[~labels])) / p  # and the reverse
+    return DeLong(float(v10.mean()), float(np.sqrt(v10.var(ddof=1) / p + v01.var(ddof=1) / n)))
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

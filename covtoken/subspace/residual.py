@@ -26,27 +26,23 @@ class ResidualSubspace:
     Attributes:
         bank: the reference. mean: [D] float64, of the bank's tokens.
         basis: [D, rank] float64, orthonormal: U, the normal directions, widest first.
-        variances: [rank] float64, of the bank along them (÷ n, squared units of the tokens).
-        tau: the quantile of the bank's own residuals (0.9 here) above which a token is called a member.
     """
 
     bank: TokenBank
     mean: torch.Tensor = field(repr=False)
     basis: torch.Tensor = field(repr=False)
-    variances: torch.Tensor = field(repr=False)
-    tau: float
 
     @classmethod
-    def fit(cls, bank: TokenBank, rank: int = RANK, quantile: float = 0.9) -> ResidualSubspace:
-        """The top ``rank`` principal directions of the bank, and the quantile of what they leave over.
+    def fit(cls, bank: TokenBank, rank: int = RANK) -> ResidualSubspace:
+        """Take the top ``rank`` principal directions of the bank.
 
         Unlike A, B leaves no unit out: a token moves a mean and a covariance of thousands only a little. Pictures that
         are scored should still be others than the bank's.
 
         Raises:
             LabelLeak: something like a label was handed in.
-            CovtokenError: a rank that leaves nothing over (D or more, or all that n tokens span), a quantile outside
-                [0, 1], tokens that are NaN or infinite.
+            CovtokenError: a rank that leaves nothing over (D or more, or all that n tokens span), tokens that are
+                NaN or infinite.
         """
         need_bank("the residual subspace", bank)
         refuse_label_arrays("the residual subspace", bank, bank.tokens)
@@ -56,17 +52,12 @@ class ResidualSubspace:
             raise CovtokenError(
                 f"rank must lie in 1 … {most}, got {rank}: {n} tokens of width {width} have residuals only below that"
             )
-        if not 0 <= quantile <= 1:
-            raise CovtokenError(f"quantile must lie in [0, 1], got {quantile}: it is the share of bank tokens below τ")
         with construction("the residual subspace"):
             mean, covariance = _moments(bank.tokens)
             if not torch.isfinite(covariance).all():
                 raise CovtokenError("the bank holds NaN or infinite tokens: build it again from sound features")
-            values, vectors = torch.linalg.eigh(covariance)
-            basis = vectors.flip(1)[:, :rank].contiguous()
-            left = _residual(bank.tokens, mean, basis)
-            tau = torch.quantile(left, quantile).item()
-        return cls(bank, mean, basis, values.flip(0)[:rank].clamp_min(0), tau)
+            basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :rank].contiguous()
+        return cls(bank, mean, basis)
 
     def score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Membership [...] of tokens [..., D]: ‖(I − UUᵀ)(z − mean)‖, float32, where the tokens lie."""
@@ -75,10 +66,6 @@ class ResidualSubspace:
         mean, basis = self.mean.to(tokens.device), self.basis.to(tokens.device)
         flat = _residual(tokens.reshape(-1, tokens.shape[-1]), mean, basis)
         return flat.to(torch.float32).reshape(tokens.shape[:-1])
-
-    def projector(self) -> torch.Tensor:
-        """P_L = I − UUᵀ [D, D] float32: off the normal directions, for tokens centred by ``mean``."""
-        return (torch.eye(len(self.mean), dtype=torch.float64) - self.basis @ self.basis.T).float()
 
 
 def _moments(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

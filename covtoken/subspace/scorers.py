@@ -61,14 +61,13 @@ class Scorer:
     """A score by name.
 
     Attributes:
-        label: for tables. needs: what features must carry, of ``tokens``, ``attention``, ``saliency``, ``pictures``,
-            and ``bank`` where the score is fitted on the bank's pictures.
+        needs: what features must carry, of ``tokens``, ``attention``, ``saliency``, ``pictures``, and ``bank`` where
+            the score is fitted on the bank's pictures.
         maps: (block, pooled, bank_features, features, seed, extra) -> [N, T]; see ``raw_maps``.
         grid: n_blocks -> list of {block, pooled[, sign, extra]} that may be chosen; σ is added to each by ``choices``.
     """
 
     name: str
-    label: str
     needs: frozenset[str]
     maps: Callable[..., np.ndarray]
     grid: Callable[[int], list[dict]]
@@ -330,65 +329,29 @@ def _in_organ_places(n_blocks: int) -> list[dict]:
     return [{"block": b, "pooled": False, "extra": (student, w)} for b in blocks for w in STUDENT_WEIGHTS]
 
 
-def _scorer(name: str, label: str, needs: str, maps, grid) -> tuple[str, Scorer]:
-    return name, Scorer(name, label, frozenset(needs.split()), maps, grid)
+def _scorer(name: str, needs: str, maps, grid) -> tuple[str, Scorer]:
+    return name, Scorer(name, frozenset(needs.split()), maps, grid)
 
 
 SCORERS: dict[str, Scorer] = dict(
     [
-        _scorer("density", "A, density", "tokens bank", _density, _middle),
-        _scorer("residual", "B, residual", "tokens bank", _residual, _middle),
-        _scorer("rarity", "N, rarity at second order", "tokens bank", _rarity, _middle),
-        _scorer("direction", "D, distilled direction", "tokens bank", _direction, _directions),
-        _scorer(
-            "direction_without_head",
-            "D without what the saliency head says",
-            "tokens bank saliency",
-            _direction_without_head,
-            _directions,
-        ),
-        _scorer("centre_prior", "centre prior", "", _map_like(_centre_prior), _blockless),
-        _scorer(
-            "attention",
-            "CLS attention, best block",
-            "attention",
-            _attention,
-            _middle_to_last,
-        ),
-        _scorer(
-            "attention_last",
-            "CLS attention, last block",
-            "attention",
-            _attention,
-            _last,
-        ),
-        _scorer("token_norm", "token norm", "tokens", _token_norm, _middle),
-        _scorer("token_norm_centred", "token norm, centred", "tokens bank", _token_norm_centred, _middle),
-        _scorer(
-            "intensity",
-            "patch intensity",
-            "pictures",
-            _map_like(lambda block, features, seed: features.intensity()),
-            _both_signs,
-        ),
-        _scorer(
-            "variance",
-            "patch variance",
-            "pictures",
-            _map_like(lambda block, features, seed: features.variance()),
-            _blockless,
-        ),
-        _scorer("patchcore", "PatchCore-style", "tokens bank", _patchcore, _pairs),
-        _scorer("random", "random", "", _map_like(_random), _blockless),
-        _scorer(
-            "saliency_head",
-            "the model's saliency head",
-            "saliency",
-            _map_like(lambda block, features, seed: features.saliency()),
-            _blockless,
-        ),
-        _scorer("head_student", "student of the saliency head", "tokens bank saliency", _head_student, _from_a_third),
-        _scorer("in_organ", "O, inside an organ", "tokens bank saliency", _in_organ, _in_organ_places),
+        _scorer("density", "tokens bank", _density, _middle),
+        _scorer("residual", "tokens bank", _residual, _middle),
+        _scorer("rarity", "tokens bank", _rarity, _middle),
+        _scorer("direction", "tokens bank", _direction, _directions),
+        _scorer("direction_without_head", "tokens bank saliency", _direction_without_head, _directions),
+        _scorer("centre_prior", "", _map_like(_centre_prior), _blockless),
+        _scorer("attention", "attention", _attention, _middle_to_last),
+        _scorer("attention_last", "attention", _attention, _last),
+        _scorer("token_norm", "tokens", _token_norm, _middle),
+        _scorer("token_norm_centred", "tokens bank", _token_norm_centred, _middle),
+        _scorer("intensity", "pictures", _map_like(lambda block, features, seed: features.intensity()), _both_signs),
+        _scorer("variance", "pictures", _map_like(lambda block, features, seed: features.variance()), _blockless),
+        _scorer("patchcore", "tokens bank", _patchcore, _pairs),
+        _scorer("random", "", _map_like(_random), _blockless),
+        _scorer("saliency_head", "saliency", _map_like(lambda block, features, seed: features.saliency()), _blockless),
+        _scorer("head_student", "tokens bank saliency", _head_student, _from_a_third),
+        _scorer("in_organ", "tokens bank saliency", _in_organ, _in_organ_places),
     ]
 )
 
