@@ -36,7 +36,7 @@ def test_sparsity_leaves_the_own_unit_out(bank):
 
 def test_projector_is_onto_the_principal_directions_of_sparse_tokens(bank):
     fitted = DensitySubspace.fit(bank, k=5, alpha=0.1, rank=3)
-    p = fitted.projector()
+    p = fitted.directions @ fitted.directions.T
     torch.testing.assert_close(p @ p, p, atol=1e-5, rtol=0)
     assert p.trace().item() == pytest.approx(3, abs=1e-5)
     sparse = bank.tokens[fitted.sparsity.argsort(descending=True)[:30]] - bank.tokens.mean(0)

@@ -23,6 +23,7 @@ from covtoken.data.masks import one_mark, read_marked, warn_of_full
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
+LABEL_THRESHOLD = 0.25  # share of a patch that lesion must cover for its token to be lesion
 TOUCHED = 1e-9  # share of a patch below which rounding, not lesion, is at work
 
 
@@ -80,7 +81,7 @@ def token_labels(
     mask: np.ndarray,
     rows: int,
     cols: int,
-    threshold: float = 0.25,
+    threshold: float = LABEL_THRESHOLD,
     spacing_mm: tuple[float, float] | None = None,
     picture: int = 0,
 ) -> TokenLabels:
@@ -137,7 +138,7 @@ def label(
     cohort: Cohort,
     rows: int,
     cols: int,
-    threshold: float = 0.25,
+    threshold: float = LABEL_THRESHOLD,
 ) -> SplitLabels:
     """Label the cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time.
 

@@ -24,6 +24,7 @@ from covtoken.subspace.bank_file import content_digest, read_tensors, write_tens
 from covtoken.subspace.pooling import pool3x3
 
 KEY = "covtoken-v1"  # never changed: another key is another bank
+REFERENCE_SIZE = 12_000  # tokens
 CHUNK = 64  # pictures held at a time
 SAVE_EVERY = 512  # pictures between two saves of an interrupted build
 
@@ -62,7 +63,13 @@ class TokenBank:
 
 
 def build_bank(
-    features, block, size: int = 12_000, pooled: bool = False, key: str = KEY, target=None, progress: bool = False
+    features,
+    block,
+    size: int = REFERENCE_SIZE,
+    pooled: bool = False,
+    key: str = KEY,
+    target=None,
+    progress: bool = False,
 ) -> TokenBank:
     """The reference tokens of one block, streamed: memory holds the bank and one chunk of pictures.
 

@@ -13,6 +13,8 @@ from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.bank import TokenBank, need_bank
 from covtoken.subspace.neighbors import mean_distance
 
+K_NEIGHBOURS = 10  # reference tokens whose distances a sparsity averages
+
 
 @dataclass(frozen=True)
 class DensitySubspace:
@@ -32,7 +34,7 @@ class DensitySubspace:
     directions: torch.Tensor = field(repr=False)
 
     @classmethod
-    def fit(cls, bank: TokenBank, k: int = 10, alpha: float = 0.1, rank: int = 64) -> DensitySubspace:
+    def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, alpha: float = 0.1, rank: int = 64) -> DensitySubspace:
         """Sparsity of the bank itself, then the principal directions of its sparsest ⌈αn⌉ tokens.
 
         Directions are taken about the *bank* mean, not the mean of the sparse tokens: how the sparse tokens as a group
@@ -64,12 +66,8 @@ class DensitySubspace:
         """
         return sparsity(tokens, self.bank, units, self.k)
 
-    def projector(self) -> torch.Tensor:
-        """P_L [D, D]: onto the lesion subspace, for tokens centred by ``mean``."""
-        return self.directions @ self.directions.T
 
-
-def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = 10) -> torch.Tensor:
+def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = K_NEIGHBOURS) -> torch.Tensor:
     """Mean Euclidean distance [...] of tokens [..., D] to their k nearest reference tokens, own units left out.
 
     Args:

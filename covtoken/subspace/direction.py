@@ -28,8 +28,9 @@ from scipy.stats import rankdata
 
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.bank import KEY, build_bank, check_fits, need_features, origin
+from covtoken.subspace.bank import KEY, REFERENCE_SIZE, build_bank, check_fits, need_features, origin
 from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
+from covtoken.subspace.density import K_NEIGHBOURS
 from covtoken.subspace.pooling import pool3x3
 from covtoken.subspace.rarity import NEIGHBOURS, RaritySubspace
 from covtoken.subspace.ridge import Moments, explained, solve
@@ -136,8 +137,8 @@ def fit_many(
     ridge: float = 1.0,
     rounds: int = 0,
     inside: float = 0.0,
-    size: int = 12_000,
-    k: int = 10,
+    size: int = REFERENCE_SIZE,
+    k: int = K_NEIGHBOURS,
     neighbours: int = NEIGHBOURS,
     key: str = KEY,
     progress: bool = False,
@@ -173,8 +174,8 @@ def fit_many(
 def target_reference(
     features,
     target_block,
-    size: int = 12_000,
-    k: int = 10,
+    size: int = REFERENCE_SIZE,
+    k: int = K_NEIGHBOURS,
     neighbours: int = NEIGHBOURS,
     key: str = KEY,
     progress=False,

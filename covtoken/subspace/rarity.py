@@ -13,7 +13,7 @@ import torch
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.bank import TokenBank, need_bank
-from covtoken.subspace.density import own_units
+from covtoken.subspace.density import K_NEIGHBOURS, own_units
 from covtoken.subspace.neighbors import mean_distance, nearest
 
 NEIGHBOURS = 30
@@ -35,7 +35,7 @@ class RaritySubspace:
     sparsity: torch.Tensor = field(repr=False)
 
     @classmethod
-    def fit(cls, bank: TokenBank, k: int = 10, neighbours: int = NEIGHBOURS) -> RaritySubspace:
+    def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, neighbours: int = NEIGHBOURS) -> RaritySubspace:
         """The sparsity of the bank itself; no direction is needed.
 
         Raises:
