@@ -75,7 +75,8 @@ def construction(what: str) -> Iterator[None]:
     with _lock:
         _install_hook()
         still_open = _files.held_open()
-        if still_open and gc.collect() is not None:  # a reader in a reference cycle holds its file until then
+        if still_open:
+            gc.collect()  # a reader in a reference cycle holds its file until then
             still_open = _files.held_open()
         if still_open:
             raise LabelLeak(
