@@ -59,16 +59,9 @@ def gate(
     from covtoken import terminal
     from covtoken.gates import runs
 
-    settings = {"cohort": cohort, "backbone": backbone, "data": data, "weights": weights, "name": name}
-    if number == "0":  # looks at every split, compares precisions itself
-        report, path = runs.run_and_write_gate0(record=record, **settings)
-    else:
-        settings |= {"split": split, "precision": precision}
-        if number == "1":
-            run, path = runs.run_and_write(1, record=record, **settings)
-        else:
-            run, path = runs.run_and_write_budget(number, record=record, **settings)
-        report = run.report
+    inputs = {"backbone": backbone, "data": data, "weights": weights, "name": name}
+    run, path = runs.run_and_write(number, cohort, split, record=record, precision=precision, **inputs)
+    report = run.report
     if full:
         console.print(terminal.full_table(report))
         for check, outcome in sorted(report.checks.items()):
@@ -90,16 +83,12 @@ def lock(
     reason: ReasonOption = "",
 ) -> None:
     """Lock a gate's threshold (gate 1: and recipes), or its headline numbers with their measured tolerance."""
-    from covtoken.gates import headlines, lock_gate1, thresholds
+    from covtoken.gates import headlines, thresholds
 
     if what == "thresholds":
         if gate not in ("1", *thresholds.LOCKED):
             raise CovtokenError(f"gate {gate}: gates 1, 2 and 3 have thresholds to lock, the others were fixed before")
-        changes = (
-            lock_gate1.lock_thresholds(cohort, reason)
-            if gate == "1"
-            else thresholds.lock_threshold(cohort, gate, reason)
-        )
+        changes = thresholds.lock_threshold(cohort, gate, reason)
     elif what == "headline":
         changes = headlines.lock_headlines(cohort, gate, reason)
     else:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.evaluation.labels import Lesion, SplitLabels
-from covtoken.gates.lesion_pictures import LesionPictures, shuffled_masks
+from covtoken.gates.lesion_pictures import LesionPictures
 from covtoken.gates.plan import Plan
+from covtoken.gates.scoring import shuffled_masks
+from covtoken.gates.setting import Setting
 from covtoken.subspace.scorers import Recipe
 
 ROWS, DIM, RANK = 8, 12, 10
@@ -37,16 +40,16 @@ def lesion_pictures(n=60, seed=0, alike=0.3, mixed=False, split="test") -> Lesio
     maps |= {name: rng.normal(size=distance.shape) for name in SIMPLE}
     maps["attention_best"] = maps["attention_best"] + 0.8 * lesion
     recipes = {name: Recipe(name, 9) for name in maps}
-    plan = Plan(recipes, 9, 0.7, "made up", float(np.quantile([one.area for one in lesions], 1 / 3)))
+    cut = float(np.quantile([one.area for one in lesions], 1 / 3))
+    plan = Plan(recipes, 9, 0.7, "made up", cut, locked=True)
     cases = tuple(Case(name, name, "ultrasound", partial_picture) for name in names)
     cohort = Cohort("stub", "ultrasound", cases, {name: MaskRef("empty", key="8x8") for name in names})
-    bound = {"data_fingerprint": "0", "weights_sha256": "0", "method": {}}
+    vit = SimpleNamespace(name="stub", weights_sha256="0", picture_size=8, model=SimpleNamespace(blocks=[object()]))
+    setting = Setting(cohort, split, vit, digests={name: ("0", "0") for name in names})
     centred = torch.from_numpy(tokens).float()
     y = torch.from_numpy(tokens[..., :RANK]).double()
-    got = LesionPictures(
-        cohort, split, "stub", None, plan, True, bound, maps, y, centred, labels, cases, [{"fired": False}]
-    )
-    return replace(got, labels=shuffled_masks(labels)) if mixed else got
+    pictures = LesionPictures(setting, plan, maps, y, centred, labels, cases, [{"fired": False}])
+    return replace(pictures, labels=shuffled_masks(labels)) if mixed else pictures
 
 
 def partial_picture() -> np.ndarray:

@@ -11,18 +11,23 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from stub_features import StubFeatures
 
 from covtoken.backbone.feature_set import FeatureSet
+from covtoken.backbone.weights import load_backbone
 from covtoken.cli import app
+from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates import alarm as gate
 from covtoken.gates import alarm_conditions as conditions
+from covtoken.gates.setting import Setting
 from covtoken.leak_guard import LabelLeak, register_mask_files
 from covtoken.subspace.alarm import Alarm, Limits, backing, check_bank, judge, statistics
 from covtoken.subspace.scorers import Recipe, score_maps
-from tests.stub_features import StubFeatures
 
+TINY = "random:vit_tiny_patch16_224"
 D = Recipe("direction", 2, True, 0.5, extra=(3, 0.9, 1.0))
 A = Recipe("density", 3, False, 0.5)
 LIMITS = Limits(units_min=4, agreement_min=-1.0, drift_max=10.0)
@@ -211,7 +216,7 @@ def test_only_the_condition_of_another_size_crosses_sizes(bank, pictures):
 
 
 def test_noise_follows_from_the_picture_and_stays_in_range():
-    case = conditions.open_cohort("phantom", n=12).cases[0]
+    case = open_cohort("phantom", n=12).cases[0]
     one, again = (conditions.noisy(case).pixels() for _ in range(2))
     clean = case.pixels()
     assert (one == again).all() and one.shape == clean.shape and one.min() >= 0 and one.max() <= max(255, clean.max())
@@ -254,17 +259,16 @@ def test_one_that_never_fires_is_no_alarm_however_rare_failures_are():
         gate.choose_limits(rows[1:])
 
 
-def test_limits_are_locked_changed_with_a_reason_and_refused_when_edited(tmp_path, monkeypatch):
+def test_limits_are_locked_changed_with_a_reason_and_refused_when_edited(tmp_path):
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr(gate, "data_fingerprint", lambda cohort: "data")
-    monkeypatch.setattr(gate, "open_cohort", lambda name: name)
     with pytest.raises(CovtokenError, match="covtoken alarm --define"):
         gate.read_limits(tmp_path)
     rows = rows_like([0.1, 0.2, 0.7, 0.8], [True, True, False, False])
-    limits, _ = gate.define(rows=rows, root=tmp_path)
+    limits, _ = gate.define(["phantom"], backbone=TINY, rows=rows, root=tmp_path)
     assert gate.read_limits(tmp_path)[:2] == (limits, conditions.Recipes())
     with pytest.raises(CovtokenError, match="Say why"):
-        gate.define(rows=rows_like([0.1, 0.2, 0.3, 0.8], [True, True, True, False]), root=tmp_path)
+        worse = rows_like([0.1, 0.2, 0.3, 0.8], [True, True, True, False])
+        gate.define(["phantom"], backbone=TINY, rows=worse, root=tmp_path)
     path = tmp_path / "configs" / gate.LOCK
     path.write_text(path.read_text().replace(str(limits.agreement_min), "0.1"))
     with pytest.raises(CovtokenError, match=r"alarm\.lock\.json: edited by hand"):
@@ -283,23 +287,16 @@ def test_an_unknown_cohort_is_refused_before_anything_is_read():
     assert any(command.callback.__name__ == "alarm" for command in app.registered_commands)
 
 
-def test_a_test_run_reports_every_condition_counts_both_kinds_and_logs_the_look(monkeypatch, bank, pictures):
-    weights, looks, written = "0" * 64, [], []
-    vit = type("Vit", (), {"weights_sha256": weights})
+def test_a_run_reports_every_condition_and_counts_both_kinds(bank, pictures):
     whole = conditions.Condition("whole bank", "fraction", bank, pictures, labels_of(pictures))
     poor = conditions.Condition(
         "poor bank", "fraction", conditions.share_of(bank, 2, "k"), pictures, labels_of(pictures)
     )
-    entry = {"backbone": "stub", "weights_sha256": weights}
-    monkeypatch.setattr(gate, "read_limits", lambda: (LIMITS, conditions.Recipes(D, A), entry))
-    monkeypatch.setattr(gate, "load_backbone", lambda *a, **k: vit)
-    monkeypatch.setattr(gate, "open_cohort", lambda name: type("Cohort", (), {"curated": "by hand"}))
-    monkeypatch.setattr(gate, "data_fingerprint", lambda cohort: "data")
-    monkeypatch.setattr(gate, "test_conditions", lambda *a: iter([whole, poor]))
-    monkeypatch.setattr(gate.locks, "log_look", lambda line, recorded: looks.append((line["split"], recorded)))
-    monkeypatch.setattr(gate, "write_report", lambda report, path: written.append(path) or path)
-    report, path = gate.test("phantom", progress=False)
-    assert looks == [("test", False)] and "_run" in path.parts and written == [path]
+    vit = SimpleNamespace(name="stub", weights_sha256="0" * 64)
+    case = Case("c", "u", "ultrasound", lambda: np.zeros((8, 8)))
+    cohort = Cohort("mine", "ultrasound", (case,), {"c": MaskRef("empty", key="8x8")})
+    setting = Setting(cohort, "test", vit, progress=False, digests={"c": ("0", "0")})
+    report = gate.try_conditions(setting, [whole, poor], conditions.Recipes(D, A), LIMITS)
     rows = {row["condition"]: row for row in report.chart_data["conditions"]}
     assert rows["poor bank"]["fired"] and rows["poor bank"]["recommended"] == "A" and not rows["whole bank"]["fired"]
     assert sum(report.checks[name] for name in gate.right_counts([])) == 2
@@ -307,10 +304,22 @@ def test_a_test_run_reports_every_condition_counts_both_kinds_and_logs_the_look(
     assert report.metrics["mean_auroc.recommended"]["value"] == pytest.approx(followed, abs=1e-3)
     right = [row["right"] for row in rows.values()]
     assert report.decision == ("GO" if np.mean(right) >= 0.9 else "NO-GO")
-    gate.test("busi", progress=False)
-    assert len(looks) == 1  # the calibration split is no test split
+
+
+def test_a_look_at_a_test_split_is_logged_and_the_calibration_split_is_none(monkeypatch):
+    looks, written = [], []
+    entry = {"backbone": TINY, "weights_sha256": load_backbone(TINY, 224).weights_sha256}
+    monkeypatch.setattr(gate, "read_limits", lambda: (LIMITS, conditions.Recipes(D, A), entry))
+    monkeypatch.setattr(gate, "try_conditions", lambda setting, *rest: setting.split)
+    monkeypatch.setattr(gate.locks, "log_look", lambda line, recorded: looks.append((line["split"], recorded)))
+    monkeypatch.setattr(gate, "write_report", lambda report, path: written.append(path) or path)
+    _, path = gate.test("phantom", progress=False)
+    assert looks == [("test", False)] and "_run" in path.parts and written == [path]
+    monkeypatch.setitem(gate.TEST_SPLIT, "phantom", "calibration")
+    gate.test("phantom", progress=False)
+    assert len(looks) == 1
     entry["weights_sha256"] = "f" * 64
-    with pytest.raises(CovtokenError, match="fixed with weights ffffffffffff, these are 000000000000"):
+    with pytest.raises(CovtokenError, match="fixed with weights ffffffffffff, these are "):
         gate.test("phantom", progress=False)
 
 

@@ -17,43 +17,41 @@ from covtoken.gates import budget_rows, gate2, gate3, gate4, headlines, negative
 from covtoken.gates import lesion_pictures as lp
 from covtoken.gates.method_names import METHOD_NAMES
 from covtoken.gates.report import committed_reports
+from covtoken.gates.scoring import shuffled_masks
 from covtoken.paths import project_root
 
 GATES = {"2": gate2, "3": gate3, "4": gate4, "negative_result": negative_result}
 COMMITTED = [report for report in committed_reports() if str(report.gate) in GATES]
-RUN = runs.RUNS
+THRESHOLD = {"value": 0.2, "reason": "stub", "locked": True}
 
 
-@pytest.fixture
-def stubbed(monkeypatch):
-    """Every gate on pictures in memory; returns the settings that ``prepare`` was last called with."""
-    seen = {}
-
-    def prepare(cohort, split, backbone, *, scorers=None, shuffled=False, progress=True, **options):
-        seen.update(split=split, scorers=scorers, **options)
-        return lesion_pictures(mixed=shuffled, split=split)
-
-    for module in GATES.values():
-        monkeypatch.setattr(module, "prepare", prepare)
-    for module in (gate2, gate3):
-        monkeypatch.setattr(
-            module, "threshold_of", lambda got, gate, own, selection: {"value": 0.2, "reason": "stub", "locked": True}
-        )
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Fewer steps and permutations than a run from pixels has."""
     shorter = {name: replace(schedule, steps=60) for name, schedule in budget_rows.SCHEDULES.items()}
     monkeypatch.setattr(budget_rows, "SCHEDULES", shorter)
     monkeypatch.setattr(gate2, "N_PERMUTATIONS", 500)
-    monkeypatch.setattr(budget_rows, "why_not_merged", lambda got: "no model")
-    monkeypatch.setattr(gate3, "flops_of", lambda got: {"whole": {"all": 1.0}})
-    return seen
 
 
-def run(gate, **options):
-    small = {"4": {"n_seeds": 2, "n_pictures": 24}}.get(gate, {})
-    return RUN[gate]("stub", "test", **small, **options)
+def run(gate, pictures=None, **options):
+    """A gate on pictures in memory."""
+    pictures = pictures or lesion_pictures()
+    if gate == "2":
+        return gate2.evaluate(pictures, lambda own: THRESHOLD, **options)
+    if gate == "3":
+        return gate3.evaluate(pictures, lambda own: THRESHOLD, {"whole": {"all": 1.0}}, **options)
+    if gate == "4":
+        return gate4.evaluate(pictures, 2, 24, **options)
+    return negative_result.evaluate(pictures, **options)
+
+
+def leaked():
+    pictures = lesion_pictures()
+    return replace(pictures, maps=pictures.maps | {"recommended": pictures.labels.lesion.astype(float)})
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_records_give_the_numbers_of_the_report(stubbed, gate, tmp_path):
+def test_records_give_the_numbers_of_the_report(gate, tmp_path):
     done = run(gate)
     path = save_records(done.records, tmp_path / "records.safetensors")
     again = GATES[gate].headline(load_records(path)).entries()
@@ -74,56 +72,58 @@ def test_committed_records_give_the_committed_numbers(report):
 
 
 @pytest.mark.parametrize(
-    ("gate", "defect", "honest", "broken"),
+    ("gate", "planted", "honest", "broken"),
     [
-        ("2", "leaked_label", "NO-GO", "GO"),
-        ("2", "shuffled_masks", "NO-GO", "NO-VERDICT"),
-        ("3", "shuffled_masks", "GO", "NO-GO"),
-        ("4", "stuck", "NO-GO", "GO"),
-        ("negative_result", "coverage_is_membership", "GO", "NO-GO"),
+        ("2", {"leaked": True}, "NO-GO", "GO"),
+        ("2", {"mixed": True}, "NO-GO", "NO-VERDICT"),
+        ("3", {"mixed": True}, "GO", "NO-GO"),
+        ("4", {"stuck": True}, "NO-GO", "GO"),
+        ("negative_result", {"fake": True}, "GO", "NO-GO"),
     ],
 )
-def test_a_planted_defect_turns_the_verdict(stubbed, gate, defect, honest, broken):
+def test_a_planted_defect_turns_the_verdict(gate, planted, honest, broken):
     assert run(gate).report.decision == honest
-    assert run(gate, defect=defect).report.decision == broken
+    pictures = lesion_pictures(mixed=planted.pop("mixed", False))
+    assert run(gate, pictures, **planted).report.decision == broken
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_an_unknown_defect_is_refused_by_name(stubbed, gate):
+def test_an_unknown_defect_is_refused_by_name(gate):
+    pictures = lesion_pictures(n=2)
     with pytest.raises(CovtokenError, match="unknown defect 'x'"):
-        run(gate, defect="x")
+        GATES[gate].run(pictures.setting, pictures.plan, defect="x")
 
 
-def test_gate3_leaked_label_lets_nothing_be_missed(stubbed):
-    metrics = run("3", defect="leaked_label").report.metrics
+def test_gate3_leaked_label_lets_nothing_be_missed():
+    metrics = run("3", leaked()).report.metrics
     assert metrics["miss_small.recommended.keep0.25"]["value"] == 0
 
 
-def test_gate3_counts_small_lesions_by_hand(stubbed):
+def test_gate3_counts_small_lesions_by_hand():
     done = run("3")
-    got, records = done.pictures, done.records
-    kept = np.argsort(-got.maps["attention_best"], axis=1, kind="stable")[:, :16]  # a quarter of 64
+    pictures, records = done.pictures, done.records
+    kept = np.argsort(-pictures.maps["attention_best"], axis=1, kind="stable")[:, :16]  # a quarter of 64
     lost = [
         np.isin(one.tokens, kept[one.picture]).sum() < len(one.tokens) / 2
-        for one, small in zip(got.labels.lesions, got.small)
+        for one, small in zip(pictures.labels.lesions, pictures.small)
         if small
     ]
     assert done.report.metrics["miss_small.attention_best.keep0.25"]["value"] == pytest.approx(np.mean(lost))
-    assert (records["lesion/size"] == got.sizes).all()
+    assert (records["lesion/size"] == pictures.sizes).all()
 
 
-def test_a_pruners_own_budget_is_everyones(stubbed):
+def test_a_pruners_own_budget_is_everyones():
     """At ``krepaired`` membership keeps, picture by picture, as many tokens as the repaired dual."""
     done = run("3")
     k = done.records["repaired/k"].astype(int)
-    got = done.pictures
-    order = np.argsort(-got.maps["density"], axis=1, kind="stable")
-    counts = [np.isin(one.tokens, order[one.picture][: k[one.picture]]).sum() for one in got.labels.lesions]
+    pictures = done.pictures
+    order = np.argsort(-pictures.maps["density"], axis=1, kind="stable")
+    counts = [np.isin(one.tokens, order[one.picture][: k[one.picture]]).sum() for one in pictures.labels.lesions]
     assert (done.records["kept/density.krepaired"] == counts).all()
     assert (k > 1).all() and done.report.metrics["constraint_met.repaired"]["value"] == 1
 
 
-def test_gate3_difference_is_the_other_minus_ours(stubbed):
+def test_gate3_difference_is_the_other_minus_ours():
     metrics = run("3").report.metrics
     for other in ("attention_best", "random", "coverage_spanning"):
         gain = metrics[f"miss_gain.density_minus_{other}.keep0.25"]
@@ -138,50 +138,48 @@ def test_a_family_can_reach_significance():
     assert n * 2 / (N_DRAWS + 1) < 0.05
 
 
-def test_no_small_lesion_gives_no_verdict(stubbed, monkeypatch):
-    for module in (gate3, negative_result):
-        monkeypatch.setattr(module, "prepare", lambda *a, **k: without_small())
+def test_no_small_lesion_gives_no_verdict():
     for gate in ("3", "negative_result"):
-        done = run(gate)
+        done = run(gate, without_small())
         assert done.report.decision == "NO-VERDICT"
         assert summary.summary([done.report])
     assert "–" in summary.negative_result([done.report])
 
 
 def without_small():
-    got = lesion_pictures(n=24)
-    return replace(got, plan=replace(got.plan, small_cut=0.0))
+    pictures = lesion_pictures(n=24)
+    return replace(pictures, plan=replace(pictures.plan, small_cut=0.0))
 
 
-def test_few_units_with_small_lesions_give_no_verdict(stubbed, monkeypatch):
-    for module in (gate3, negative_result):
-        monkeypatch.setattr(module, "prepare", lambda *a, **k: lesion_pictures(n=30))
-    assert run("3").report.decision == run("negative_result").report.decision == "NO-VERDICT"
+def test_few_units_with_small_lesions_give_no_verdict():
+    for gate in ("3", "negative_result"):
+        assert run(gate, lesion_pictures(n=30)).report.decision == "NO-VERDICT"
 
 
-def test_a_cross_fitted_cohort_prints_both_signs_of_brightness(stubbed, monkeypatch):
-    monkeypatch.setattr(gate3, "prepare", lambda *a, **k: lesion_pictures(n=24, split="crossfit"))
-    metrics = run("3").report.metrics
+def test_a_cross_fitted_cohort_prints_both_signs_of_brightness():
+    pictures = lesion_pictures(n=24)
+    flipped = replace(pictures, maps=pictures.maps | {"intensity_flipped": -pictures.maps["intensity"]})
+    metrics = run("3", flipped).report.metrics
     assert "miss_small.intensity_flipped.keep0.25" in metrics
 
 
 def test_noise_is_the_pictures_own():
-    got = lesion_pictures(n=6)
-    seeds = got.seeds(0)
-    assert len(set(seeds)) == 6 and seeds != got.seeds(1)
-    assert got.only(np.array([2, 4])).seeds(0) == [seeds[2], seeds[4]]
+    pictures = lesion_pictures(n=6)
+    seeds = pictures.seeds(0)
+    assert len(set(seeds)) == 6 and seeds != pictures.seeds(1)
+    assert pictures.only(np.array([2, 4])).seeds(0) == [seeds[2], seeds[4]]
 
 
 def test_the_control_patch_has_the_lesions_shape_and_no_lesion():
-    got = lesion_pictures(n=12)
-    for one in got.labels.lesions:
-        moved = negative_result._moved(one.tokens, got.labels, one.picture, np.random.default_rng(0))
-        assert moved is not None and not got.labels.lesion[one.picture][moved].any()
+    pictures = lesion_pictures(n=12)
+    for one in pictures.labels.lesions:
+        moved = negative_result._moved(one.tokens, pictures.labels, one.picture, np.random.default_rng(0))
+        assert moved is not None and not pictures.labels.lesion[one.picture][moved].any()
         shift = {tuple(np.subtract(divmod(b, 8), divmod(a, 8))) for a, b in zip(one.tokens, np.sort(moved))}
         assert len(shift) == 1
 
 
-def test_the_greedy_rows_say_on_how_many_pictures_they_stand(stubbed):
+def test_the_greedy_rows_say_on_how_many_pictures_they_stand():
     done = run("3", n_greedy=10)
     assert done.report.metrics["miss.coverage_greedy.keep0.25"]["n_images"] == 10
     assert done.report.metrics["miss.density.keep0.25"]["n_images"] == 60
@@ -195,24 +193,24 @@ def test_p_of_draws_on_one_side_is_the_least(draws):
     assert gate3.p_of(np.concatenate([draws, -draws])) == pytest.approx(1.0, abs=0.02)
 
 
-def test_gate2_leaves_constant_recall_out_and_counts_it(stubbed, monkeypatch):
-    got = lesion_pictures()
-    got.labels.lesion[0] = True  # whatever is kept, recall is the keep ratio
-    rho, _ = gate2.correlations(got)
+def test_gate2_leaves_constant_recall_out_and_counts_it():
+    pictures = lesion_pictures()
+    pictures.labels.lesion[0] = True  # whatever is kept, recall is the keep ratio
+    rho, _ = gate2.correlations(pictures)
     assert np.isnan(rho[:, :, 0, 0]).all() and not np.isnan(rho[:, :, 0, 1]).any()
-    records = Records({"rho": rho, "p": np.ones(rho.shape[:2]), "unit": got.labels.unit}, got.header(2))
+    records = Records({"rho": rho, "p": np.ones(rho.shape[:2]), "unit": pictures.labels.unit}, pictures.header(2))
     entry = gate2.headline(records).entries()["spearman.control.keep0.25"]
     assert entry["n_constant"] == 1 and entry["n_images"] == 59
 
 
-def test_gate2_control_is_membership_and_follows_recall(stubbed):
+def test_gate2_control_is_membership_and_follows_recall():
     metrics = run("2").report.metrics
     assert metrics["spearman.control.keep0.25"]["ci95"][0] > metrics["spearman.rankme.keep0.25"]["ci95"][1]
     tested = [name for name, entry in metrics.items() if "p_holm" in entry]
     assert len(tested) == 9  # three functionals at three sizes
 
 
-def test_gate4_cv_and_monotony_by_hand(stubbed):
+def test_gate4_cv_and_monotony_by_hand():
     done = run("4")
     mu = done.records["dual/mu"].astype(np.float64)  # [slack, seed, picture]
     cv = (mu.std(axis=1, ddof=1) / mu.mean(axis=1)).mean()
@@ -222,17 +220,17 @@ def test_gate4_cv_and_monotony_by_hand(stubbed):
     assert {row["slack"] for row in done.report.chart_data["paths"]} == {0.01, 0.05, 0.1, 0.2, 0.4}
 
 
-def test_alike_tokens_are_why_coverage_loses_them(stubbed):
+def test_alike_tokens_are_why_coverage_loses_them():
     """Lesion tokens made unlike each other are kept by coverage as by membership."""
     alike = run("negative_result").report.metrics
     assert alike["likeness.inside"]["value"] > alike["likeness.outside"]["value"] + 0.3
     assert alike["rank.half.membership"]["value"] < alike["rank.half.spanning"]["value"]
-    got = lesion_pictures(alike=3.0)
-    columns = negative_result._order(got)
+    pictures = lesion_pictures(alike=3.0)
+    columns = negative_result._order(pictures)
     assert columns["half/spanning"].mean() < alike["rank.half.spanning"]["value"]
 
 
-def test_the_spectrum_interval_holds_the_value(stubbed):
+def test_the_spectrum_interval_holds_the_value():
     metrics = run("negative_result").report.metrics
     for name in ("spectrum.lesion", "spectrum.background", "spectrum.lesion_minus_background"):
         low, high = metrics[name]["ci95"]
@@ -242,7 +240,7 @@ def test_the_spectrum_interval_holds_the_value(stubbed):
 def test_shuffled_masks_leave_no_picture_its_own():
     labels = lesion_pictures(n=12, seed=3).labels
     assert len(np.unique(labels.lesion, axis=0)) == 12
-    mixed = lp.shuffled_masks(labels)
+    mixed = shuffled_masks(labels)
     for one in mixed.lesions:
         assert mixed.lesion[one.picture][one.tokens].all()
     assert sum(len(one.tokens) for one in mixed.lesions) == labels.lesion.sum()
@@ -252,10 +250,10 @@ def test_shuffled_masks_leave_no_picture_its_own():
 
 
 def test_few_pictures_are_the_same_whatever_else_is_evaluated():
-    got = lesion_pictures()
-    few = got.only(got.few(6))
-    assert [case.name for case in few.cases] == [got.cases[i].name for i in got.few(6)]
-    half = got.only(np.arange(0, 60, 2))
+    pictures = lesion_pictures()
+    few = pictures.only(pictures.few(6))
+    assert [case.name for case in few.cases] == [pictures.cases[i].name for i in pictures.few(6)]
+    half = pictures.only(np.arange(0, 60, 2))
     chosen = {half.cases[i].name for i in half.few(3)}
     ranked = sorted((case.name for case in half.cases), key=lambda n: lp.hashed_units([n])[0])
     assert chosen == set(ranked[:3])
@@ -264,31 +262,31 @@ def test_few_pictures_are_the_same_whatever_else_is_evaluated():
 def test_recording_needs_a_locked_threshold(monkeypatch):
     monkeypatch.setattr(thresholds.locks, "entry", lambda *a, **k: None)
     with pytest.raises(CovtokenError, match="no threshold of gate 2 is locked"):
-        runs.run_and_write_budget("2", cohort="phantom", split="test", record=True)
+        runs.run_and_write("2", "phantom", "test", backbone="random:vit_tiny_patch16_224", record=True)
 
 
 @pytest.mark.parametrize("gate", ["2", "4"])
 def test_selection_runs_are_never_committed(gate):
     with pytest.raises(CovtokenError, match="selection runs are never committed"):
-        runs.run_and_write_budget(gate, cohort="phantom", split="selection", record=True)
+        runs.run_and_write(gate, "phantom", "selection", record=True)
 
 
 def test_an_unknown_gate_is_named():
-    with pytest.raises(CovtokenError, match="gate"):
-        runs.run_and_write_budget("7", cohort="phantom", split="test")
+    with pytest.raises(CovtokenError, match="unknown gate '7'"):
+        runs.run_and_write("7", "phantom", "test")
 
 
-def test_negative_result_in_words_follows_the_numbers(stubbed):
+def test_negative_result_in_words_follows_the_numbers():
     report = run("negative_result").report
     text = summary.negative_result([report])
     assert "keeps less of small lesions than membership A" in text and "repeat each other more than" in text
     for name in ("floor met", "RankMe | dual, as specified", "energy | closed form", "small lesions"):
         assert name in text
-    fake = run("negative_result", defect="coverage_is_membership").report
+    fake = run("negative_result", fake=True).report
     assert "does not keep less of small lesions" in summary.mechanism(fake)
 
 
-def test_summary_lists_every_gate_and_cohort(stubbed):
+def test_summary_lists_every_gate_and_cohort():
     reports = [run(gate).report for gate in GATES]
     text = summary.summary(reports)
     for words in ("gate 2, coverage as a proxy", "gate 3, matched budgets", "negative result", "stub", "NO-GO"):

@@ -15,8 +15,11 @@ from covtoken import cli
 from covtoken.data import phantom
 from covtoken.data.masks import read_mask
 from covtoken.errors import CovtokenError
-from covtoken.gates import runs, scoring
+from covtoken.gates import runs, setting
+from covtoken.gates.setting import open_setting
 from covtoken.paths import project_root
+
+TINY = "random:vit_tiny_patch16_224"
 
 
 def _run(*arguments, **environment):
@@ -104,9 +107,9 @@ def test_a_folder_of_ones_own_says_in_ten_lines_what_came_out_and_why(own, tmp_p
     shutil.copytree(own, other)
     Image.fromarray(np.asarray(Image.open(other / "i0.png"))[::-1]).save(other / "i0.png")
     with pytest.raises(CovtokenError, match=r"is the report of other pictures.*--name"):
-        runs._opened(1, False, cohort=str(other))
-    assert runs._opened(1, False, cohort=str(other), name="another one")["cohort"].name == "another one"
-    assert runs._opened(1, False, cohort=str(own))["cohort"].name == own.name  # the same pictures may be run again
+        runs.run_and_write(1, str(other), "crossfit", backbone=TINY)
+    runs._refuse_another_folder(open_setting(str(other), None, TINY, name="another one"), "1", False)
+    runs._refuse_another_folder(open_setting(str(own), None, TINY), "1", False)  # the same pictures may be run again
 
 
 @pytest.mark.parametrize(("value", "said"), [(0, "are empty"), (255, "cover the whole picture")])
@@ -115,6 +118,6 @@ def test_masks_in_which_nothing_can_be_measured_are_refused_before_extraction(ow
     shutil.copytree(own, folder)
     for mask in folder.glob("m*.png"):
         Image.fromarray(np.full((96, 96), value, np.uint8)).resize(Image.open(mask).size).save(mask)
-    monkeypatch.setattr(scoring, "features", lambda *a, **k: pytest.fail("pictures were extracted first"))
+    monkeypatch.setattr(setting, "features", lambda *a, **k: pytest.fail("pictures were extracted first"))
     with pytest.raises(CovtokenError, match=f"blank: the masks of all 12 pictures {said}.*for maps without masks use"):
-        runs.run_and_write(1, cohort=str(folder), split="crossfit", backbone="random:vit_tiny_patch16_224")
+        runs.run_and_write(1, str(folder), "crossfit", backbone=TINY)

@@ -12,7 +12,8 @@ from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.splits import assign
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate0, geometry, runs, substrate
-from covtoken.gates.report import committed_reports, read_report
+from covtoken.gates.report import GateRun, committed_reports, read_report
+from covtoken.gates.setting import Setting
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
 
@@ -45,7 +46,7 @@ def own_cache(tmp_path, monkeypatch):
 def sound(vit, cohort, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COVTOKEN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return gate0.run_gate0(cohort, vit, progress=False)
+        return gate0.run(Setting(cohort, "all", vit, progress=False)).report
 
 
 def test_a_sound_substrate_passes(sound):
@@ -57,7 +58,7 @@ def test_a_sound_substrate_passes(sound):
 
 @pytest.mark.parametrize("defect", gate0.DEFECTS)
 def test_a_planted_defect_turns_the_decision(sound, vit, cohort, defect):
-    report = gate0.run_gate0(cohort, vit, defect=defect, progress=False)
+    report = gate0.run(Setting(cohort, "all", vit, progress=False), defect=defect).report
     failed = {name for name, outcome in report.checks.items() if not outcome}
     assert report.decision == "NO-GO" and set(gate0.DEFECTS[defect]) <= failed
     families = {name.split(".")[0] for name in failed}
@@ -67,7 +68,7 @@ def test_a_planted_defect_turns_the_decision(sound, vit, cohort, defect):
 
 def test_an_unknown_defect_is_refused(cohort, vit):
     with pytest.raises(CovtokenError, match="unknown defect 'gremlins': expected one of noisy_extraction"):
-        gate0.run_gate0(cohort, vit, defect="gremlins")
+        gate0.run(Setting(cohort, "all", vit), defect="gremlins")
 
 
 def test_any_failed_check_is_no_go():
@@ -133,10 +134,10 @@ def test_a_small_cohort_is_checked_fold_by_fold():
 
 
 def test_the_report_is_written_and_no_look_is_logged(monkeypatch, tmp_path, sound):
-    monkeypatch.setattr(gate0, "run_gate0", lambda **options: sound)
+    monkeypatch.setattr(gate0, "run", lambda setting: GateRun(sound))
     monkeypatch.setattr(runs, "report_path", lambda cohort, gate, recorded: tmp_path / f"gate{gate}-{recorded}.json")
-    report, path = runs.run_and_write_gate0(record=True, cohort="phantom")
-    assert read_report(path) == report and [p.name for p in tmp_path.glob("*.jsonl")] == []
+    run, path = runs.run_and_write(0, "phantom", record=True)
+    assert read_report(path) == run.report and [p.name for p in tmp_path.glob("*.jsonl")] == []
 
 
 def test_the_locked_text_has_booleans_alone(sound, monkeypatch):

@@ -10,12 +10,12 @@ import pytest
 from stub_features import StubFeatures
 
 from covtoken.data.cohorts import open_cohort
-from covtoken.data.splits import load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.records import load_records, records_path
 from covtoken.gates import gate5, locks, show_gate5
 from covtoken.gates.plan import Plan
 from covtoken.gates.report import committed_reports
+from covtoken.gates.setting import Setting, open_setting
 from covtoken.offline_renderer import to_svg
 from covtoken.paths import project_root
 from covtoken.subspace.scorers import RECOMMENDED, Recipe
@@ -86,12 +86,12 @@ def test_a_source_without_a_lock_is_refused():
 
 def test_a_carried_bank_holds_nobody_who_is_scored():
     cohort = open_cohort("phantom")
-    splits = load_splits(cohort)
-    of_bank = [unit for unit in cohort.units if splits[unit] == "bank"]
-    cases = gate5.carried_bank("phantom", of_bank[:7], lambda cases: cases)
+    source = Setting(cohort, "all", VIT)
+    of_bank = [unit for unit in cohort.units if source.splits[unit] == "bank"]
+    cases = gate5._not_scored(source, of_bank[:7])
     assert {case.unit for case in cases} == set(of_bank[7:])
     with pytest.raises(CovtokenError, match="there is no bank to carry over"):
-        gate5.carried_bank("phantom", of_bank, lambda cases: cases)
+        gate5._not_scored(source, of_bank)
 
 
 def test_each_half_is_scored_with_the_bank_of_the_other():
@@ -121,7 +121,7 @@ def small(monkeypatch):
     plan = replace(plan, threshold=0.6)  # few units: a bound that they can beat
 
     def run(defect=None):
-        return gate5.run_gate5("phantom", "test", progress=False, defect=defect, fixed_plan=plan, limit_units=24)
+        return gate5.run(open_setting("phantom", "test", progress=False).limited(24), plan, defect=defect)
 
     return run
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,12 +99,10 @@ def test_the_rule_takes_the_best_mean_and_breaks_ties_by_cost(tmp_path):
     assert choice.in_organ_table(rows).row_count == 4
 
 
-def test_a_cohort_that_is_evaluated_whole_chooses_nothing(monkeypatch):
+def test_a_cohort_that_is_evaluated_whole_chooses_nothing():
     small = Cohort("tiny", "ultrasound", (Case("p0", "u0", "ultrasound", lambda: np.zeros((8, 8))),), {})
-    monkeypatch.setattr(choice, "open_cohort", lambda name: small)
-    monkeypatch.setattr(choice, "load_backbone", lambda *_, **__: SimpleNamespace(has_saliency_head=True, n_blocks=12))
     with pytest.raises(CovtokenError, match=r"tiny has 1 units.*chooses nothing. Choose on busi or lidc-crops"):
-        choice.run_in_organ("tiny")
+        choice.run_in_organ(small, "random:vit_tiny_patch16_224")
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 
 from covtoken.backbone.weights import load_backbone
 from covtoken.gates import gate1
+from covtoken.gates.planning import make_plan
+from covtoken.gates.setting import open_setting
 
 NAME = "random:vit_tiny_patch16_224"
 
@@ -14,8 +16,9 @@ NAME = "random:vit_tiny_patch16_224"
 def test_reports_and_recorded_scores_name_it(tmp_path, monkeypatch):
     monkeypatch.setenv("COVTOKEN_CACHE", str(tmp_path))
     vit = load_backbone(NAME, 64)
-    run = gate1.run_gate1("phantom", "selection", backbone=vit, limit_units=12, progress=False)
+    setting = open_setting("phantom", "selection", vit, progress=False).limited(12)
+    run = gate1.run(setting, make_plan(setting))
     assert run.report.backbone == NAME
-    assert run.recorded.header["backbone"] == NAME
-    assert run.recorded.header["weights_sha256"] == vit.weights_sha256
+    assert run.records.header["backbone"] == NAME
+    assert run.records.header["weights_sha256"] == vit.weights_sha256
     assert vit.label == "vit_tiny_patch16_224, random weights"

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,6 +39,8 @@ __all__ = ["FeatureSet", "cache_key", "features"]
 
 CACHE_VERSION = "2"  # raise when the meaning of a stored tensor changes
 ABANDONED = 3600  # seconds after which a temporary file is taken for one of a killed run
+Digests = dict[str, tuple[str, str]]
+"""Case name → digests of its picture, and of what a backbone is given of it."""
 
 
 def features(
@@ -50,6 +53,7 @@ def features(
     batch: int = 8,
     progress: bool = True,
     cache: bool = True,
+    seen: Digests | None = None,
 ) -> FeatureSet:
     """Features of ``cases``, from the cache where they are there, else extracted; patch intensity and variance always.
 
@@ -61,6 +65,8 @@ def features(
         batch: pictures a pass. It moves results by float32 rounding at most.
         progress: show a bar on stderr where that is a terminal.
         cache: False: write nothing, hold everything in memory.
+        seen: digests of pictures that were read already, for this backbone; filled here. A picture that is in it and
+            in the cache is not read again.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -94,15 +100,19 @@ def features(
 
     with construction("features"), _bar(len(cases), progress) as advance:
         for i, case in enumerate(cases):
-            pixels = case.pixels()
-            given = to_input(pixels, case, backbone.input)
-            digests.append(picture_digest(pixels))
-            missing = set(wanted)
+            given, missing = None, set(wanted)
+            both = None if seen is None or folder is None else seen.get(case.name)
+            if both is None:
+                given, both = _read(case, backbone)
+            if seen is not None:
+                seen[case.name] = both
+            digests.append(both[0])
             if folder is not None:
-                stem = picture_digest(given)
+                stem = both[1]
                 paths.append(folder / stem[:2] / f"{stem}.safetensors")
                 missing -= extractor.sound(paths[i], missing).keys()
             if missing:
+                given = _read(case, backbone)[0] if given is None else given
                 pending.append((i, backbone.squash(given), missing))
             if len(pending) == batch:
                 flush()
@@ -123,6 +133,18 @@ def features(
         available=frozenset(wanted),
         read=read,
     )
+
+
+def digests_of(case: Case, backbone: FrozenViT) -> tuple[str, str]:
+    """Read a picture for its entry in ``Digests``."""
+    return _read(case, backbone)[1]
+
+
+def _read(case: Case, backbone: FrozenViT) -> tuple[np.ndarray, tuple[str, str]]:
+    """What the backbone is given of a case, [H, W], and the case's digests."""
+    pixels = case.pixels()
+    given = to_input(pixels, case, backbone.input)
+    return given, (picture_digest(pixels), picture_digest(given))
 
 
 def cache_key(backbone: FrozenViT, precision: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from covtoken.data import busi, folder, phantom
+from covtoken.data import busi, phantom
 from covtoken.data.case import Cohort, picture_digest
+from covtoken.data.folder import read as read_folder
 from covtoken.data.masks import check_mask_files
 from covtoken.errors import CovtokenError, unknown
 from covtoken.paths import data_root
@@ -18,26 +19,28 @@ from covtoken.paths import data_root
 COMMITTED = ("phantom", "busi", "lits", "kits19", "lidc-crops")
 # The large cohort of each modality, whose recipe small cohorts take unchanged.
 RECIPE_COHORTS = {"ultrasound": "busi", "ct": "lidc-crops", "ct8": "lidc-crops"}
+PICTURE_SIZE = 224  # side in pixels to which pictures are squashed (518 is an ablation)
 
 
-def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
-    """The cohort of a committed name, or of a folder with ``index.csv``.
+def open_cohort(name_or_folder: str | Path, folder: str | Path | None = None, **options) -> Cohort:
+    """Open the cohort of a committed name, or of a folder with ``index.csv``.
 
     Args:
-        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder); a
-            committed name takes ``folder`` where its data lie outside ``COVTOKEN_DATA``.
+        name_or_folder: one of ``COMMITTED``, or a folder.
+        folder: where a committed cohort's data lie, if not under ``COVTOKEN_DATA``.
+        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder).
 
     Raises:
         LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
         CovtokenError: no such name or folder, the data are not there, or a folder's mask cannot be read.
     """
     name = str(name_or_folder)
-    if options.get("folder") is not None and (name == "phantom" or name not in _READERS):
+    if folder is not None and (name == "phantom" or name not in _READERS):
         kind = "is drawn, not read" if name == "phantom" else "is no committed name, and a folder is itself the data"
-        raise CovtokenError(f"cohort {name!r} {kind}: leave the data folder ({options['folder']}) out")
+        raise CovtokenError(f"cohort {name!r} {kind}: leave the data folder ({folder}) out")
     try:
         if name in _READERS:
-            return _READERS[name](**options)
+            return _READERS[name](**options, **({} if folder is None else {"folder": folder}))
         path = _folder_of(name)
         if path is not None:
             taken = options.get("name") or path.resolve().name
@@ -46,7 +49,7 @@ def open_cohort(name_or_folder: str | Path, **options) -> Cohort:
                     f"the folder {path} bears the name of the committed cohort {taken!r}: open it as {taken!r} with "
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
-            opened = folder.read(path, **options)
+            opened = read_folder(path, **options)
             check_mask_files(opened)  # committed cohorts are bound by their locks
             return opened
     except TypeError as error:  # an option that the reader does not have
@@ -69,18 +72,18 @@ def cohort_name(name_or_folder: str | Path) -> str:
     return path.resolve().name
 
 
-def picture_size(name: str) -> int:
-    """Side in pixels to which a cohort's pictures are squashed: 224 for every committed cohort (518 is an ablation)."""
-    return 224
-
-
 def data_fingerprint(cohort: Cohort) -> str:
-    """sha256 over the sorted case names and picture digests: names the data of a lock or a report, label-free."""
-    total = hashlib.sha256()
-    cases = sorted(cohort.cases, key=lambda case: case.name)
+    """Read every picture of a cohort and name the data of a lock or a report by them, blind to labels."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading a picture leaves the interpreter lock
-        for case, digest in zip(cases, pool.map(lambda case: picture_digest(case.pixels()), cases), strict=True):
-            total.update(f"{case.name}\0{digest}\n".encode())
+        digests = pool.map(lambda case: picture_digest(case.pixels()), cohort.cases)
+        return fingerprint_of(dict(zip((case.name for case in cohort.cases), digests, strict=True)))
+
+
+def fingerprint_of(digests: Mapping[str, str]) -> str:
+    """sha256 over the sorted names of cases and the digests of their pictures."""
+    total = hashlib.sha256()
+    for name in sorted(digests):
+        total.update(f"{name}\0{digests[name]}\n".encode())
     return total.hexdigest()
 
 
@@ -107,10 +110,8 @@ def _listed(name: str, place: str, *, folder: str | Path | None = None, **fixed)
             f"cohort {name!r} not found: {came}. Set COVTOKEN_DATA to the folder that holds {place}/index.csv; "
             "data_cards/ says where to get it"
         )
-    return _read_folder(where, name=name, **fixed)
+    return read_folder(where, name=name, **fixed)
 
-
-_read_folder = folder.read
 
 _READERS: dict[str, Callable[..., Cohort]] = {
     "phantom": phantom.read,

@@ -39,7 +39,12 @@ class RecordedScores:
 
     def path(self, root: Path) -> Path:
         """Where the cohort keeps its committed scores."""
-        return root / "gate_reports" / self.header["cohort"] / "scores.safetensors"
+        return scores_path(root, self.header["cohort"])
+
+
+def scores_path(root: Path, cohort: str) -> Path:
+    """Where a cohort keeps its committed scores."""
+    return root / "gate_reports" / cohort / "scores.safetensors"
 
 
 def to_float16(maps: np.ndarray) -> np.ndarray:

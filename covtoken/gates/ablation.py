@@ -26,14 +26,17 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from covtoken.backbone.weights import load_backbone
-from covtoken.data.case import Cohort
-from covtoken.data.cohorts import RECIPE_COHORTS, open_cohort, picture_size
-from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
-from covtoken.gates.selection_table import content_of, read_table, split_features, write_table
+from covtoken.gates.selection_table import (
+    content_of,
+    open_study,
+    read_table,
+    recipe_cohorts,
+    split_features,
+    write_table,
+)
 from covtoken.subspace.bank import KEY, hash_unit, origin
 from covtoken.subspace.direction import (
     Direction,
@@ -108,23 +111,13 @@ def run_ablation(
         CovtokenError: unknown names, or a cohort without bank or selection split or without lesions in it.
     """
     started = time.perf_counter()
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
-    refuse_small(opened)
+    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress)
+    vit = setting.vit
     steps = ladder(vit.n_blocks, vit.has_saliency_head)
     blocks = sorted({*steps["block"], *steps["target_block"]})
-    splits = bank, selection, labels = split_features(opened, vit, blocks, vit.has_saliency_head, cache, progress)
+    splits = bank, selection, labels = split_features(setting, blocks, vit.has_saliency_head)
     found = ablate(bank, selection, labels, vit.n_blocks, with_head=vit.has_saliency_head, progress=progress)
-    return content_of(SCHEMA, opened, vit, splits, started, **found)
-
-
-def refuse_small(cohort: Cohort) -> None:
-    """A small cohort has no selection split of its own: all of it is evaluated, by cross-fitting."""
-    if len(cohort.units) < SMALL_COHORT:
-        raise CovtokenError(
-            f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it is evaluated as a whole and "
-            f"chooses nothing. Choose on {' or '.join(recipe_cohorts())}"
-        )
+    return content_of(SCHEMA, setting, splits, started, **found)
 
 
 def ablate(
@@ -215,11 +208,6 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
     first, target = rows[0], content["default"]["target_block"]
     extra = (target, first["quantile"], first["ridge"], first["rounds"])
     return Recipe("direction", first["block"], True, first["sigma"], extra=extra), rows
-
-
-def recipe_cohorts() -> tuple[str, ...]:
-    """The large cohorts whose selection splits choose, each once."""
-    return tuple(dict.fromkeys(RECIPE_COHORTS.values()))
 
 
 def _cost(row: dict[str, Any]) -> tuple:

@@ -8,18 +8,17 @@ the other's: the shares, keys, splits and kinds of condition differ (``covtoken.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.cohorts import COMMITTED, data_fingerprint, open_cohort, picture_size
+from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE
 from covtoken.errors import CovtokenError, unknown
 from covtoken.gates import locks
 from covtoken.gates.alarm_conditions import (
@@ -27,19 +26,14 @@ from covtoken.gates.alarm_conditions import (
     DEFINE_SHARES,
     FAILURE,
     TEST_SPLIT,
+    Condition,
     Recipes,
     define_conditions,
     run_condition,
     test_conditions,
 )
-from covtoken.gates.report import (
-    GateReport,
-    metric,
-    provenance,
-    report_path,
-    source_digest,
-    write_report,
-)
+from covtoken.gates.report import GateReport, metric, report_path, source_digest, write_report
+from covtoken.gates.setting import Setting, open_setting
 from covtoken.subspace.alarm import FEWEST_UNITS, Limits, judge
 from covtoken.subspace.scorers import at_depth, scaled
 
@@ -79,10 +73,11 @@ def define(
     """
     locks.read_lock(LOCK, root)  # an edited lock is refused before minutes of work
     recipes = recipes or Recipes()
-    vit = load_backbone(backbone, picture_size=picture_size(cohorts[0]))
+    vit = load_backbone(backbone, picture_size=PICTURE_SIZE)
+    settings = {name: open_setting(name, None, vit, progress=progress) for name in cohorts}
     given, rows = rows, list(rows or ())
-    for name in cohorts if given is None else ():
-        for condition in track(list(define_conditions(name, recipes, vit)), f"define, {name}", disable=not progress):
+    for name, setting in settings.items() if given is None else ():
+        for condition in track(list(define_conditions(setting, recipes)), f"define, {name}", disable=not progress):
             rows.append({"cohort": name} | run_condition(condition, recipes, Limits()))
     limits, looked_at = choose_limits(rows)
     new = {
@@ -96,7 +91,7 @@ def define(
         "rows": [_rounded(row) for row in rows],
         "backbone": vit.name,
         "weights_sha256": vit.weights_sha256,
-        "data_fingerprint": {name: data_fingerprint(open_cohort(name)) for name in cohorts},
+        "data_fingerprint": {name: setting.fingerprint for name, setting in settings.items()},
         "source_digest": source_digest(),
     }
     locks.write_entry(LOCK, *_ENTRY, new, reason=reason, root=root)
@@ -215,20 +210,17 @@ def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[G
         raise unknown("cohort", cohort, list(COMMITTED))
     started = time.perf_counter()
     limits, recipes, entry = read_limits()
-    vit = load_backbone(entry["backbone"], picture_size=picture_size(cohort))
-    if vit.weights_sha256 != entry["weights_sha256"]:
+    setting = open_setting(cohort, None, entry["backbone"], progress=progress)
+    if setting.vit.weights_sha256 != entry["weights_sha256"]:
         raise CovtokenError(
             f"the alarm's limits were fixed with weights {entry['weights_sha256'][:12]}, these are "
-            f"{vit.weights_sha256[:12]}: use those, or `covtoken alarm --define --reason '…'`"
+            f"{setting.vit.weights_sha256[:12]}: use those, or `covtoken alarm --define --reason '…'`"
         )
-    rows = []
-    for condition in track(test_conditions(cohort, recipes, vit), f"alarm, {cohort}", disable=not progress):
-        rows.append(run_condition(condition, recipes, limits))
-    split = TEST_SPLIT.get(cohort, "crossfit")
-    if split != "calibration":  # a look at a test split, whatever comes of it
-        look = {"cohort": cohort, "gate": "alarm", "split": split, "source_digest": source_digest()[:16]}
+    setting = replace(setting, split=TEST_SPLIT.get(cohort, "crossfit"))
+    report = try_conditions(setting, test_conditions(setting, recipes), recipes, limits, started)
+    if setting.split != "calibration":  # a look at a test split, whatever comes of it
+        look = {"cohort": cohort, "gate": "alarm", "split": setting.split, "source_digest": source_digest()[:16]}
         locks.log_look(look | {"lock": locks.lock_digest(LOCK)[:16]}, recorded=record)
-    report = _report(cohort, split, rows, limits, recipes, entry, time.perf_counter() - started)
     return report, write_report(report, report_path(cohort, "alarm", recorded=record))
 
 
@@ -244,7 +236,12 @@ def judged(row: dict, limits: Limits) -> dict:
     }
 
 
-def _report(cohort, split, rows, limits, recipes, entry, seconds) -> GateReport:
+def try_conditions(
+    setting: Setting, conditions: Iterable[Condition], recipes: Recipes, limits: Limits, started: float = 0.0
+) -> GateReport:
+    """Score every condition, ask the alarm, and report how often alarm and failure agree."""
+    shown = track(conditions, f"alarm, {setting.cohort.name}", disable=not setting.progress)
+    rows = [run_condition(condition, recipes, limits) for condition in shown]
     counts = right_counts(rows)
     share = (counts["fired_failed"] + counts["silent_worked"]) / len(rows)
     metrics = {}
@@ -258,27 +255,15 @@ def _report(cohort, split, rows, limits, recipes, entry, seconds) -> GateReport:
     for name, values in means.items():  # what following the alarm is worth, beside always D and always A
         metrics[f"mean_auroc.{name}"] = metric(float(np.mean(values)), None, *n)
     metrics["alarm.right"] = metric(share, None, *n)
-    opened = open_cohort(cohort)
-    return GateReport(
-        gate="alarm",
-        title=TITLE,
-        question=QUESTION,
-        cohort=cohort,
-        split=split,
-        backbone=entry["backbone"],
-        parameters={"recipes": recipes.to_json(), "failure": FAILURE, "curated": opened.curated},
+    return setting.report(
+        *("alarm", TITLE, QUESTION),
+        started=started,
+        parameters={"recipes": recipes.to_json(), "failure": FAILURE, "curated": setting.cohort.curated},
         thresholds={**limits.to_json(), "right": RIGHT_SHARE},
         metrics=metrics,
         checks={**counts, "agreement": agreement_line(counts)},
         decision="GO" if share >= RIGHT_SHARE else "NO-GO",
         chart_data={"conditions": [_rounded(row) for row in rows]},
-        provenance=provenance(
-            data_fingerprint=data_fingerprint(opened),
-            weights_sha256=entry["weights_sha256"],
-            seed=0,
-            wall_seconds=seconds,
-            threads=torch.get_num_threads(),
-        ),
     )
 
 

@@ -14,17 +14,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from covtoken.backbone.cache import features
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.case import Case, Cohort, picture_digest
-from covtoken.data.cohorts import open_cohort, picture_size
+from covtoken.data.case import Case, picture_digest
 from covtoken.data.intensity import WINDOWS_HU
-from covtoken.data.splits import N_FOLDS, SMALL_COHORT, folds, load_splits
+from covtoken.data.splits import N_FOLDS, SMALL_COHORT, folds
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc
+from covtoken.gates.setting import Setting, open_setting
 from covtoken.subspace.alarm import Limits, judge, statistics
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 
@@ -134,28 +132,30 @@ def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
     return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])
 
 
-def define_conditions(name: str, recipes: Recipes, vit: FrozenViT) -> Iterator[Condition]:
+def define_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
     """Shares of a cohort's own bank, on its selection split: all that the limits are fixed on."""
-    cohort = open_cohort(name)
-    bank, pictures, labels = _split(cohort, "bank", "selection", recipes, vit)
+    cases = setting.cases_of("selection")
+    pictures = extract(setting, cases, recipes)
+    labels = label(cases, setting.cohort, pictures.rows, pictures.cols)
+    bank = extract(setting, setting.cases_of("bank"), recipes)
     yield from bank_shares(bank, pictures, labels, DEFINE_SHARES, DEFINE_KEYS)
 
 
-def test_conditions(name: str, recipes: Recipes, vit: FrozenViT) -> Iterator[Condition]:
+def test_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
     """Conditions that no limit was fixed on: other pictures and other shares, and banks and pictures of other kinds."""
-    cohort = open_cohort(name)
-    foreign_cohort = open_cohort(FOREIGN[name])
-    foreign = extract(in_split(foreign_cohort, "bank"), vit, recipes)
-    for tag, bank_cases, cases in _pairs(cohort):
-        bank, pictures = extract(bank_cases, vit, recipes), extract(cases, vit, recipes)
+    cohort = setting.cohort
+    foreign_setting = open_setting(FOREIGN[cohort.name], None, setting.vit)
+    foreign = extract(foreign_setting, foreign_setting.cases_of("bank"), recipes)
+    for tag, bank_cases, cases in _pairs(setting):
+        bank, pictures = extract(setting, bank_cases, recipes), extract(setting, cases, recipes)
         labels = label(cases, cohort, pictures.rows, pictures.cols)
         yield from bank_shares(bank, pictures, labels, TEST_SHARES, TEST_KEYS, tag)
-        yield Condition(f"{tag}foreign bank, {foreign_cohort.name}", "foreign", foreign, pictures, labels)
-        if name == "busi":
+        yield Condition(f"{tag}foreign bank, {foreign_setting.cohort.name}", "foreign", foreign, pictures, labels)
+        if cohort.name == "busi":
             yield Condition("bank without lesions", "lesion-free", without_lesions(bank), pictures, labels)
         if tag in ("", f"fold {FOLDS[0]}, "):
             few = sorted(cases, key=lambda case: hash_of(case.name, TEST_KEYS[0]))[:FEW_PICTURES]
-            yield from _few_pictures(cohort, bank_cases, bank, few, recipes, vit)
+            yield from _few_pictures(setting, bank_cases, bank, few, recipes)
 
 
 def without_lesions(bank: FeatureSet) -> FeatureSet:
@@ -172,31 +172,20 @@ def hash_of(name: str, key: str) -> str:
     return hashlib.blake2b(name.encode(), key=key.encode(), digest_size=8).hexdigest()
 
 
-def in_split(cohort: Cohort, split: str) -> tuple[Case, ...]:
-    splits = load_splits(cohort)
-    return tuple(case for case in cohort.cases if splits[case.unit] == split)
-
-
-def extract(cases: Sequence[Case], vit: FrozenViT, recipes: Recipes, cache: bool = True) -> FeatureSet:
-    """Features held in memory, for many banks are cut from one set."""
-    found = features(cases, vit, recipes.blocks, cache=cache)
+def extract(setting: Setting, cases: Sequence[Case], recipes: Recipes) -> FeatureSet:
+    """Extract features into memory, for many banks are cut from one set."""
+    stored = setting.features(cases, recipes.blocks, attention=(), saliency=False)
     about = ("rows", "cols", "units", "names", "digests", "weights_sha256", "backbone", "preprocessing", "precision")
     return FeatureSet.from_arrays(
-        {block: found.tokens(block) for block in recipes.blocks}, **{name: getattr(found, name) for name in about}
+        {block: stored.tokens(block) for block in recipes.blocks}, **{name: getattr(stored, name) for name in about}
     )
 
 
-def _split(cohort: Cohort, bank_split: str, split: str, recipes: Recipes, vit: FrozenViT):
-    cases = in_split(cohort, split)
-    pictures = extract(cases, vit, recipes)
-    labels = label(cases, cohort, pictures.rows, pictures.cols)
-    return extract(in_split(cohort, bank_split), vit, recipes), pictures, labels
-
-
-def _pairs(cohort: Cohort) -> list[tuple[str, tuple[Case, ...], tuple[Case, ...]]]:
+def _pairs(setting: Setting) -> list[tuple[str, tuple[Case, ...], tuple[Case, ...]]]:
     """(tag, bank cases, cases to be scored): one pair, or two folds of a small cohort."""
+    cohort = setting.cohort
     if len(cohort.units) >= SMALL_COHORT:
-        return [("", in_split(cohort, "bank"), in_split(cohort, TEST_SPLIT[cohort.name]))]
+        return [("", setting.cases_of("bank"), setting.cases_of(TEST_SPLIT[cohort.name]))]
     fold_of = folds(cohort.units, N_FOLDS)
     return [
         (
@@ -208,21 +197,23 @@ def _pairs(cohort: Cohort) -> list[tuple[str, tuple[Case, ...], tuple[Case, ...]
     ]
 
 
-def _few_pictures(cohort, bank_cases, bank, few, recipes, vit) -> Iterator[Condition]:
+def _few_pictures(
+    setting: Setting, bank_cases: Sequence[Case], bank: FeatureSet, few: Sequence[Case], recipes: Recipes
+) -> Iterator[Condition]:
+    cohort, fresh = setting.cohort, replace(setting, cache=False, digests={})
     labels = label(few, cohort, bank.rows, bank.cols)
     if not labels.lesions:
         raise CovtokenError(f"{cohort.name}: the {len(few)} pictures of the noise conditions hold no lesion")
-    grainy = extract([noisy(case) for case in few], vit, recipes, cache=False)
+    grainy = extract(fresh, [noisy(case) for case in few], recipes)
     yield Condition("noise on the pictures", "noise", bank, grainy, labels)
-    other = load_backbone(vit.name, picture_size=OTHER_SIZE)
-    small = extract(few, other, recipes, cache=False)
+    larger = replace(fresh, vit=load_backbone(setting.vit.name, picture_size=OTHER_SIZE), digests={})
+    small = extract(larger, few, recipes)
     labels = label(few, cohort, small.rows, small.cols)
-    yield Condition(f"{OTHER_SIZE} px, bank at {picture_size(cohort.name)} px", "size", bank, small, labels)
+    yield Condition(f"{OTHER_SIZE} px, bank at {setting.vit.picture_size} px", "size", bank, small, labels)
     units = sorted({case.unit for case in bank_cases}, key=lambda unit: hash_of(unit, TEST_KEYS[0]))[:FEW_UNITS]
     chosen = [case for case in bank_cases if case.unit in set(units)]
-    yield Condition(
-        f"{OTHER_SIZE} px, bank at {OTHER_SIZE} px", "size", extract(chosen, other, recipes, False), small, labels
-    )
+    bank = extract(larger, chosen, recipes)
+    yield Condition(f"{OTHER_SIZE} px, bank at {OTHER_SIZE} px", "size", bank, small, labels)
 
 
 def _with_noise(case: Case, sigma: float) -> np.ndarray:

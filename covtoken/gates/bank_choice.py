@@ -27,14 +27,20 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from covtoken.backbone.weights import load_backbone
-from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates import ablation
-from covtoken.gates.ablation import TIED, recipe_cohorts, refuse_small, values_of
+from covtoken.gates.ablation import TIED, values_of
 from covtoken.gates.alarm_conditions import share_of
-from covtoken.gates.selection_table import NOTE, content_of, read_variants, split_features, write_table
+from covtoken.gates.selection_table import (
+    NOTE,
+    content_of,
+    open_study,
+    read_variants,
+    recipe_cohorts,
+    split_features,
+    write_table,
+)
 from covtoken.subspace.bank import origin
 from covtoken.subspace.direction import (
     Direction,
@@ -73,18 +79,16 @@ def run_banks(
         CovtokenError: unknown names, or a cohort without the splits or lesions.
     """
     started = time.perf_counter()
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
-    refuse_small(opened)
-    centre = ablation.default(vit.n_blocks)
+    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress)
+    centre = ablation.default(setting.vit.n_blocks)
     blocks = sorted({centre.block, centre.target_block})
-    splits = bank, selection, labels = split_features(opened, vit, blocks, False, cache, progress)
+    splits = bank, selection, labels = split_features(setting, blocks, False)
     rows = []
-    for share, key, part in track(list(banks_of(bank)), f"banks, {opened.name}", disable=not progress):
+    for share, key, part in track(list(banks_of(bank)), f"banks, {setting.cohort.name}", disable=not progress):
         about = {"share": share, "key": key, "bank_units": len(set(part.units))}
         rows += [about | row for row in evaluate(part, selection, labels, centre.block, centre.target_block)]
     more = {"block": centre.block, "target_block": centre.target_block, "variants": rows}
-    return content_of(SCHEMA, opened, vit, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
+    return content_of(SCHEMA, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
 
 
 def banks_of(bank) -> Iterator[tuple[float, str, Any]]:

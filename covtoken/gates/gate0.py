@@ -11,19 +11,17 @@ import time
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 
 from covtoken.backbone.cache import features
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import data_fingerprint, open_cohort
+from covtoken.data.cohorts import open_cohort
 from covtoken.data.near_duplicates import CORRELATION
-from covtoken.errors import CovtokenError
 from covtoken.gates.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
 from covtoken.gates.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
-from covtoken.gates.report import GateReport, committed_reports, metric, provenance
-from covtoken.gates.scoring import open_inputs
+from covtoken.gates.report import GateReport, GateRun, check_defect, committed_reports, metric
+from covtoken.gates.setting import Setting, open_setting
 from covtoken.gates.substrate import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
 
 TITLE = "The substrate"
@@ -45,28 +43,20 @@ DEFECTS = {
 }
 
 
-def run_gate0(
-    cohort: str | Cohort = "phantom",
-    backbone: str | FrozenViT = "embedded",
-    data: str | None = None,
-    defect: str | None = None,
-    progress: bool = True,
-) -> GateReport:
-    """Gate 0 of one cohort from pixels.
+def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> GateRun:
+    """Run gate 0 from pixels.
 
     Args:
-        cohort: a committed cohort, a folder with ``index.csv``, or a Cohort.
-        backbone: by name, or loaded.
-        data: the cohort's folder, where it is not under ``COVTOKEN_DATA``.
+        setting: cohort and backbone; every split is looked at.
+        plan: not needed, for nothing is chosen or scored.
         defect: plant one of ``DEFECTS``, for the test that the decision turns.
 
     Raises:
-        CovtokenError: unknown names, data or weights that are not there.
+        CovtokenError: an unknown defect, a picture that cannot be read.
     """
-    if defect is not None and defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    opened, vit = open_inputs(cohort, backbone, data, masks=False)
+    opened, vit, progress = setting.cohort, setting.vit, setting.progress
     middle = vit.n_blocks // 2
     checks, pairs = split_checks(opened, defect)  # before minutes of work
     cases = sample(opened.cases, N_PICTURES)
@@ -88,13 +78,9 @@ def run_gate0(
     bank_features = features(sample(bank_cases, N_PICTURES), vit, [middle], progress=progress)
     checks |= bank_checks(bank_features, middle, bank_units, corrupted=defect == "corrupted_bank")
     checks |= guard_checks(opened, bank_features, middle, guard_off=defect == "guard_off")
-    return GateReport(
-        gate=0,
-        title=TITLE,
-        question=QUESTION,
-        cohort=opened.name,
-        split="all",
-        backbone=vit.name,
+    report = setting.report(
+        *(0, TITLE, QUESTION),
+        started=started,
         parameters={
             "picture_size": vit.picture_size,
             "middle": middle,
@@ -124,14 +110,8 @@ def run_gate0(
             "marks": geometry.panels,
             "look_alikes": [{"a": a, "b": b, "correlation": round(r, 4)} for a, b, r in pairs[:20]],
         },
-        provenance=provenance(
-            data_fingerprint=data_fingerprint(opened),
-            weights_sha256=vit.weights_sha256,
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )
+    return GateRun(report)
 
 
 def decide(checks: dict[str, bool]) -> str:
@@ -167,9 +147,10 @@ def check_table(report: GateReport) -> pd.DataFrame:
 def defect_table() -> pd.DataFrame:
     """Each defect planted into a small phantom and a tiny random ViT: the decision, and the checks that failed."""
     cohort, vit = open_cohort("phantom", n=24), load_backbone("random:vit_tiny_patch16_224", 96)
+    setting = open_setting(cohort, None, vit, progress=False)
     rows = []
     for defect in (None, *DEFECTS):
-        report = run_gate0(cohort, vit, defect=defect, progress=False)
+        report = run(setting, defect=defect).report
         failed = ", ".join(name for name, outcome in report.checks.items() if not outcome)
         rows.append({"planted defect": defect or "none", "decision": report.decision, "failed checks": failed})
     return pd.DataFrame(rows).set_index("planted defect")

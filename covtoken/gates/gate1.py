@@ -1,7 +1,7 @@
 """Gate 1, where lesions live: membership against masks, block by block, beside every baseline.
 
-Two steps that never mix. ``plan`` looks at the selection split alone and fixes block, pooling, smoothing, signs and the
-threshold. ``run`` evaluates a fixed plan on a split: what it prints can no longer be tuned.
+``covtoken.gates.planning`` looks at the selection split alone and fixes block, pooling, smoothing, signs and threshold.
+``run`` evaluates that plan on a split: what it prints can no longer be tuned.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
-from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Cohort
-from covtoken.errors import CovtokenError
+from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, small_cut
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.recorded import RecordedScores, hashed_units
 from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
-from covtoken.gates.plan import BASELINES, PROPOSED, SEED, Plan, binding, resolve_split
-from covtoken.gates.planning import plan_for
-from covtoken.gates.report import GateReport, provenance
-from covtoken.gates.scoring import Extractor, centre_maps, limited, need_lesions, open_inputs, score
+from covtoken.gates.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, binding
+from covtoken.gates.report import GateReport, GateRun, check_defect
+from covtoken.gates.scoring import centre_maps, need_lesions, score, shuffled_masks
+from covtoken.gates.setting import Setting
 from covtoken.subspace.scorers import in_organ
 
 TITLE = "Where lesions live"
@@ -43,89 +40,68 @@ PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
     "random",
 )
 
-FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
-
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
 
 
 @dataclass(frozen=True)
-class Gate1Run:
-    """A report, the scores it was computed from, and the parts that a notebook draws."""
+class Scored:
+    """What a gate 1 run scored.
 
-    report: GateReport
-    recorded: RecordedScores
+    Attributes:
+        setting: cohort, split and backbone. plan: under which it scored.
+        cases: N, in the order of the recorded scores.
+    """
+
+    setting: Setting
     plan: Plan
-    cases: tuple
-    cohort: Cohort
+    cases: tuple[Case, ...]
 
 
-def run_gate1(
-    cohort: str | Cohort = "phantom",
-    split: str = "selection",
-    backbone: str | FrozenViT = "embedded",
-    *,
-    data: str | None = None,
-    precision: str = "fp32",
-    cache: bool = True,
-    progress: bool = True,
-    defect: str | None = None,
-    fixed_plan: Plan | None = None,
-    need_lock: bool = False,
-    limit_units: int | None = None,
-) -> Gate1Run:
-    """Gate 1 of one cohort from pixels.
+def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
+    """Run gate 1 from pixels.
 
     Args:
-        cohort, backbone, data: as in ``scoring.open_inputs``.
-        split: ``selection`` (choose and report), ``test`` (the plan comes from the lock; for a cohort without a lock,
-            from its own selection split in the same run) or ``crossfit`` (small cohorts: recipe of a large cohort).
+        setting: cohort, split and backbone.
+        plan: what was fixed before.
         defect: plant one of ``DEFECTS``, for the test that the verdict turns.
-        fixed_plan: evaluate this plan, whatever the lock holds (spread measurements).
-        need_lock: refuse to make a plan in this run, as recording asks.
-        limit_units: only so many units of each split, by keyed hash (spread measurements).
 
     Raises:
-        CovtokenError: unknown names, a lock made for other data or weights, a split without lesions.
+        CovtokenError: an unknown defect, a split without lesions.
     """
+    check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    opened, vit = open_inputs(cohort, backbone, data)
-    split = resolve_split(opened, split)
-    extracting = Extractor(vit, precision, cache, progress)
-    if limit_units:
-        opened = limited(opened, limit_units)
-    found = binding(opened, vit)
-    plan, locked = (fixed_plan, True) if fixed_plan else plan_for(opened, split, extracting, found, need_lock)
-    maps, labels, cases, alarms = score(opened, split, plan, extracting)
-    need_lesions(labels, opened, split)
-    if split == "crossfit":
+    vit, grid = setting.vit, setting.grid
+    maps, labels, cases, alarms = score(setting, plan)
+    need_lesions(labels, setting.cohort, setting.split)
+    if setting.split == "crossfit":
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if defect:
-        labels, plan = plant(defect, labels, plan, vit.n_blocks, extracting.grid)
+        labels, plan = plant(defect, labels, plan, vit.n_blocks, grid)
     header = {
-        "cohort": opened.name,
-        "split": split,
+        "cohort": setting.cohort.name,
+        "split": setting.split,
         "backbone": vit.name,
-        "rows": extracting.grid[0],
-        "cols": extracting.grid[1],
+        "rows": grid[0],
+        "cols": grid[1],
         "n_blocks": vit.n_blocks,
         "plan": plan.to_json(),
-        "units": hashed_units(_unit_names(cases)),
+        "units": hashed_units(sorted({case.unit for case in cases})),
         "recommended_is": alarms[0]["score"],
-        **found,
+        **binding(setting),
     }
     kept = {name: values for name, values in maps.items() if name in recorded_names(plan, vit.n_blocks)}
     recorded = RecordedScores(kept, labels, header)
     measured = headline(recorded)
     rest = {name: values for name, values in maps.items() if name not in kept}
-    others = measure(rest, labels, *extracting.grid, full=PIXELS_ONLY)
+    others = measure(rest, labels, *grid, full=PIXELS_ONLY)
     kinds = ("auroc", "image_auroc", "organ_auroc", "organ_image_auroc")
     for kind, other in product(kinds, (*PROPOSED, *BASELINES, "intensity_flipped")):
         ours, theirs = f"{kind}.in_organ", f"{kind}.{other}"
         of = measured if theirs in measured.values else others
         if ours in others.values and theirs in of.values and ours != theirs:
             others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=of)
-    report = _report(recorded, measured, others, plan, opened, locked, alarms, started)
-    return Gate1Run(report, recorded, plan, cases, opened)
+    report = _report(setting, recorded, measured, others, plan, alarms, started)
+    return GateRun(report, recorded, Scored(setting, plan, cases))
 
 
 def headline(recorded: RecordedScores) -> Measured:
@@ -154,7 +130,7 @@ def decide(
     """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is.
 
     Args:
-        own_threshold: whether the threshold is of this backbone; that of another decides nothing.
+        own_threshold: whether the threshold was locked for this backbone; another backbone's decides nothing.
     """
     gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
     checks: dict[str, Any] = {
@@ -179,21 +155,15 @@ def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tup
     ``shuffled_masks`` gives each picture the labels of another; ``transposed_grid`` swaps rows and columns;
     ``final_as_middle`` calls the final block the middle one.
     """
-    if defect not in DEFECTS:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(DEFECTS)}")
+    check_defect(defect, DEFECTS)
     if defect == "final_as_middle":
         return labels, replace(plan, middle=n_blocks)
-    n = len(labels.unit)
     if defect == "shuffled_masks":
-        order, token = np.random.default_rng(SEED).permutation(n), np.arange(labels.lesion.shape[1])
-    else:
-        order, token = np.arange(n), np.arange(grid[0] * grid[1]).reshape(grid).T.ravel()
-    new_place, new_token = np.argsort(order), np.argsort(token)
-    lesions = tuple(
-        replace(lesion, picture=int(new_place[lesion.picture]), tokens=np.sort(new_token[lesion.tokens]))
-        for lesion in labels.lesions
-    )
-    moved = {name: getattr(labels, name)[order][:, token] for name in ("lesion", "ignore")}
+        return shuffled_masks(labels), plan
+    token = np.arange(grid[0] * grid[1]).reshape(grid).T.ravel()
+    new_token = np.argsort(token)
+    lesions = tuple(replace(lesion, tokens=np.sort(new_token[lesion.tokens])) for lesion in labels.lesions)
+    moved = {name: getattr(labels, name)[:, token] for name in ("lesion", "ignore")}
     return replace(labels, **moved, lesions=lesions), plan
 
 
@@ -208,27 +178,27 @@ def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
     ]
 
 
-def _unit_names(cases) -> list[str]:
-    return sorted({case.unit for case in cases})
-
-
-def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -> GateReport:
+def _report(
+    setting: Setting,
+    recorded: RecordedScores,
+    measured: Measured,
+    others: Measured,
+    plan: Plan,
+    alarms: list[dict[str, Any]],
+    started: float,
+) -> GateReport:
     header, labels = recorded.header, recorded.labels
-    own_threshold = locked or header["split"] != "crossfit"  # an unlocked recipe of a small cohort is another's
+    own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
     decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
-    checks["plan_locked_before"] = locked
+    checks["plan_locked_before"] = plan.locked
     metrics = others.entries() | measured.entries()
-    return GateReport(
-        gate=1,
-        title=TITLE,
-        question=QUESTION,
-        cohort=cohort.name,
-        split=header["split"],
-        backbone=header["backbone"],
+    return setting.report(
+        *(1, TITLE, QUESTION),
+        started=started,
         parameters={
             **header["method"],
             **plan.to_json(),
-            "curated": cohort.curated,
+            "curated": setting.cohort.curated,
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "n_variants_looked_at": len(plan.table),
@@ -236,7 +206,7 @@ def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -
             "alarm": alarms,
             "alarm_says": alarm_sentence(alarms),
         },
-        thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": locked},
+        thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": plan.locked},
         metrics=metrics,
         checks=checks,
         decision=decision,
@@ -249,11 +219,4 @@ def _report(recorded, measured, others, plan, cohort, locked, alarms, started) -
             "density_image_gains": gain_rows(metrics, "image_auroc_gain"),
             "selection": list(plan.table),
         },
-        provenance=provenance(
-            data_fingerprint=header["data_fingerprint"],
-            weights_sha256=header["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
     )

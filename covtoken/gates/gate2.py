@@ -8,6 +8,8 @@ recall, the question has no answer here.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -19,11 +21,11 @@ from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.ranks import grouped_spearman, holm
 from covtoken.evaluation.records import Records
-from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.kept_sets import FAMILIES, PER_FAMILY, kept_sets
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
-from covtoken.gates.plan import SEED
-from covtoken.gates.report import GateReport
+from covtoken.gates.lesion_pictures import LesionPictures, prepare
+from covtoken.gates.plan import FEW_UNITS, Plan
+from covtoken.gates.report import GateReport, GateRun, check_defect
+from covtoken.gates.setting import SEED, Setting
 from covtoken.gates.thresholds import threshold_of
 
 TITLE = "Coverage as a proxy"
@@ -41,49 +43,66 @@ HEADLINES = (
 )
 
 
-def run_gate2(
-    cohort: str = "phantom", split: str = "test", backbone: str = "embedded", *, defect=None, **options
-) -> GateRun:
-    """Gate 2 of one cohort from pixels.
+def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
+    """Run gate 2 from pixels.
 
     Args:
+        setting: cohort, split and backbone.
+        plan: gate 1's.
         defect: plant one of ``DEFECTS``: ``leaked_label`` adds recall to RankMe, ``shuffled_masks`` mixes masks up.
-        options: of ``lesion_pictures.prepare``.
+
+    Raises:
+        CovtokenError: a split without lesions, or cross-fitting without a locked threshold.
     """
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    wanted = ("density", "attention_best")
-    got = prepare(cohort, split, backbone, scorers=wanted, shuffled=defect == "shuffled_masks", **options)
-    rho, p = correlations(got, leaked=defect == "leaked_label")
+    pictures = prepare(setting, plan, ("density", "attention_best"), shuffled=defect == "shuffled_masks")
+
+    def threshold(own: dict) -> dict:
+        return threshold_of(setting, 2, own, lambda: run(replace(setting, split="selection"), plan))
+
+    return evaluate(pictures, threshold, leaked=defect == "leaked_label", started=started)
+
+
+def evaluate(
+    pictures: LesionPictures, threshold: Callable[[dict], dict], *, leaked: bool = False, started: float = 0.0
+) -> GateRun:
+    """Correlate, measure and decide on pictures that are scored and projected already.
+
+    Args:
+        pictures: N lesion pictures.
+        threshold: from what this run would lock to the threshold that holds, each ``{value, reason, …}``.
+        leaked: add the lesion's recall to RankMe (a planted defect).
+        started: ``time.perf_counter`` before the work.
+    """
+    rho, p = correlations(pictures, leaked)
     records = Records(
-        {"rho": rho.astype(np.float32), "p": p, "unit": got.labels.unit.astype(np.int32)},
-        got.header(2, measures=MEASURES, ratios=RATIOS, parts=PARTS),
+        {"rho": rho.astype(np.float32), "p": p, "unit": pictures.labels.unit.astype(np.int32)},
+        pictures.header(2, measures=MEASURES, ratios=RATIOS, parts=PARTS),
     )
     measured = headline(records)
-    threshold = threshold_of(
-        got, 2, selection_threshold(measured), lambda: run_gate2(cohort, "selection", backbone, **options)
-    )
-    decision, checks = decide(measured, threshold["value"])
-    checks["plan_locked_before"] = got.locked
-    return GateRun(_report(got, records, measured, threshold, decision, checks, started), records, got)
+    locked = threshold(selection_threshold(measured))
+    decision, checks = decide(measured, locked["value"])
+    checks["plan_locked_before"] = pictures.plan.locked
+    return GateRun(_report(pictures, records, measured, locked, decision, checks, started), records, pictures)
 
 
-def correlations(got: LesionPictures, leaked: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def correlations(pictures: LesionPictures, leaked: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """ρ [measure, ratio, part, picture], NaN where recall or the measure is constant; permutation p [measure, ratio].
 
     ``leaked`` adds the recall itself to RankMe, which no functional of tokens may know.
     """
-    n, n_sets = len(got.cases), PER_FAMILY * len(FAMILIES)
+    n, n_sets = len(pictures.cases), PER_FAMILY * len(FAMILIES)
     values = np.empty((len(MEASURES), len(RATIOS), n, n_sets))
     recall = np.empty((len(RATIOS), n, n_sets))
     for (r, ratio), i in product(enumerate(RATIOS), range(n)):
-        name, y = got.cases[i].name, got.y[i]
-        sets = kept_sets(name, got.maps["density"][i], y, budget(y.shape[0], ratio))
-        recall[r, i] = got.labels.lesion[i][sets].sum(axis=1) / got.labels.lesion[i].sum()
+        name, y = pictures.cases[i].name, pictures.y[i]
+        sets = kept_sets(name, pictures.maps["density"][i], y, budget(y.shape[0], ratio))
+        recall[r, i] = pictures.labels.lesion[i][sets].sum(axis=1) / pictures.labels.lesion[i].sum()
         for m, functional in enumerate(FUNCTIONALS):
-            values[m, r, i] = set_coverage(functional, y, torch.from_numpy(sets), width=got.width).numpy()
+            values[m, r, i] = set_coverage(functional, y, torch.from_numpy(sets), width=pictures.width).numpy()
         for m, scorer in enumerate(("density", "attention_best"), start=len(FUNCTIONALS)):
-            values[m, r, i] = got.maps[scorer][i].astype(np.float64)[sets].sum(axis=1)
+            values[m, r, i] = pictures.maps[scorer][i].astype(np.float64)[sets].sum(axis=1)
     if leaked:
         values[0] = recall * n_sets + values[0] / values[0].max()
     rho = np.full((len(MEASURES), len(RATIOS), len(PARTS), n), np.nan)
@@ -150,13 +169,13 @@ def selection_threshold(measured: Measured) -> dict:
     return {"value": round(measured.values[name], 4), "reason": f"{name} on the selection split"}
 
 
-def _report(got, records, measured, threshold, decision, checks, started) -> GateReport:
+def _report(pictures, records, measured, threshold, decision, checks, started) -> GateReport:
     metrics = measured.entries()
     rows = [
         {"measure": name, "keep": f"{ratio:g}", "family": part, **_row(metrics, name, ratio, part)}
         for name, ratio, part in product(MEASURES, RATIOS, PARTS)
     ]
-    return got.report(
+    return pictures.report(
         *(2, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
@@ -164,7 +183,7 @@ def _report(got, records, measured, threshold, decision, checks, started) -> Gat
         started=started,
         thresholds={f"spearman.rankme.{DECIDING}": threshold["value"]} | threshold,
         parameters={
-            "recipes": {n: got.plan.recipes[n].to_json() for n in ("density", "attention_best")},
+            "recipes": {n: pictures.plan.recipes[n].to_json() for n in ("density", "attention_best")},
             "sets_per_family": PER_FAMILY,
             "n_permutations": N_PERMUTATIONS,
         },

@@ -8,6 +8,8 @@ pruner's tokens by its final logits; at a pruner's own k, every score is run at 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -20,19 +22,18 @@ from covtoken.evaluation.ranks import holm
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
 from covtoken.gates.alarm import alarm_sentence
-from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.gates.lesion_numbers import LesionNumbers
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
+from covtoken.gates.lesion_pictures import LesionPictures, prepare
 from covtoken.gates.method_names import METHOD_NAMES
-from covtoken.gates.plan import METHOD_PARAMETERS, SEARCHING
-from covtoken.gates.report import GateReport
+from covtoken.gates.plan import FEW_UNITS, METHOD_PARAMETERS, SEARCHING, Plan
+from covtoken.gates.report import GateReport, GateRun, check_defect
+from covtoken.gates.setting import Setting
 from covtoken.gates.thresholds import threshold_of
 
 TITLE = "Matched budgets"
 QUESTION = "At equal budgets, which method loses fewest small lesions?"
 DECIDING = "keep0.25"
 DECIDES = f"miss_gain.recommended_minus_attention_best.{DECIDING}"
-PLACES = (*map(rows.label_of, RATIOS), "kdual", "krepaired")
 DEFECTS = ("shuffled_masks", "leaked_label")
 HEADLINES = (
     *(f"miss_small.{name}.{DECIDING}" for name in ("recommended", "density", "attention_best", "merging")),
@@ -42,65 +43,76 @@ HEADLINES = (
 )
 
 
-def run_gate3(
-    cohort: str = "phantom",
-    split: str = "test",
-    backbone: str = "embedded",
-    *,
-    defect: str | None = None,
-    n_greedy: int | None = None,
-    progress: bool = True,
-    **options,
-) -> GateRun:
-    """Gate 3 of one cohort from pixels.
+def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: int | None = None) -> GateRun:
+    """Run gate 3 from pixels.
 
     Args:
+        setting: cohort, split and backbone.
+        plan: gate 1's.
         defect: plant one of ``DEFECTS``: ``shuffled_masks`` mixes masks up, ``leaked_label`` lets the recommended score
             see the lesions.
         n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
-        options: of ``lesion_pictures.prepare``.
+
+    Raises:
+        CovtokenError: a split without lesions, a layer that cannot be counted, or cross-fitting without a locked
+            threshold.
     """
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    mixed = defect == "shuffled_masks"
-    got = prepare(cohort, split, backbone, shuffled=mixed, progress=progress, **options)
-    if got.split == "crossfit" and "intensity" in got.maps:  # a small cohort chooses no sign: both are printed
-        got.maps["intensity_flipped"] = -got.maps["intensity"]
+    pictures = prepare(setting, plan, shuffled=defect == "shuffled_masks")
+    if setting.split == "crossfit" and "intensity" in pictures.maps:  # a small cohort chooses no sign: both are printed
+        pictures.maps["intensity_flipped"] = -pictures.maps["intensity"]
     if defect == "leaked_label":
-        got.maps["recommended"] = got.labels.lesion.astype(np.float64)
-    n_greedy = n_greedy or greedy_pictures(got.cohort.name)
-    flops = flops_of(got)  # before minutes of work: some layers cannot be counted
-    columns, per_image = _columns(got, n_greedy, progress)
+        pictures.maps["recommended"] = pictures.labels.lesion.astype(np.float64)
+    flops = flops_of(pictures)  # before minutes of work: some layers cannot be counted
+
+    def threshold(own: dict) -> dict:
+        return threshold_of(setting, 3, own, lambda: run(replace(setting, split="selection"), plan, n_greedy=n_greedy))
+
+    return evaluate(pictures, threshold, flops, n_greedy=n_greedy, started=started)
+
+
+def evaluate(
+    pictures: LesionPictures,
+    threshold: Callable[[dict], dict],
+    flops: dict[str, dict[str, float]],
+    *,
+    n_greedy: int | None = None,
+    started: float = 0.0,
+) -> GateRun:
+    """Prune, measure and decide on pictures that are scored and projected already.
+
+    Args:
+        pictures: N lesion pictures.
+        threshold: from what this run would lock to the threshold that holds, each ``{value, reason, …}``.
+        flops: as ``flops_of`` gives.
+        n_greedy: as in ``run``.
+        started: ``time.perf_counter`` before the work.
+    """
+    n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
+    columns, per_image = _columns(pictures, n_greedy)
     arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()} | per_image
-    records = Records(arrays | got.lesion_arrays(), got.header(3, flops=flops))
+    records = Records(arrays | pictures.lesion_arrays(), pictures.header(3, flops=flops))
     measured = headline(records)
-    own = selection_threshold(measured, got)
-    threshold = threshold_of(
-        got, 3, own, lambda: run_gate3(cohort, "selection", backbone, progress=progress, **options)
-    )
-    decision, checks = decide(measured, threshold["value"])
-    checks["plan_locked_before"] = got.locked
-    report = _report(got, records, measured, threshold, decision, checks, n_greedy, started)
-    return GateRun(report, records, got)
+    locked = threshold(selection_threshold(measured, pictures))
+    decision, checks = decide(measured, locked["value"])
+    checks["plan_locked_before"] = pictures.plan.locked
+    report = _report(pictures, records, measured, locked, decision, checks, n_greedy, started)
+    return GateRun(report, records, pictures)
 
 
-def greedy_pictures(cohort: str) -> int:
-    """How many pictures the strong optimiser is run on by default: the phantom's notebook should stay quick."""
-    return 24 if cohort == "phantom" else rows.GREEDY_PICTURES
-
-
-def _columns(got: LesionPictures, n_greedy: int, progress: bool) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _columns(pictures: LesionPictures, n_greedy: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Counts [L] by ``<method>.<place>``, and per-image arrays of both pruners."""
-    pruned = {name: rows.pruned_by(got, "rankme", name) for name in rows.SCHEDULES}
+    pruned = {name: rows.pruned_by(pictures, "rankme", name) for name in rows.SCHEDULES}
     ks = {f"k{name}": found.k.numpy() for name, found in pruned.items()}
-    columns = rows.columns_of_scores(got, ks) | rows.columns_of_choice(got)
+    columns = rows.columns_of_scores(pictures, ks) | rows.columns_of_choice(pictures)
     for name, found in pruned.items():
-        columns |= rows.columns_of_pruned(got, f"coverage_{name}", found, f"k{name}")
+        columns |= rows.columns_of_pruned(pictures, f"coverage_{name}", found, f"k{name}")
     for functional, title in (("rankme", "coverage_greedy"), ("coding_rate", "coverage_greedy_coding_rate")):
-        few, sets = rows.greedy_sets(got, functional, n_greedy)
-        columns[f"{title}.{DECIDING}"] = rows.column_of_sets(got, few, sets)
-    if not rows.why_not_merged(got):
-        columns |= rows.columns_of_merging(got, progress)
+        few, sets = rows.greedy_sets(pictures, functional, n_greedy)
+        columns[f"{title}.{DECIDING}"] = rows.column_of_sets(pictures, few, sets)
+    if not rows.why_not_merged(pictures):
+        columns |= rows.columns_of_merging(pictures)
     per_image = {}
     for name, found in pruned.items():
         numbers = {"k": found.k, "mu": found.mu, "drop": found.drop, "full": found.full, "met": found.met.double()}
@@ -176,9 +188,9 @@ def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
     return ("GO" if checks["recommended_beats_attention"] else "NO-GO"), checks
 
 
-def selection_threshold(measured: Measured, got: LesionPictures) -> dict:
+def selection_threshold(measured: Measured, pictures: LesionPictures) -> dict:
     """What a selection run gives as threshold: the lowest small-lesion miss rate of what searches no bank."""
-    simple = [name for name in got.maps if name not in SEARCHING and name != "random"]
+    simple = [name for name in pictures.maps if name not in SEARCHING and name != "random"]
     best = min(simple, key=lambda name: measured.values[f"miss_small.{name}.{DECIDING}"])
     return {
         "value": round(measured.values[f"miss_small.{best}.{DECIDING}"], 4),
@@ -186,22 +198,22 @@ def selection_threshold(measured: Measured, got: LesionPictures) -> dict:
     }
 
 
-def flops_of(got: LesionPictures) -> dict[str, dict[str, float]]:
+def flops_of(pictures: LesionPictures) -> dict[str, dict[str, float]]:
     """GFLOP a picture by keep ratio: pruning after the middle block, merging with its matching, the whole model.
 
     Pruning is given without and with membership A's search of its bank; the recommended score needs none.
     """
-    vit, n_tokens = got.vit, got.y.shape[1]
+    vit, n_tokens = pictures.setting.vit, pictures.y.shape[1]
     prefix = int(vit.model.num_prefix_tokens)
     whole = vit_flops(vit, (n_tokens + prefix,) * vit.n_blocks)
     found = {"whole": {"all": whole / 1e9}, "pruning": {}, "pruning_with_search": {}, "merging": {}}
-    search = search_flops(n_tokens, METHOD_PARAMETERS["reference_size"], got.width)
+    search = search_flops(n_tokens, METHOD_PARAMETERS["reference_size"], pictures.width)
     for ratio in RATIOS:
         k = budget(n_tokens, ratio)
-        pruning = prune_flops(vit, got.plan.middle, k)
+        pruning = prune_flops(vit, pictures.plan.middle, k)
         found["pruning"][rows.label_of(ratio)] = pruning / 1e9
         found["pruning_with_search"][rows.label_of(ratio)] = (pruning + search) / 1e9
-        if not rows.why_not_merged(got):
+        if not rows.why_not_merged(pictures):
             merged = np.cumsum((0, *schedule(n_tokens, k, vit.n_blocks)[:-1]))
             counts = [n_tokens + prefix - int(gone) for gone in merged]
             matching = matching_flops(counts, vit.model.blocks[0].attn.head_dim, prefix)
@@ -209,9 +221,9 @@ def flops_of(got: LesionPictures) -> dict[str, dict[str, float]]:
     return found
 
 
-def _report(got, records, measured, threshold, decision, checks, n_greedy, started) -> GateReport:
+def _report(pictures, records, measured, threshold, decision, checks, n_greedy, started) -> GateReport:
     metrics = measured.entries()
-    return got.report(
+    return pictures.report(
         *(3, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
@@ -219,11 +231,11 @@ def _report(got, records, measured, threshold, decision, checks, n_greedy, start
         started=started,
         thresholds={f"miss_small.recommended.{DECIDING}": threshold["value"]} | threshold,
         parameters={
-            "recipes": {name: recipe.to_json() for name, recipe in got.plan.recipes.items()},
-            "small_cut": got.plan.small_cut,
+            "recipes": {name: recipe.to_json() for name, recipe in pictures.plan.recipes.items()},
+            "small_cut": pictures.plan.small_cut,
             "n_greedy": n_greedy,
-            "merging": rows.why_not_merged(got) or "through the model's own blocks",
-            "alarm_says": alarm_sentence(got.alarms),
+            "merging": rows.why_not_merged(pictures) or "through the model's own blocks",
+            "alarm_says": alarm_sentence(pictures.alarms),
         },
         chart_data={"miss": miss_rows(metrics), "gains": gain_rows(metrics)},
     )

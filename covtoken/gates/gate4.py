@@ -16,9 +16,10 @@ from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
-from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.lesion_pictures import GateRun, check_defect, prepare
-from covtoken.gates.plan import SEED
+from covtoken.gates.lesion_pictures import LesionPictures, prepare
+from covtoken.gates.plan import FEW_UNITS, Plan
+from covtoken.gates.report import GateRun, check_defect
+from covtoken.gates.setting import SEED, Setting
 
 TITLE = "The dual variable"
 QUESTION = "Does the dual variable converge, is the floor met, and does its price fall as the floor loosens?"
@@ -30,38 +31,60 @@ HEADLINES = ("dual.constraint_met", "dual.mu_cv", "dual.mu_falls", "repaired.con
 PATH_EVERY = 5  # steps of the drawn trajectory
 
 
-def run_gate4(
-    cohort: str = "phantom",
-    split: str = "test",
-    backbone: str = "embedded",
+def run(
+    setting: Setting,
+    plan: Plan,
     *,
+    defect: str | None = None,
     n_seeds: int | None = None,
     n_pictures: int | None = None,
-    defect: str | None = None,
-    **options,
 ) -> GateRun:
-    """Gate 4 of one cohort from pixels.
+    """Run gate 4 from pixels.
 
     Args:
-        n_seeds, n_pictures: None: 3 seeds on 16 pictures of the phantom, else 10 seeds on 40. The repaired schedule,
-            which decides nothing, runs at most 3 seeds.
+        setting: cohort, split and backbone.
+        plan: gate 1's.
         defect: ``stuck`` gives every run the same seed and its constraint flag the value true.
-        options: of ``lesion_pictures.prepare``.
+        n_seeds: draws of the noise (None: 3 of the phantom, else 10). The repaired schedule, which decides nothing,
+            gets at most 3.
+        n_pictures: lesion pictures (None: 16 of the phantom, else 40).
+
+    Raises:
+        CovtokenError: a split without lesions.
     """
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    got = prepare(cohort, split, backbone, scorers=(), **options)
-    drawn = got.cohort.name == "phantom"
+    pictures = prepare(setting, plan, scorers=())
+    return evaluate(pictures, n_seeds, n_pictures, stuck=defect == "stuck", started=started)
+
+
+def evaluate(
+    pictures: LesionPictures,
+    n_seeds: int | None = None,
+    n_pictures: int | None = None,
+    *,
+    stuck: bool = False,
+    started: float = 0.0,
+) -> GateRun:
+    """Run the dual, measure and decide on pictures that are projected already.
+
+    Args:
+        pictures: lesion pictures, of which ``n_pictures`` are used.
+        n_seeds, n_pictures: as in ``run``.
+        stuck: give every run one seed, and claim that the floor is met (a planted defect).
+        started: ``time.perf_counter`` before the work.
+    """
+    drawn = pictures.setting.cohort.name == "phantom"
     n_seeds, n_pictures = n_seeds or (3 if drawn else 10), n_pictures or (16 if drawn else 40)
-    got = got.only(got.few(n_pictures))
-    arrays, paths = _runs(got, n_seeds, stuck=defect == "stuck")
-    arrays["unit"] = got.labels.unit.astype(np.int32)
-    records = Records(arrays, got.header(4, slacks=SLACKS, n_seeds=n_seeds))
+    pictures = pictures.only(pictures.few(n_pictures))
+    arrays, paths = _runs(pictures, n_seeds, stuck)
+    arrays["unit"] = pictures.labels.unit.astype(np.int32)
+    records = Records(arrays, pictures.header(4, slacks=SLACKS, n_seeds=n_seeds))
     measured = headline(records)
     decision, checks = decide(measured, measured.n[0])
-    checks["plan_locked_before"] = got.locked
+    checks["plan_locked_before"] = pictures.plan.locked
     metrics = measured.entries()
-    report = got.report(
+    report = pictures.report(
         *(4, TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
@@ -71,20 +94,20 @@ def run_gate4(
         parameters={"functional": FUNCTIONAL, "slacks": list(SLACKS), "n_seeds": n_seeds},
         chart_data={"paths": paths, "by_slack": by_slack(metrics)},
     )
-    return GateRun(report, records, got)
+    return GateRun(report, records, pictures)
 
 
-def _runs(got, n_seeds: int, stuck: bool) -> tuple[dict[str, np.ndarray], list[dict]]:
+def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str, np.ndarray], list[dict]]:
     """μ, k, drop/C* and the constraint flag, [slack, seed, picture] of each schedule; mean trajectories."""
     arrays, paths, asked = {}, [], n_seeds
     for name in rows.SCHEDULES:
         n_seeds = asked if name == "dual" else min(asked, REPAIRED_SEEDS)
-        shape = (len(SLACKS), n_seeds, len(got.cases))
+        shape = (len(SLACKS), n_seeds, len(pictures.cases))
         found = {key: np.empty(shape, dtype=np.float32) for key in ("mu", "k", "drop", "met")}
         for s, slack in enumerate(SLACKS):
             mean_mu, mean_k = 0.0, 0.0
             for seed in range(n_seeds):
-                pruned = rows.pruned_by(got, FUNCTIONAL, name, slack, SEED if stuck else SEED + seed)
+                pruned = rows.pruned_by(pictures, FUNCTIONAL, name, slack, SEED if stuck else SEED + seed)
                 found["mu"][s, seed], found["k"][s, seed] = pruned.mu.numpy(), pruned.k.numpy()
                 found["drop"][s, seed] = (pruned.drop / pruned.full).numpy()
                 found["met"][s, seed] = 1.0 if stuck else pruned.met.numpy()

@@ -9,33 +9,30 @@ itself: the label-free alarm, which lets membership A stand in for it in gate 1,
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import RECIPE_COHORTS, open_cohort
-from covtoken.data.splits import load_splits
+from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.measure import Measured, measure
-from covtoken.evaluation.recorded import RecordedScores, hashed_units, load_scores, to_float16
+from covtoken.evaluation.recorded import RecordedScores, hashed_units, load_scores, scores_path, to_float16
 from covtoken.evaluation.records import Records
 from covtoken.evaluation.stats import auroc
 from covtoken.gates import bank_choice, locks
-from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.lesion_pictures import GateRun, check_defect, shuffled_masks
 from covtoken.gates.method_names import WAYS
-from covtoken.gates.plan import BASELINES, SEED, Plan, binding, resolve_split
-from covtoken.gates.planning import at_this_depth, plan_for
-from covtoken.gates.report import GateReport, provenance
-from covtoken.gates.scoring import Extractor, evaluated_pairs, in_split, limited, need_lesions, open_inputs
+from covtoken.gates.plan import BASELINES, FEW_UNITS, Plan, binding
+from covtoken.gates.planning import at_this_depth
+from covtoken.gates.report import GateRun, check_defect
+from covtoken.gates.scoring import need_lesions, shuffled_masks
+from covtoken.gates.setting import SEED, Setting, open_setting
 from covtoken.leak_guard import construction
 from covtoken.paths import project_root
 from covtoken.subspace.bank import check_alike
@@ -90,46 +87,30 @@ class Transfer:
     scores: RecordedScores
 
 
-def run_gate5(
-    cohort: str | Cohort = "phantom",
-    split: str = "test",
-    backbone: str | FrozenViT = "embedded",
-    *,
-    data: str | None = None,
-    precision: str = "fp32",
-    cache: bool = True,
-    progress: bool = True,
-    defect: str | None = None,
-    fixed_plan: Plan | None = None,
-    need_lock: bool = False,
-    limit_units: int | None = None,
-) -> GateRun:
-    """Gate 5 of one cohort from pixels.
+def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bool = False) -> GateRun:
+    """Run gate 5 from pixels.
 
     Args:
+        setting: cohort, split and backbone.
+        plan: the cohort's own.
         defect: plant one of ``DEFECTS``: ``other_backbone`` builds the banks from elsewhere with random weights,
             ``shuffled_masks`` mixes masks up, ``own_recipe`` takes the cohort's own recipe for one chosen elsewhere.
-        The other arguments are those of ``gate1.run_gate1``.
+        need_all: raise where the data of a bank from elsewhere are not there, as recording asks.
 
     Raises:
-        CovtokenError: unknown names, no recipe locked elsewhere, a split without lesions.
+        CovtokenError: no recipe locked elsewhere, a split without lesions.
     """
     check_defect(defect, tuple(DEFECTS))
     started = time.perf_counter()
-    opened, vit = open_inputs(cohort, backbone, data)
-    split = resolve_split(opened, split)
-    extracting = Extractor(vit, precision, cache, progress)
-    opened = limited(opened, limit_units) if limit_units else opened
-    bound = binding(opened, vit)
-    plan, locked = (fixed_plan, True) if fixed_plan else plan_for(opened, split, extracting, bound, need_lock)
-    own = Source(opened.name, plan.recipes, bound["data_fingerprint"], vit.weights_sha256)
-    sources = [own] if defect == "own_recipe" else [source(name, vit) for name in SOURCES if name != opened.name]
-    pairs, cases = evaluated_pairs(opened, split, extracting)
-    pictures = pairs[0][1] if len(pairs) == 1 else extracting(cases)  # of all folds, in their order
-    elsewhere = extracting
+    cohort, vit, bound = setting.cohort, setting.vit, binding(setting)
+    own = Source(cohort.name, plan.recipes, bound["data_fingerprint"], vit.weights_sha256)
+    sources = [own] if defect == "own_recipe" else [source(name, vit) for name in SOURCES if name != cohort.name]
+    pairs, cases = setting.pairs()
+    pictures = pairs[0][1] if len(pairs) == 1 else setting.features(cases)  # of all folds, in their order
+    elsewhere = setting
     if defect == "other_backbone":
-        elsewhere = Extractor(load_backbone(f"random:{_TIMM}", vit.picture_size), precision, cache, progress)
-    banks, blank = banks_elsewhere(opened, pictures, elsewhere, limit_units, need_all=need_lock)
+        elsewhere = replace(setting, vit=load_backbone(f"random:{_TIMM}", vit.picture_size), digests={})
+    banks, blank = banks_elsewhere(elsewhere, pictures, need_all)
     ways: dict[str, tuple[dict[str, Recipe], list]] = {"refitted": (plan.recipes, pairs)}
     ways |= {f"recipe_of_{one.cohort}": (one.recipes, pairs) for one in sources}
     misfits = []
@@ -142,20 +123,20 @@ def run_gate5(
             continue
         ways[way] = (plan.recipes, found)
     maps = all_maps(ways, len(cases))
-    labels = label(cases, opened, *extracting.grid)
-    need_lesions(labels, opened, split)
+    labels = label(cases, cohort, *setting.grid)
+    need_lesions(labels, cohort, setting.split)
     if defect == "shuffled_masks":
         labels = shuffled_masks(labels)
     worse = min(sources, key=lambda one: _auroc(maps[f"recommended.recipe_of_{one.cohort}"], labels))
     renamed = {name.replace(f".recipe_of_{worse.cohort}", f".{DECIDING}"): values for name, values in maps.items()}
     header = {
-        "cohort": opened.name,
+        "cohort": cohort.name,
         "gate": "5",
-        "split": split,
+        "split": setting.split,
         "backbone": vit.name,
         "units": hashed_units(sorted({case.unit for case in cases})),
-        "rows": extracting.grid[0],
-        "cols": extracting.grid[1],
+        "rows": setting.grid[0],
+        "cols": setting.grid[1],
         "elsewhere": worse.cohort,
         **bound,
     }
@@ -166,7 +147,7 @@ def run_gate5(
     records = Records(extra, header)
     measured = headline(records, scores)
     rest = {name: values for name, values in renamed.items() if name not in kept}
-    others = measure(rest, labels, *extracting.grid, full=(), image=rest)
+    others = measure(rest, labels, *setting.grid, full=(), image=rest)
     for score in (name for name in BASELINES if f"auroc.{name}.{DECIDING}" in others.values):
         for kind in ("auroc", "image_auroc"):
             ours, theirs = f"{kind}.recommended.{DECIDING}", f"{kind}.{score}.{DECIDING}"
@@ -174,17 +155,18 @@ def run_gate5(
     checks: dict[str, Any] = {
         "bank_fits": not misfits if banks else "not tried",
         "recipe_chosen_elsewhere": all(_is_other(one, own) for one in sources),
-        "plan_locked_before": locked,
+        "plan_locked_before": plan.locked,
     }
     same_backbone = all(one.weights_sha256 == vit.weights_sha256 for one in sources)
     decision, checks = decide(measured, plan.threshold, checks, same_backbone)
     metrics = others.entries() | measured.entries()
-    report = GateReport(
-        *(5, TITLE, QUESTION, opened.name, split, vit.name),
+    report = setting.report(
+        *(5, TITLE, QUESTION),
+        started=started,
         parameters={
             **bound["method"],
-            "curated": opened.curated,
-            "modality": opened.modality,
+            "curated": cohort.curated,
+            "modality": cohort.modality,
             "organs": sorted({case.organ for case in cases if case.organ}),
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
@@ -197,18 +179,11 @@ def run_gate5(
             "blank": blank,
             "misfits": misfits,
         },
-        thresholds={f"auroc.recommended.{DECIDING}": plan.threshold, "reason": plan.reason, "locked": locked},
+        thresholds={f"auroc.recommended.{DECIDING}": plan.threshold, "reason": plan.reason, "locked": plan.locked},
         metrics=metrics,
         checks=checks,
         decision=decision,
-        chart_data={"cells": cells(opened.name, metrics)},
-        provenance=provenance(
-            data_fingerprint=bound["data_fingerprint"],
-            weights_sha256=bound["weights_sha256"],
-            seed=SEED,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
+        chart_data={"cells": cells(cohort.name, metrics)},
     )
     return GateRun(report, records, Transfer(plan, cases, scores))
 
@@ -236,20 +211,23 @@ def source(name: str, vit: FrozenViT) -> Source:
 
 
 def banks_elsewhere(
-    cohort: Cohort, pictures: FeatureSet, extracting: Extractor, limit_units: int | None = None, need_all: bool = False
+    setting: Setting, pictures: FeatureSet, need_all: bool = False
 ) -> tuple[dict[str, tuple[str, list]], dict[str, str]]:
-    """Banks that do not come from the cohort's own split, by way; and why a way has none.
+    """Build the banks that do not come from the cohort's own split, by way, and say why a way has none.
 
     The phantom draws two modalities: each half is scored with the bank of the other, and no other cohort is like it.
 
     Args:
+        setting: the evaluated cohort, and the backbone of the banks.
+        pictures: of the evaluated split.
         need_all: raise where a bank's data are not there, as recording asks, instead of leaving the way blank.
 
     Returns:
         way → (what feeds the bank, pairs of bank and pictures as ``_scored`` takes them); way → reason.
     """
+    cohort = setting.cohort
     if cohort.name == "phantom":
-        bank = extracting(in_split(cohort, load_splits(cohort), "bank"))
+        bank = setting.features(setting.cases_of("bank"))
         blank = {"carried": "no other cohort is drawn as the phantom is"}
         return {"foreign": ("the phantom's other half", _crossed(cohort, bank, pictures))}, blank
     near = RECIPE_COHORTS.get(cohort.modality)
@@ -262,7 +240,7 @@ def banks_elsewhere(
             blank[way] = f"no recipe cohort is of the modality {cohort.modality!r}"
             continue
         try:
-            found[way] = (name, [(carried_bank(name, cohort.units, extracting, limit_units), pictures)])
+            found[way] = (name, [(carried_bank(name, setting), pictures)])
         except CovtokenError as error:
             if need_all:
                 raise
@@ -270,24 +248,29 @@ def banks_elsewhere(
     return found, blank
 
 
-def carried_bank(
-    name: str, without: Sequence[str], extracting: Extractor, limit_units: int | None = None
-) -> FeatureSet:
-    """Features of the bank split of a recipe cohort, without the units that are about to be scored.
+def carried_bank(name: str, setting: Setting) -> FeatureSet:
+    """Extract the bank split of a recipe cohort, without the units that are about to be scored.
 
     Args:
-        without: units. limit_units: at most so many units, by keyed hash.
+        name: of the recipe cohort.
+        setting: the evaluated cohort, and the backbone of the bank.
 
     Raises:
         CovtokenError: its data are not there, or nothing is left.
     """
-    opened = open_cohort(name)
-    opened = limited(opened, limit_units) if limit_units else opened
-    shared = set(without)
-    cases = [case for case in in_split(opened, load_splits(opened), "bank") if case.unit not in shared]
+    how = {"precision": setting.precision, "cache": setting.cache, "progress": setting.progress}
+    source = open_setting(name, None, setting.vit, **how).limited(setting.most_units)
+    return source.features(_not_scored(source, setting.cohort.units))
+
+
+def _not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
+    """The bank cases of a recipe cohort whose units are not among those that are scored."""
+    scored = set(scored)
+    cases = [case for case in source.cases_of("bank") if case.unit not in scored]
     if not cases:
+        name = source.cohort.name
         raise CovtokenError(f"every unit of the bank of {name} is also scored: there is no bank to carry over")
-    return extracting(cases)
+    return cases
 
 
 def all_maps(ways: dict[str, tuple[dict[str, Recipe], list]], n: int) -> dict[str, np.ndarray]:
@@ -315,7 +298,7 @@ def headline(records: Records, scores: RecordedScores | None = None) -> Measured
         CovtokenError: the two files are not of the same pictures.
     """
     cohort = records.header["cohort"]
-    scores = scores or load_scores(project_root() / "gate_reports" / cohort / "scores.safetensors")
+    scores = scores or load_scores(scores_path(project_root(), cohort))
     for key in ("units", "data_fingerprint", "split", "backbone"):
         if records.header[key] != scores.header[key]:
             raise CovtokenError(f"{cohort}: gate 5's records and gate 1's scores differ in {key}: record both anew")

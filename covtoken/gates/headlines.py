@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from covtoken.data.cohorts import cohort_name, open_cohort
-from covtoken.data.splits import SMALL_COHORT
+from covtoken.data.cohorts import cohort_name
 from covtoken.errors import CovtokenError, unknown
+from covtoken.evaluation.recorded import load_scores, scores_path
 from covtoken.evaluation.records import load_records, records_path
 from covtoken.gates import gate1, gate2, gate3, gate4, gate5, locks, negative_result, runs
 from covtoken.gates.plan import Plan
+from covtoken.gates.planning import plan_for
 from covtoken.gates.report import committed_reports, read_report, report_path
+from covtoken.gates.setting import open_setting
 from covtoken.paths import project_root
 
 GATE1 = (
@@ -42,6 +44,7 @@ HEADLINES = {
     "negative_result": negative_result.HEADLINES,
 }
 HEADLINE_OF = {
+    "1": gate1.headline,
     "2": gate2.headline,
     "3": gate3.headline,
     "4": gate4.headline,
@@ -56,7 +59,12 @@ FROM_PIXELS = "phantom"  # the cohort that notebooks run from pixels
 FLOOR = 5e-5  # headline numbers are locked to four decimals
 SPREAD_UNITS = {"1": 24}  # of bank and of selection
 FEWER_UNITS = 12  # for the other gates, whose runs cost more, and of cross-fitted cohorts, whose units have many slices
-SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))
+SPREAD_OPTIONS = {
+    "3": {"n_greedy": 8},
+    "4": {"n_seeds": 2, "n_pictures": 8},
+    "negative_result": {"n_greedy": 8},
+}
+SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))  # precision, threads
 
 
 def lock_headlines(cohort: str, gate: str, reason: str = "") -> list[str]:
@@ -73,25 +81,27 @@ def lock_headlines(cohort: str, gate: str, reason: str = "") -> list[str]:
 def measure_spreads(
     cohort: str, gates: tuple[str, ...], split: str = "selection", backbone: str = "embedded"
 ) -> dict[str, dict[str, float]]:
-    """By gate: largest minus smallest value of each headline over one and two threads, fp32 and bf16, the plan fixed.
+    """Measure, by gate, the largest minus the smallest value of each headline over ``SPREAD_RUNS``, the plan fixed.
 
     Measured on the selection split, with few units of bank and selection: a tolerance needs no further look at the
-    test split. Each setting extracts anew, into a cache of its own.
+    test split. Each run extracts anew, into a cache of its own.
     """
     values: dict[str, dict[str, list[float]]] = {gate: {} for gate in gates}
-    small = len(open_cohort(cohort).units) < SMALL_COHORT
+    opened = open_setting(cohort, split, backbone)
     threads, cache = torch.get_num_threads(), os.environ.get("COVTOKEN_CACHE")
-    locked = locks.entry(locks.THRESHOLDS, cohort_name(cohort), 1)
-    plan = Plan.from_json(locked) if locked else None
+    locked = locks.entry(locks.THRESHOLDS, opened.cohort.name, 1)
+    plan = replace(Plan.from_json(locked), locked=True) if locked else None
     try:
         for precision, n_threads in SPREAD_RUNS:
             torch.set_num_threads(n_threads)
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["COVTOKEN_CACHE"] = folder
                 for gate in gates:
-                    options = {"precision": precision, "fixed_plan": plan}
-                    options["limit_units"] = FEWER_UNITS if small else SPREAD_UNITS.get(gate, FEWER_UNITS)
-                    metrics, plan = _run(gate)(cohort, split, backbone, **options)
+                    small = opened.split == "crossfit"
+                    n_units = FEWER_UNITS if small else SPREAD_UNITS.get(gate, FEWER_UNITS)
+                    setting = replace(opened, precision=precision).limited(n_units)
+                    plan = plan or replace(plan_for(setting, may_choose=gate in runs.CHOOSING), locked=True)
+                    metrics = runs.GATES[gate](setting, plan, **SPREAD_OPTIONS.get(gate, {})).report.metrics
                     for name in HEADLINES[gate]:
                         if metrics.get(name, {}).get("value") is not None:
                             values[gate].setdefault(name, []).append(metrics[name]["value"])
@@ -101,26 +111,6 @@ def measure_spreads(
         if cache is not None:
             os.environ["COVTOKEN_CACHE"] = cache
     return {gate: {name: max(v) - min(v) for name, v in found.items()} for gate, found in values.items()}
-
-
-def _run(gate: str) -> Callable:
-    """A gate as ``(cohort, split, backbone, **options) → (metrics, plan)``, small enough to be run three times."""
-
-    def run(cohort, split, backbone, **options):
-        if gate == "1":
-            done = gate1.run_gate1(cohort, split, backbone, **options)
-            return done.report.metrics, done.plan
-        small = {
-            "2": {},
-            "3": {"n_greedy": 8},
-            "4": {"n_seeds": 2, "n_pictures": 8},
-            "5": {},
-            "negative_result": {"n_greedy": 8},
-        }
-        done = runs.RUNS[gate](cohort, split, backbone, **options, **small[gate])
-        return done.report.metrics, done.pictures.plan
-
-    return run
 
 
 def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str = "") -> list[str]:
@@ -151,12 +141,21 @@ def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str 
 
 
 def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:
-    """Headline metrics of gate 2, 3, 4 or the negative result, recomputed from the records of every other cohort."""
+    """Recompute the headline metrics of a gate from what is recorded, by cohort.
+
+    Args:
+        gate: 1 to 5, or ``negative_result``.
+        but: a cohort to leave out.
+    """
     found = {}
     for report in committed_reports():
-        path = records_path(project_root(), report.cohort, gate)
-        if str(report.gate) == gate and report.cohort != but and path.exists():
-            found[report.cohort] = HEADLINE_OF[gate](load_records(path)).entries()
+        if str(report.gate) != gate or report.cohort == but:
+            continue
+        path = scores_path(project_root(), report.cohort)
+        path = path if gate == "1" else records_path(project_root(), report.cohort, gate)
+        if path.exists():
+            records = load_scores(path) if gate == "1" else load_records(path)
+            found[report.cohort] = HEADLINE_OF[gate](records).entries()
     return found
 
 

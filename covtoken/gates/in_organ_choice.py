@@ -20,12 +20,17 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
-from covtoken.backbone.weights import load_backbone
-from covtoken.data.cohorts import open_cohort, picture_size
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
-from covtoken.gates.ablation import TIED, recipe_cohorts, refuse_small, values_of
-from covtoken.gates.selection_table import content_of, read_variants, split_features, write_table
+from covtoken.gates.ablation import TIED, values_of
+from covtoken.gates.selection_table import (
+    content_of,
+    open_study,
+    read_variants,
+    recipe_cohorts,
+    split_features,
+    write_table,
+)
 from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
 
 SCHEMA = "covtoken-in-organ/1"
@@ -41,15 +46,14 @@ def run_in_organ(
         CovtokenError: unknown names, a backbone without a saliency head, or a cohort without the splits or lesions.
     """
     started = time.perf_counter()
-    opened = open_cohort(cohort, **({"folder": data} if data else {}))
-    vit = load_backbone(backbone, picture_size=picture_size(opened.name))
+    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress)
+    vit = setting.vit
     if not vit.has_saliency_head:
         raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
-    refuse_small(opened)
     blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.extra[0])})
-    splits = bank, selection, labels = split_features(opened, vit, blocks, True, cache, progress)
+    splits = bank, selection, labels = split_features(setting, blocks, True)
     variants = evaluate(bank, selection, labels, vit.n_blocks, progress)
-    return content_of(SCHEMA, opened, vit, splits, started, variants=variants)
+    return content_of(SCHEMA, setting, splits, started, variants=variants)
 
 
 def evaluate(bank, selection, labels: SplitLabels, n_blocks: int, progress: bool = False) -> list[dict[str, Any]]:

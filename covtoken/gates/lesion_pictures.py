@@ -6,26 +6,21 @@ Budgets are spent inside one picture, so a picture without lesion says nothing a
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.backbone.vit import FrozenViT
 from covtoken.coverage.functionals import project
-from covtoken.data.case import Case, Cohort
-from covtoken.errors import CovtokenError
+from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.evaluation.recorded import hashed_units
-from covtoken.evaluation.records import Records
-from covtoken.gates.plan import FIXED, SEED, Plan, binding, resolve_split
-from covtoken.gates.planning import plan_for
-from covtoken.gates.report import GateReport, provenance
-from covtoken.gates.scoring import Extractor, evaluated_pairs, heed_alarms, limited, need_lesions, open_inputs
+from covtoken.gates.plan import FIXED, Plan, binding
+from covtoken.gates.report import GateReport
+from covtoken.gates.scoring import heed_alarms, need_lesions, shuffled_masks
+from covtoken.gates.setting import SEED, Setting
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.direction import Direction
@@ -52,22 +47,16 @@ class LesionPictures:
     """N lesion pictures of the evaluated split.
 
     Attributes:
-        cohort, split, backbone: as in a report. vit: the loaded backbone. plan, locked: what was fixed, and whether it
-            was locked before. bound: what a lock binds.
+        setting: where they come from. plan: what was fixed.
         maps: score maps [N, T] by scorer. y: [N, T, r] float64, tokens of the middle block, centred by the bank mean,
             in coordinates of the density subspace's directions. centred: [N, T, D] float32, the same unprojected.
-        labels: of the N pictures; ``small``: [L] bool, which lesions are small. cases: N.
+        labels: of the N pictures. cases: N.
         alarms: what the label-free alarm said of each bank, where a recommended map was asked for.
         references: one a bank: of a fold, or of the split.
     """
 
-    cohort: Cohort
-    split: str
-    backbone: str
-    vit: object
+    setting: Setting
     plan: Plan
-    locked: bool
-    bound: dict
     maps: dict[str, np.ndarray]
     y: torch.Tensor
     centred: torch.Tensor
@@ -130,89 +119,55 @@ class LesionPictures:
         }
 
     def report(self, gate, title: str, question: str, *, parameters: dict, started: float, **parts) -> GateReport:
-        """A gate's report on these pictures; ``parts``: thresholds, metrics, checks, decision, chart_data."""
+        """Write a gate's report on these pictures; ``parts``: thresholds, metrics, checks, decision, chart_data."""
         shared = {
             "middle": self.plan.middle,
-            "curated": self.cohort.curated,
-            "bound": self.bound,
+            "curated": self.setting.cohort.curated,
+            "bound": binding(self.setting),
             "n_lesions": len(self.labels.lesions),
             "n_small_lesions": int(self.small.sum()),
             "n_lesion_images": len(self.cases),
         }
-        return GateReport(
-            *(gate, title, question, self.cohort.name, self.split, self.backbone),
-            parameters=shared | parameters,
-            provenance=provenance(
-                data_fingerprint=self.bound["data_fingerprint"],
-                weights_sha256=self.bound["weights_sha256"],
-                seed=SEED,
-                wall_seconds=time.perf_counter() - started,
-                threads=torch.get_num_threads(),
-            ),
-            **parts,
-        )
+        return self.setting.report(gate, title, question, parameters=shared | parameters, started=started, **parts)
 
     def header(self, gate: int | str, **more) -> dict:
         """What records keep of how they were made."""
         return {
-            "cohort": self.cohort.name,
+            "cohort": self.setting.cohort.name,
             "gate": gate,
-            "split": self.split,
-            "backbone": self.backbone,
+            "split": self.setting.split,
+            "backbone": self.setting.vit.name,
             "units": hashed_units(list(self.labels.unit_names)),
             "n_tokens": int(self.y.shape[1]),
             "middle": self.plan.middle,
-            **self.bound,
+            **binding(self.setting),
             **more,
         }
 
 
-@dataclass(frozen=True)
-class GateRun:
-    """A gate's report, the records its headlines can be recomputed from, and the pictures it was made on."""
-
-    report: GateReport
-    records: Records
-    pictures: Any = None
-
-
 def prepare(
-    cohort: str | Cohort,
-    split: str,
-    backbone: str | FrozenViT = "embedded",
-    *,
-    scorers: Sequence[str] | None = None,
-    data: str | None = None,
-    precision: str = "fp32",
-    cache: bool = True,
-    progress: bool = True,
-    need_lock: bool = False,
-    fixed_plan: Plan | None = None,
-    limit_units: int | None = None,
-    shuffled: bool = False,
+    setting: Setting, plan: Plan, scorers: Sequence[str] | None = None, shuffled: bool = False
 ) -> LesionPictures:
     """Score and project the pictures of a split, then keep those with lesions. Masks are opened after scores exist.
 
     Args:
-        scorers: names in the plan's recipes (None: all). The other arguments are those of ``run_gate1``.
+        setting: cohort, split and backbone.
+        plan: gate 1's.
+        scorers: names in the plan's recipes (None: all).
         shuffled: give each lesion picture the labels of another (a planted defect).
+
+    Raises:
+        CovtokenError: a split without lesions.
     """
-    opened, vit = open_inputs(cohort, backbone, data)
-    split = resolve_split(opened, split)
-    extracting = Extractor(vit, precision, cache, progress)
-    opened = limited(opened, limit_units) if limit_units else opened
-    bound = binding(opened, vit)
-    # Gate 1 chose the recipes; here its locked plan is used on the selection split too.
-    under = "test" if split == "selection" else split
-    plan, locked = (fixed_plan, True) if fixed_plan else plan_for(opened, under, extracting, bound, need_lock)
+    cohort, split = setting.cohort, setting.split
     names = [n for n in (plan.recipes if scorers is None else scorers) if n in plan.recipes]
-    pairs, cases = evaluated_pairs(opened, split, extracting)
+    pairs, cases = setting.pairs()
     references = tuple(_reference(plan, bank, names) for bank, _ in pairs)
     parts = [_maps(plan, one, pictures, names) for one, (_, pictures) in zip(references, pairs, strict=True)]
-    alarms = heed_alarms(parts, pairs, plan, vit) if "recommended" in names else []
+    alarms = heed_alarms(parts, pairs, plan, setting.vit) if "recommended" in names else []
     maps = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    labels = label(cases, opened, *extracting.grid)
-    need_lesions(labels, opened, split)
+    labels = label(cases, cohort, *setting.grid)
+    need_lesions(labels, cohort, split)
     held = np.flatnonzero(labels.lesion.any(axis=1))
     y, centred = _projected(plan, pairs, references, held)
     labels = only_pictures(labels, held)
@@ -220,11 +175,9 @@ def prepare(
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if shuffled:
         labels = shuffled_masks(labels)
-    return LesionPictures(
-        *(opened, split, vit.name, vit, plan, locked, bound),
-        *({name: found[held] for name, found in maps.items()}, y, centred, labels),
-        *(tuple(cases[i] for i in held), alarms, references),
-    )
+    maps = {name: found[held] for name, found in maps.items()}
+    cases = tuple(cases[i] for i in held)
+    return LesionPictures(setting, plan, maps, y, centred, labels, cases, alarms, references)
 
 
 def _reference(plan: Plan, bank: FeatureSet, names: Sequence[str]) -> Reference:
@@ -278,30 +231,7 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
     )
 
 
-def check_defect(defect: str | None, known: Sequence[str]) -> None:
-    """Refuse a planted defect that a gate does not know."""
-    if defect is not None and defect not in known:
-        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(known)}")
-
-
 def picture_seeds(names: Sequence[str], seed: int) -> list[int]:
     """Keyed hashes of pictures' names and a seed, as seeds below 2⁶³."""
     digests = (hashlib.blake2b(f"{n}\0{seed}".encode(), digest_size=8, key=b"covtoken-v1").digest() for n in names)
     return [int.from_bytes(digest, "little") >> 1 for digest in digests]
-
-
-def shuffled_masks(labels: SplitLabels) -> SplitLabels:
-    """Each picture with the lesions of another: what a mix-up of files would do."""
-    n = len(labels.unit)
-    if n < 2:
-        raise CovtokenError("one lesion picture: its masks cannot be shuffled")
-    cycle = np.random.default_rng(SEED).permutation(n)
-    order = np.empty(n, dtype=int)
-    order[cycle] = np.roll(cycle, 1)  # no picture keeps its own
-    place = np.argsort(order)
-    return replace(
-        labels,
-        lesion=labels.lesion[order],
-        ignore=labels.ignore[order],
-        lesions=tuple(replace(one, picture=int(place[one.picture])) for one in labels.lesions),
-    )

@@ -24,13 +24,12 @@ from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates import budget_rows as rows
-from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.gate3 import greedy_pictures
 from covtoken.gates.lesion_numbers import LesionNumbers
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures, check_defect, prepare
-from covtoken.gates.plan import SEED
+from covtoken.gates.lesion_pictures import LesionPictures, prepare
+from covtoken.gates.plan import FEW_UNITS, Plan
 from covtoken.gates.rarity_curve import METHODS, rarity_recall
-from covtoken.gates.scoring import Extractor
+from covtoken.gates.report import GateRun, check_defect
+from covtoken.gates.setting import SEED, Setting
 
 TITLE = "The negative result"
 QUESTION = "Does a coverage floor lose small lesions where membership keeps them, and is it the objective?"
@@ -59,93 +58,109 @@ HEADLINES = (
 )
 
 
-def run_negative_result(
-    cohort: str = "phantom",
-    split: str = "test",
-    backbone: str = "embedded",
-    *,
-    defect: str | None = None,
-    n_greedy: int | None = None,
-    **options,
-) -> GateRun:
-    """The negative result of one cohort from pixels.
+def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: int | None = None) -> GateRun:
+    """Run the negative result from pixels.
 
     Args:
+        setting: cohort, split and backbone.
+        plan: gate 1's.
         defect: ``coverage_is_membership`` lets every coverage method keep what membership keeps.
         n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
-        options: of ``lesion_pictures.prepare``.
+
+    Raises:
+        CovtokenError: a split without lesions.
     """
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
-    got = prepare(cohort, split, backbone, scorers=("density", "recommended"), **options)
-    n_greedy = n_greedy or greedy_pictures(got.cohort.name)
-    arrays = _matched(got, n_greedy, fake=defect is not None) | _order(got) | _likeness(got) | _spectrum(got)
-    if got.cohort.name == "phantom" and not options.get("limit_units"):  # where a spread is measured, nothing is drawn
-        settings = (options.get("precision", "fp32"), options.get("cache", True), options.get("progress", True))
-        found = rarity_recall(got, Extractor(got.vit, *settings))
-        arrays |= {f"rarity/{name}": value for name, value in found.items()}
-    records = Records(arrays | got.lesion_arrays(), got.header("negative_result", slack=SLACK))
+    pictures = prepare(setting, plan, ("density", "recommended"))
+    growing = {}
+    if setting.cohort.name == "phantom" and not setting.most_units:  # where a spread is measured, nothing is drawn
+        growing = {f"rarity/{name}": value for name, value in rarity_recall(pictures).items()}
+    return evaluate(pictures, growing, n_greedy=n_greedy, fake=defect is not None, started=started)
+
+
+def evaluate(
+    pictures: LesionPictures,
+    growing: dict[str, np.ndarray] | None = None,
+    *,
+    n_greedy: int | None = None,
+    fake: bool = False,
+    started: float = 0.0,
+) -> GateRun:
+    """Optimise, measure and decide on pictures that are scored and projected already.
+
+    Args:
+        pictures: N lesion pictures.
+        growing: records of the lesion that grows, where it was drawn.
+        n_greedy: as in ``run``.
+        fake: let coverage keep what membership keeps (a planted defect).
+        started: ``time.perf_counter`` before the work.
+    """
+    n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
+    arrays = _matched(pictures, n_greedy, fake) | _order(pictures) | _likeness(pictures) | _spectrum(pictures)
+    arrays |= growing or {}
+    records = Records(arrays | pictures.lesion_arrays(), pictures.header("negative_result", slack=SLACK))
     measured = headline(records)
     decision, checks = decide(measured)
-    checks["plan_locked_before"] = got.locked
+    checks["plan_locked_before"] = pictures.plan.locked
     metrics = measured.entries()
-    report = got.report(
+    report = pictures.report(
         *("negative_result", TITLE, QUESTION),
         metrics=metrics,
         checks=checks,
         decision=decision,
         started=started,
         thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
-        parameters={"slack": SLACK, "small_cut": got.plan.small_cut, "n_greedy": n_greedy},
+        parameters={"slack": SLACK, "small_cut": pictures.plan.small_cut, "n_greedy": n_greedy},
         chart_data={"pairs": pair_rows(metrics), "rarity": rarity_rows(records)},
     )
-    return GateRun(report, records, got)
+    return GateRun(report, records, pictures)
 
 
-def _matched(got: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.ndarray]:
+def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.ndarray]:
     """Counts [L], k [N] and constraint flag [N] of each objective and optimiser, and counts of membership at that k.
 
     −1 where a picture was left out.
     """
-    n_tokens, everyone = got.y.shape[1], np.arange(len(got.cases))
+    n_tokens, everyone = pictures.y.shape[1], np.arange(len(pictures.cases))
     k = budget(n_tokens, rows.GREEDY_RATIO)
-    found, spread = {}, spanning(got.y, k)
+    found, spread = {}, spanning(pictures.y, k)
     duals = [pair for pair in PAIRS if pair[1] in rows.SCHEDULES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the coding rate's dual keeps one core busy, others more
-        pruned = dict(zip(duals, pool.map(lambda pair: rows.pruned_by(got, *pair), duals)))
+        pruned = dict(zip(duals, pool.map(lambda pair: rows.pruned_by(pictures, *pair), duals)))
     for functional, optimiser in PAIRS:
         few = everyone
         if optimiser in rows.SCHEDULES:
             mask = pruned[functional, optimiser].mask.numpy()
         elif optimiser == "greedy":
-            few, sets = rows.greedy_sets(got, functional, n_greedy)
+            few, sets = rows.greedy_sets(pictures, functional, n_greedy)
             mask = np.zeros((len(everyone), n_tokens), dtype=bool)
             mask[few] = rows.as_mask(sets, n_tokens)
         else:
-            mask = rows.as_mask(spread if optimiser == "spanning" else largest_norms(got.y, k), n_tokens)
+            mask = rows.as_mask(spread if optimiser == "spanning" else largest_norms(pictures.y, k), n_tokens)
         kept = mask.sum(axis=1)
         if fake:
-            mask = kept_tokens(got.maps["density"], k=kept)
-        found |= _columns(got, f"{functional}.{optimiser}", functional, mask, few)
-    fixed = kept_tokens(got.maps["density"], k=k)
-    found["kept/membership"] = kept_counts(fixed, got.labels.lesions).astype(np.int16)
+            mask = kept_tokens(pictures.maps["density"], k=kept)
+        found |= _columns(pictures, f"{functional}.{optimiser}", functional, mask, few)
+    fixed = kept_tokens(pictures.maps["density"], k=k)
+    found["kept/membership"] = kept_counts(fixed, pictures.labels.lesions).astype(np.int16)
     return found
 
 
-def _columns(got: LesionPictures, title: str, functional: str, mask: np.ndarray, few: np.ndarray) -> dict:
+def _columns(pictures: LesionPictures, title: str, functional: str, mask: np.ndarray, few: np.ndarray) -> dict:
     """The recorded columns of one objective and optimiser."""
-    seen = np.isin(got.lesion_picture, few)
+    seen = np.isin(pictures.lesion_picture, few)
     kept = mask.sum(axis=1)
     weight = torch.from_numpy(mask).double()
-    full = coverage(functional, got.y, width=got.width)
-    drop = full - coverage(functional, got.y, weight, width=got.width)
+    full = coverage(functional, pictures.y, width=pictures.width)
+    drop = full - coverage(functional, pictures.y, weight, width=pictures.width)
     met = (drop <= SLACK * full + 1e-9).numpy()
     out = np.ones(len(kept), dtype=bool)
     out[few] = False
-    columns = {f"kept/{title}": kept_counts(mask, got.labels.lesions)}
+    columns = {f"kept/{title}": kept_counts(mask, pictures.labels.lesions)}
     for name in ("density", "recommended"):
-        same = kept_tokens(got.maps[name], k=kept)
-        columns[f"{name}_at/{title}"] = kept_counts(same, got.labels.lesions)
+        same = kept_tokens(pictures.maps[name], k=kept)
+        columns[f"{name}_at/{title}"] = kept_counts(same, pictures.labels.lesions)
     columns = {key: np.where(seen, value, rows.NOT_EVALUATED).astype(np.int16) for key, value in columns.items()}
     columns[f"k/{title}"] = np.where(out, rows.NOT_EVALUATED, kept).astype(np.int16)
     columns[f"met/{title}"] = np.where(out, rows.NOT_EVALUATED, met).astype(np.int8)
@@ -153,32 +168,32 @@ def _columns(got: LesionPictures, title: str, functional: str, mask: np.ndarray,
     return columns
 
 
-def _order(got: LesionPictures) -> dict[str, np.ndarray]:
+def _order(pictures: LesionPictures) -> dict[str, np.ndarray]:
     """When a lesion is picked: rank, as share of all tokens, of its first token and of half of them, [L]."""
-    n_tokens = got.y.shape[1]
-    order = spanning(got.y, n_tokens).numpy()
+    n_tokens = pictures.y.shape[1]
+    order = spanning(pictures.y, n_tokens).numpy()
     spread = np.empty_like(order)
     np.put_along_axis(spread, order, np.broadcast_to(np.arange(n_tokens), order.shape), axis=1)
-    ours = np.argsort(np.argsort(-got.maps["density"], axis=1, kind="stable"), axis=1, kind="stable")
+    ours = np.argsort(np.argsort(-pictures.maps["density"], axis=1, kind="stable"), axis=1, kind="stable")
     found = {}
     for name, rank in (("spanning", spread), ("membership", ours)):
-        ranks = [np.sort(rank[one.picture, one.tokens]) + 1 for one in got.labels.lesions]
+        ranks = [np.sort(rank[one.picture, one.tokens]) + 1 for one in pictures.labels.lesions]
         found[f"first/{name}"] = np.array([r[0] for r in ranks], dtype=np.float32) / n_tokens
         found[f"half/{name}"] = np.array([r[(len(r) - 1) // 2] for r in ranks], dtype=np.float32) / n_tokens
     return found
 
 
-def _likeness(got: LesionPictures) -> dict[str, np.ndarray]:
+def _likeness(pictures: LesionPictures) -> dict[str, np.ndarray]:
     """How much tokens repeat each other in P_L: mean squared cosine of pairs inside a lesion, and inside the same shape
     moved to a random place of the picture that is free of lesion; and a lesion token's energy over the picture's mean.
 
     [L]; NaN for lesions of one token, and where the shape fits nowhere. The control is a patch, for any patch is alike.
     """
     inside, outside, energy = [], [], []
-    for index, one in enumerate(got.labels.lesions):
+    for index, one in enumerate(pictures.labels.lesions):
         rng = np.random.default_rng([SEED, index])
-        y = got.y[one.picture]
-        moved = _moved(one.tokens, got.labels, one.picture, rng)
+        y = pictures.y[one.picture]
+        moved = _moved(one.tokens, pictures.labels, one.picture, rng)
         energies = y.square().sum(1)
         energy.append(float(energies[one.tokens].mean() / energies.mean()))
         if len(one.tokens) < 2 or moved is None:
@@ -212,22 +227,22 @@ def _mean_squared_cosine(y: torch.Tensor) -> float:
     return float((squared.sum() - squared.diagonal().sum()) / (n * (n - 1)))
 
 
-def _spectrum(got: LesionPictures) -> dict[str, np.ndarray]:
+def _spectrum(pictures: LesionPictures) -> dict[str, np.ndarray]:
     """RankMe of pooled lesion tokens and of as many background tokens of the same pictures, then of halves of units.
 
     Tokens are centred by the bank mean and not projected. A bootstrap would repeat tokens, which lowers a rank: halves
     without repetition spread as the whole does (the delete-half jackknife).
     """
     rng = np.random.default_rng(SEED)
-    labels = got.labels
+    labels = pictures.labels
     sides: dict[str, list] = {"lesion": [], "background": []}
     unit = []
-    for i in range(len(got.cases)):
+    for i in range(len(pictures.cases)):
         ours = np.flatnonzero(labels.lesion[i] & ~labels.ignore[i])
         other = np.flatnonzero(~labels.lesion[i] & ~labels.ignore[i])
         n = min(len(ours), len(other))
-        sides["lesion"].append(got.centred[i][np.sort(rng.choice(ours, n, replace=False))])
-        sides["background"].append(got.centred[i][np.sort(rng.choice(other, n, replace=False))])
+        sides["lesion"].append(pictures.centred[i][np.sort(rng.choice(ours, n, replace=False))])
+        sides["background"].append(pictures.centred[i][np.sort(rng.choice(other, n, replace=False))])
         unit += [labels.unit[i]] * n
     unit = np.array(unit)
     few = np.sort(rng.permutation(len(unit))[:SPECTRUM_TOKENS])

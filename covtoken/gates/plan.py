@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Cohort
-from covtoken.data.cohorts import data_fingerprint
-from covtoken.data.splits import SMALL_COHORT
-from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
+from covtoken.gates.setting import SEED, Setting
+from covtoken.subspace.bank import REFERENCE_SIZE
+from covtoken.subspace.density import K_NEIGHBOURS
 from covtoken.subspace.scorers import CORESET, RECOMMENDED, SIGMAS, Recipe, recommended
 
 BASELINES = (
@@ -34,14 +34,14 @@ PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head", "in
 
 SEARCHING = (*PROPOSED, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
 
-SEED = 0
+FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
 
 METHOD_PARAMETERS = {
-    "reference_size": 12_000,
-    "k": 10,
+    "reference_size": REFERENCE_SIZE,
+    "k": K_NEIGHBOURS,
     "coreset": CORESET,
     "sigmas": list(SIGMAS),
-    "label_threshold": 0.25,
+    "label_threshold": LABEL_THRESHOLD,
     "n_draws": N_DRAWS,
     "recommended": RECOMMENDED.to_json(),
 }
@@ -57,6 +57,7 @@ class Plan:
         threshold: AUROC that the lower bound of ``auroc.recommended`` must beat; reason: where it comes from.
         small_cut: lesions up to this area (mm² or share of the picture) are small.
         table: every variant looked at on the selection split.
+        locked: whether a lock fixed it before this run.
     """
 
     recipes: dict[str, Recipe]
@@ -65,6 +66,7 @@ class Plan:
     reason: str
     small_cut: float
     table: tuple[dict, ...] = ()
+    locked: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -90,17 +92,10 @@ def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
     return found
 
 
-def binding(cohort: Cohort, vit: FrozenViT) -> dict[str, Any]:
+def binding(setting: Setting) -> dict[str, Any]:
     """What a lock binds: the data, the weights and the method's parameters."""
     return {
-        "data_fingerprint": data_fingerprint(cohort),
-        "weights_sha256": vit.weights_sha256,
-        "method": {"picture_size": vit.picture_size, "seed": SEED, **METHOD_PARAMETERS},
+        "data_fingerprint": setting.fingerprint,
+        "weights_sha256": setting.vit.weights_sha256,
+        "method": {"picture_size": setting.vit.picture_size, "seed": SEED, **METHOD_PARAMETERS},
     }
-
-
-def resolve_split(cohort: Cohort, split: str) -> str:
-    """Small cohorts have the one split ``crossfit``; large ones have selection and test."""
-    if split not in ("selection", "test", "crossfit"):
-        raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
-    return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)

@@ -5,54 +5,57 @@ from __future__ import annotations
 from dataclasses import replace
 
 from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS
-from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT, load_splits
+from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import label, small_cut
 from covtoken.gates import locks
-from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, SEED, Plan, fixed_recipes
-from covtoken.gates.scoring import Extractor, in_split, need_lesions
+from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
+from covtoken.gates.scoring import need_lesions
+from covtoken.gates.setting import SEED, Setting
 from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
 
 
-def plan_for(
-    cohort: Cohort, split: str, extracting: Extractor, found: dict, need_lock: bool = False
-) -> tuple[Plan, bool]:
-    """The locked plan where there is one, the recipe cohort's plan for a small cohort, else a plan made here.
+def plan_for(setting: Setting, need_lock: bool = False, may_choose: bool = True) -> Plan:
+    """Give the locked plan where there is one, a small cohort the recipe cohort's plan, else a plan made here.
 
     Args:
+        setting: cohort, split and backbone of the run.
         need_lock: refuse, before anything is extracted, instead of making a plan here.
+        may_choose: whether a run on the selection split chooses anew; without it the lock holds there too.
+
+    Raises:
+        CovtokenError: no lock where one is needed, or one that was made for other data, weights or parameters.
     """
-    if split == "crossfit":
-        return recipe_plan(cohort, extracting.vit, found, need_lock)
-    if split == "test":
+    cohort, vit = setting.cohort, setting.vit
+    if setting.split == "crossfit":
+        return recipe_plan(setting, need_lock)
+    if setting.split == "test" or not may_choose:
         entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
-        if entry is not None and entry["backbone"] == extracting.vit.name:
-            locks.check_binding(entry, found, f"{cohort.name} gate 1")
-            return Plan.from_json(entry), True
+        if entry is not None and entry["backbone"] == vit.name:
+            locks.check_binding(entry, binding(setting), f"{cohort.name} gate 1")
+            return replace(Plan.from_json(entry), locked=True)
     if need_lock:
         raise CovtokenError(
-            f"{cohort.name}: no lock for backbone {extracting.vit.name!r}, nothing is recorded. Run the selection "
-            "split, then `covtoken lock thresholds`"
+            f"{cohort.name}: no lock for backbone {vit.name!r}, nothing is recorded. Run the selection split, then "
+            "`covtoken lock thresholds`"
         )
-    return make_plan(cohort, extracting), False
+    return make_plan(setting)
 
 
-def make_plan(cohort: Cohort, extracting: Extractor) -> Plan:
+def make_plan(setting: Setting) -> Plan:
     """Choose every recipe, the middle block and the threshold on the selection split.
 
     Raises:
         CovtokenError: the cohort is too small to choose anything on.
     """
-    splits = load_splits(cohort)
-    vit = extracting.vit
-    bank = extracting(in_split(cohort, splits, "bank"))
-    selection_cases = in_split(cohort, splits, "selection")
-    selection = extracting(selection_cases)
-    labels = label(selection_cases, cohort, selection.rows, selection.cols)
-    need_lesions(labels, cohort, "selection")
+    vit = setting.vit
+    bank = setting.features(setting.cases_of("bank"))
+    selection_cases = setting.cases_of("selection")
+    selection = setting.features(selection_cases)
+    labels = label(selection_cases, setting.cohort, selection.rows, selection.cols)
+    need_lesions(labels, setting.cohort, "selection")
     chosen = {}
     for name in (*MEMBERSHIPS, *SCORERS):
         no_head = "saliency" in SCORERS[name].needs and not vit.has_saliency_head
@@ -79,15 +82,21 @@ def make_plan(cohort: Cohort, extracting: Extractor) -> Plan:
     )
 
 
-def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict, need_lock: bool = False) -> tuple[Plan, bool]:
-    """A small cohort chooses nothing: the locked recipe of its modality, with its own small-lesion cut set later.
+def recipe_plan(setting: Setting, need_lock: bool = False) -> Plan:
+    """Take the locked recipe of a small cohort's modality: such a cohort chooses nothing.
 
-    Where that recipe cohort has no lock, BUSI's recipe stands in. Where none is locked for this backbone, another's
-    stands in with its blocks at the same depth, and the plan is not a locked one; the plan's reason names either.
+    Order: (1) the modality's recipe cohort, locked for this backbone; (2) BUSI, locked for this backbone; (3) a lock of
+    another backbone, its blocks moved to the same depth, and the plan not marked as locked. ``reason`` says which. The
+    cut between small and large lesions is the cohort's own and set later.
 
     Args:
-        need_lock: refuse a recipe of another backbone.
+        setting: of a small cohort.
+        need_lock: refuse (3).
+
+    Raises:
+        CovtokenError: an unknown modality, too few units, or no lock that may be used.
     """
+    cohort, vit = setting.cohort, setting.vit
     if cohort.modality not in RECIPE_COHORTS:
         raise unknown(f"modality of {cohort.name} (it names the recipe)", cohort.modality, list(RECIPE_COHORTS))
     if len(cohort.units) < FEWEST_UNITS:
@@ -100,15 +109,16 @@ def recipe_plan(cohort: Cohort, vit: FrozenViT, found: dict, need_lock: bool = F
     entries = {name: entry for name, entry in entries.items() if entry is not None}
     for name, entry in entries.items():
         if entry["backbone"] == vit.name:
-            own_data = {"data_fingerprint": found["data_fingerprint"]}  # other data is the point of a recipe
-            locks.check_binding(entry | own_data, found, f"{name} gate 1, as the recipe of {cohort.name}")
+            here = binding(setting)
+            own_data = {"data_fingerprint": here["data_fingerprint"]}  # other data is the point of a recipe
+            locks.check_binding(entry | own_data, here, f"{name} gate 1, as the recipe of {cohort.name}")
             plan = Plan.from_json(entry)
-            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}"), True
+            return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}", locked=True)
     if entries and not need_lock:  # a run that is not recorded
         name, entry = next(iter(entries.items()))
         plan = at_this_depth(Plan.from_json(entry), vit)
         why = f"recipe and threshold of {name} on {entry['backbone']}, not tuned on this backbone: {plan.reason}"
-        return replace(plan, reason=why), False
+        return replace(plan, reason=why)
     instead = "Run without --record, use" if entries else "Use"
     raise CovtokenError(
         f"{cohort.name} has {len(cohort.units)} units, fewer than {SMALL_COHORT}: it takes the locked recipe of "

@@ -11,17 +11,14 @@ import numpy as np
 from covtoken.coverage.dual import REPAIRED, prune
 from covtoken.coverage.functionals import project
 from covtoken.coverage.greedy import greedy, largest_norms, spanning
-from covtoken.data.cohorts import open_cohort
 from covtoken.data.masks import read_mask
 from covtoken.data.rare_phantom import SIZES, grown
-from covtoken.data.splits import load_splits
 from covtoken.economy.keep import budget, kept_tokens
 from covtoken.evaluation.labels import token_labels
 from covtoken.evaluation.recorded import hashed_units
 from covtoken.gates.budget_rows import GREEDY_RATIO, as_mask
 from covtoken.gates.lesion_pictures import LesionPictures, picture_seeds
-from covtoken.gates.plan import SEED
-from covtoken.gates.scoring import Extractor, in_split
+from covtoken.gates.setting import SEED
 from covtoken.subspace.recommended import direction_maps
 from covtoken.subspace.scorers import score_maps
 
@@ -37,21 +34,21 @@ METHODS = {
 }
 
 
-def rarity_recall(got: LesionPictures, extracting: Extractor) -> dict[str, np.ndarray]:
+def rarity_recall(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
     """Recall [size, picture] at keep 0.25 of every method, and ``size``, the lesion's tokens: on lesion-free pictures.
 
     Args:
-        got: of the phantom; its plan, split and reference are used, its pictures are not.
+        lesion_pictures: of the phantom; setting, plan and reference are used, pictures are not.
     """
-    cohort, plan = open_cohort("phantom"), got.plan
-    splits = load_splits(cohort)
-    free = [case for case in in_split(cohort, splits, got.split) if not read_mask(cohort.masks[case.name]).any()]
+    setting, plan = lesion_pictures.setting, lesion_pictures.plan
+    cohort = setting.cohort
+    free = [case for case in setting.cases_of(setting.split) if not read_mask(cohort.masks[case.name]).any()]
     order = np.argsort(hashed_units([case.name for case in free]), kind="stable")
     base = [free[i] for i in order[:N_PICTURES]]
     drawn = [grown(case, size) for size in SIZES for case in base]
-    pictures = extracting([case for case, _ in drawn])
+    pictures = setting.features([case for case, _ in drawn])
     lesion = np.stack([token_labels(mask, pictures.rows, pictures.cols).lesion for _, mask in drawn])
-    reference, tokens = got.references[0], pictures.tokens(plan.middle)
+    reference, tokens = lesion_pictures.references[0], pictures.tokens(plan.middle)
     fitted = reference.subspace
     y = project(tokens, fitted.mean, fitted.directions)
     n_tokens, width = y.shape[1], tokens.shape[-1]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,26 @@ class GateReport:
     def signed(self, name: str, when: str, remark: str = "") -> GateReport:
         """The same report with a person's sign-off."""
         return replace(self, human_signoff={"name": name, "when": when, "remark": remark})
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """A gate's report, and what it was made from.
+
+    Attributes:
+        records: from which the headline numbers can be recomputed (None: gate 0 has none).
+        pictures: what was scored, for a notebook to draw.
+    """
+
+    report: GateReport
+    records: Any = None
+    pictures: Any = None
+
+
+def check_defect(defect: str | None, known: Iterable[str]) -> None:
+    """Refuse a planted defect that a gate does not know."""
+    if defect is not None and defect not in known:
+        raise CovtokenError(f"unknown defect {defect!r}: expected one of {', '.join(known)}")
 
 
 def metric(value: float, ci95: tuple[float, float] | None, n_units: int, n_images: int, n_tokens: int) -> dict:

@@ -10,48 +10,82 @@ from typing import Any
 
 import torch
 
-from covtoken.backbone.cache import features
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Cohort
-from covtoken.data.cohorts import data_fingerprint
-from covtoken.data.splits import load_splits
+from covtoken.backbone.vit import Block
+from covtoken.data.cohorts import RECIPE_COHORTS
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.gates.report import provenance, report_path
-from covtoken.gates.scoring import in_split, need_lesions
+from covtoken.gates.scoring import need_lesions
+from covtoken.gates.setting import Setting, open_setting
 from covtoken.paths import write_then_rename
 
 NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
 
 
+def open_study(cohort: str, backbone: str = "embedded", **inputs) -> Setting:
+    """Open a large cohort and a backbone for a study on its selection split.
+
+    Args:
+        cohort: a committed name, or a folder.
+        backbone: by name.
+        inputs: ``data``, ``cache`` and ``progress`` of ``open_setting``.
+
+    Raises:
+        CovtokenError: a small cohort has no selection split of its own: all of it is evaluated, by cross-fitting.
+    """
+    setting = open_setting(cohort, None, backbone, **inputs)
+    n_units = len(setting.cohort.units)
+    if n_units < SMALL_COHORT:
+        raise CovtokenError(
+            f"{setting.cohort.name} has {n_units} units, fewer than {SMALL_COHORT}: it is evaluated as a whole and "
+            f"chooses nothing. Choose on {' or '.join(recipe_cohorts())}"
+        )
+    return setting
+
+
+def recipe_cohorts() -> tuple[str, ...]:
+    """Name the large cohorts whose selection splits choose, each once."""
+    return tuple(dict.fromkeys(RECIPE_COHORTS.values()))
+
+
 def split_features(
-    cohort: Cohort, vit: FrozenViT, blocks: Sequence, saliency: bool, cache: bool, progress: bool
+    setting: Setting, blocks: Sequence[Block], saliency: bool
 ) -> tuple[FeatureSet, FeatureSet, SplitLabels]:
-    """Features of a large cohort's bank and selection splits, and the labels of the latter.
+    """Extract the bank and selection splits of a large cohort, then read the labels of the latter.
 
     Raises:
         CovtokenError: one of the splits has no case, or the selection split no lesion.
     """
-    splits = load_splits(cohort)
-    cases = in_split(cohort, splits, "selection")
+    cases = setting.cases_of("selection")
     bank, selection = (
-        features(of, vit, blocks, saliency=saliency, cache=cache, progress=progress)
-        for of in (in_split(cohort, splits, "bank"), cases)
+        setting.features(each, blocks, attention=(), saliency=saliency) for each in (setting.cases_of("bank"), cases)
     )
-    labels = label(cases, cohort, selection.rows, selection.cols)
-    need_lesions(labels, cohort, "selection")
+    labels = label(cases, setting.cohort, selection.rows, selection.cols)
+    need_lesions(labels, setting.cohort, "selection")
     return bank, selection, labels
 
 
 def content_of(
-    schema: str, cohort: Cohort, vit: FrozenViT, splits: tuple, started: float, note: str = NOTE, **more
+    schema: str,
+    setting: Setting,
+    splits: tuple[FeatureSet, FeatureSet, SplitLabels],
+    started: float,
+    note: str = NOTE,
+    **more,
 ) -> dict[str, Any]:
-    """A table ready to be written: what it is of, how much, and where it comes from, with ``more`` of its own.
+    """Write a study down as JSON content: cohort, backbone, counts, provenance, and the study's own fields.
 
     Args:
-        splits: as ``split_features`` gives. started: ``time.perf_counter`` before the work.
+        schema: name of the form.
+        setting: as ``open_study`` gives.
+        splits: as ``split_features`` gives.
+        started: ``time.perf_counter`` before the work.
+        note: what a reader should know of how it was made.
+        more: the study's own fields.
     """
+    cohort, vit = setting.cohort, setting.vit
     bank, selection, labels = splits
     return {
         "schema": schema,
@@ -72,7 +106,7 @@ def content_of(
         },
         **more,
         "provenance": provenance(
-            data_fingerprint=data_fingerprint(cohort),
+            data_fingerprint=setting.fingerprint,
             weights_sha256=vit.weights_sha256,
             seed=0,
             wall_seconds=time.perf_counter() - started,

@@ -7,14 +7,10 @@ import pandas as pd
 
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
-from covtoken.evaluation.recorded import load_scores
 from covtoken.evaluation.stats import delong
-from covtoken.gates import locks
-from covtoken.gates.gate1 import Gate1Run, headline
 from covtoken.gates.gate1_rows import LABELS
 from covtoken.gates.plan import BASELINES, PROPOSED
-from covtoken.gates.report import committed_reports
-from covtoken.paths import project_root
+from covtoken.gates.report import GateRun
 
 
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
@@ -46,10 +42,10 @@ def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
 SIDE_BY_SIDE = ("recommended", "density", "attention_best", "saliency_head")
 
 
-def lesion_cases(run: Gate1Run, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_SIDE) -> list[dict]:
+def lesion_cases(run: GateRun, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_SIDE) -> list[dict]:
     """Panels for ``figures.lesion_maps``, a row a case: lesions of evenly spread sizes, not chosen by score."""
-    rows, cols = run.recorded.grid
-    labels = run.recorded.labels
+    rows, cols = run.records.grid
+    labels, masks = run.records.labels, run.pictures.setting.cohort.masks
     area = np.zeros(len(labels.unit))
     for lesion in labels.lesions:
         area[lesion.picture] += lesion.share
@@ -58,38 +54,24 @@ def lesion_cases(run: Gate1Run, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_S
     picked = ordered[np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))]
     panels = []
     for i in picked:
-        case = run.cases[i]
-        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(run.cohort.masks[case.name])}
-        for scorer in (name for name in scorers if name in run.recorded.scores):
-            score = run.recorded.scores[scorer][i].astype(np.float64).reshape(rows, cols)
+        case = run.pictures.cases[i]
+        shared = {
+            "picture": to_unit_range(case.pixels(), case),
+            "mask": read_mask(masks[case.name]),
+        }
+        for scorer in (name for name in scorers if name in run.records.scores):
+            score = run.records.scores[scorer][i].astype(np.float64).reshape(rows, cols)
             panels.append(shared | {"name": LABELS[scorer], "case": case.name, "score": score})
     return panels
 
 
-def delong_line(run: Gate1Run, scorer: str = "recommended") -> str:
+def delong_line(run: GateRun, scorer: str = "recommended") -> str:
     """DeLong's interval of a pooled AUROC beside the unit bootstrap: it takes tokens for independent."""
-    labels = run.recorded.labels
+    labels = run.records.labels
     keep = ~labels.ignore
-    low, high = delong(run.recorded.scores[scorer].astype(np.float64)[keep], labels.lesion[keep]).interval()
+    low, high = delong(run.records.scores[scorer].astype(np.float64)[keep], labels.lesion[keep]).interval()
     below, above = run.report.metrics[f"auroc.{scorer}"]["ci95"]
     return (
         f"auroc.{scorer}: DeLong [{low:.3f}, {high:.3f}], bootstrap over units [{below:.3f}, {above:.3f}]. Tokens of "
         "one patient are correlated, which DeLong does not know; the gate decides by units."
     )
-
-
-def recorded_metrics(but: str = "") -> dict[str, dict[str, dict]]:
-    """Headline metrics of every committed cohort except ``but``, recomputed from its recorded scores."""
-    found = {}
-    for report in committed_reports():
-        path = project_root() / "gate_reports" / report.cohort / "scores.safetensors"
-        if report.gate == 1 and report.cohort != but and path.exists():
-            found[report.cohort] = headline(load_scores(path)).entries()
-    return found
-
-
-def locked_text(run: Gate1Run, recorded: dict[str, dict[str, dict]]) -> str:
-    """The locked cell's text: this run's cohort from pixels, every other from recorded scores."""
-    parts = [locks.reproduction(run.report.cohort, 1, run.report.metrics)]
-    parts += [locks.reproduction(cohort, 1, metrics) for cohort, metrics in recorded.items()]
-    return "\n".join(parts)

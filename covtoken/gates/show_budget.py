@@ -130,7 +130,7 @@ def kept_panels(got: LesionPictures, n: int = 4, ratio: float = 0.25) -> list[di
     panels = []
     for i in picked:
         case = got.cases[i]
-        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(got.cohort.masks[case.name])}
+        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(got.setting.cohort.masks[case.name])}
         for name, mask in kept.items():
             score = mask[i].astype(float).reshape(labels.rows, labels.cols)
             panels.append(shared | {"name": name, "case": case.name, "score": score})

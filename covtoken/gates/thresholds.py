@@ -1,88 +1,99 @@
-"""Thresholds of gates 2 and 3: what a simple baseline reached on the selection split, locked before a test split."""
+"""Thresholds and plans from selection runs: locked before a test split is looked at, and found again for a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Cohort
-from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, open_cohort
+from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name
 from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.gates import locks
-from covtoken.gates.lesion_pictures import GateRun, LesionPictures
-from covtoken.gates.report import read_report, report_path
+from covtoken.gates.plan import METHOD_PARAMETERS, binding
+from covtoken.gates.report import GateReport, GateRun, read_report, report_path
+from covtoken.gates.setting import Setting
 
-LOCKED = ("2", "3")  # the gates that have such a threshold
+LOCKED = ("2", "3")  # the gates that have a threshold of their own; gate 1's is part of its plan
 
 
-def threshold_of(got: LesionPictures, gate: int, own: dict, selection: Callable[[], GateRun]) -> dict:
-    """``{value, reason, locked}``: of the lock where there is one for this backbone, else of a selection run.
-
-    Args:
-        own: what this very run gives, which is the threshold if its split is selection. selection: makes that run.
+def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[], GateRun]) -> dict:
+    """Take the threshold of the lock where there is one for this backbone, else of a selection run.
 
     A small cohort takes the threshold of its modality's recipe cohort, as it takes the recipe.
+
+    Args:
+        setting: cohort, split and backbone of the run.
+        gate: 2 or 3.
+        own: what this very run gives, which is the threshold if its split is selection.
+        selection: makes a selection run.
+
+    Returns:
+        ``{value, reason, locked}``.
+
+    Raises:
+        CovtokenError: a small cohort, and no threshold is locked for this backbone.
     """
-    if got.split == "selection":
+    if setting.split == "selection":
         return own | {"locked": False}
-    names = (
-        [got.cohort.name] if got.split == "test" else list(dict.fromkeys((RECIPE_COHORTS[got.cohort.modality], "busi")))
-    )
+    names = sources(setting)
     for name in names:
         entry = locks.entry(locks.THRESHOLDS, name, gate)
-        if entry is not None and entry["backbone"] == got.backbone:
-            data = {"data_fingerprint": got.bound["data_fingerprint"]} if got.split == "crossfit" else {}
-            locks.check_binding(entry | data, got.bound, f"{name} gate {gate}")
-            source = "" if got.split == "test" else f" of {name}"
+        if entry is not None and entry["backbone"] == setting.vit.name:
+            bound = binding(setting)
+            data = {"data_fingerprint": bound["data_fingerprint"]} if setting.split == "crossfit" else {}
+            locks.check_binding(entry | data, bound, f"{name} gate {gate}")
+            source = "" if setting.split == "test" else f" of {name}"
             return {"value": entry["threshold"], "reason": entry["threshold_reason"] + source, "locked": True}
-    if got.split == "crossfit":
-        raise CovtokenError(
-            f"{got.cohort.name}: no threshold of gate {gate} is locked for {' or '.join(names)} and backbone "
-            f"{got.backbone!r}; run `covtoken gate {gate} --cohort {names[0]}`, then `covtoken lock thresholds`"
-        )
+    if setting.split == "crossfit":
+        raise _nothing_locked(setting, gate)
     found = selection().report.thresholds
     return {key: found[key] for key in ("value", "reason")} | {"locked": False}
 
 
-def need_threshold(
-    cohort: str | Cohort, gate: int | str, record: bool, backbone: str | FrozenViT = "embedded", data=None
-) -> None:
+def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
     """Refuse a run that needs a locked threshold and has none, before minutes of work: to record, or to cross-fit."""
-    opened = cohort if isinstance(cohort, Cohort) else open_cohort(cohort, **({"folder": data} if data else {}))
-    backbone = backbone if isinstance(backbone, str) else backbone.name
-    if not record and len(opened.units) >= SMALL_COHORT:
+    if not record and setting.split != "crossfit":
         return
-    names = [opened.name]
-    if len(opened.units) < SMALL_COHORT:
-        names = list(dict.fromkeys((RECIPE_COHORTS[opened.modality], "busi")))
-    entries = [locks.entry(locks.THRESHOLDS, name, gate) for name in names]
-    if not any(entry and entry["backbone"].startswith(backbone) for entry in entries):
-        raise CovtokenError(
-            f"{opened.name}: no threshold of gate {gate} is locked for backbone {backbone!r}. Run "
-            f"`covtoken gate {gate} --cohort {names[0]} --backbone {backbone}`, then "
-            f"`covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
-        )
+    entries = [locks.entry(locks.THRESHOLDS, name, gate) for name in sources(setting)]
+    if not any(entry and entry["backbone"] == setting.vit.name for entry in entries):
+        raise _nothing_locked(setting, gate)
+
+
+def sources(setting: Setting) -> list[str]:
+    """Name the cohorts whose threshold holds, the first that has one: its own, or a recipe cohort's."""
+    if setting.split != "crossfit":
+        return [setting.cohort.name]
+    return list(dict.fromkeys((RECIPE_COHORTS.get(setting.cohort.modality, "busi"), "busi")))
+
+
+def _nothing_locked(setting: Setting, gate: int | str) -> CovtokenError:
+    names, backbone = sources(setting), setting.vit.name
+    return CovtokenError(
+        f"{setting.cohort.name}: no threshold of gate {gate} is locked for {' or '.join(names)} and backbone "
+        f"{backbone!r}. Run `covtoken gate {gate} --cohort {names[0]} --backbone {backbone}`, then "
+        f"`covtoken lock thresholds --gate {gate} --cohort {names[0]}`"
+    )
 
 
 def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
-    """Lock the threshold of the last selection run of a gate; returns the lines old → new.
+    """Lock what the last selection run of gate 1 (its plan), 2 or 3 (a threshold) gave; return the lines old → new.
 
     Raises:
-        CovtokenError: no run, or one of another split.
+        CovtokenError: no run, one of another split, or a cohort that takes its plan from another.
     """
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=False))
     if report.split == "crossfit":
         raise CovtokenError(
-            f"{cohort} has fewer than {SMALL_COHORT} units: it takes the threshold of its recipe cohort, so there is "
-            "nothing to lock"
+            f"{cohort} has fewer than {SMALL_COHORT} units: it chooses nothing and takes the locked recipe and "
+            "threshold of a large cohort, so there is nothing to lock"
         )
     if report.split != "selection":
         raise CovtokenError(
-            f"the last run of {cohort} was on its {report.split} split: a threshold is made from selection alone; "
+            f"the last run of {cohort} was on its {report.split} split: a lock is made from selection alone; "
             f"run `covtoken gate {gate} --cohort {cohort} --split selection` first"
         )
+    if str(gate) == "1":
+        return locks.write_entry(locks.THRESHOLDS, cohort, gate, plan_entry(report), reason=reason)
     if not report.checks["plan_locked_before"]:
         raise CovtokenError(f"{cohort}: gate 1's plan was not locked when gate {gate} ran; lock it, then run again")
     new = {
@@ -93,3 +104,17 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
         "source_digest": report.provenance["source_digest"],
     }
     return locks.write_entry(locks.THRESHOLDS, cohort, gate, new, reason=reason)
+
+
+def plan_entry(report: GateReport) -> dict:
+    """The lock entry of gate 1's selection report: plan, backbone, and what it binds."""
+    fields = ("recipes", "middle", "threshold", "threshold_reason", "small_cut")
+    method = {k: v for k, v in report.parameters.items() if k in {"picture_size", "seed", *METHOD_PARAMETERS}}
+    return {
+        **{name: report.parameters[name] for name in fields},
+        "backbone": report.backbone,
+        "data_fingerprint": report.provenance["data_fingerprint"],
+        "weights_sha256": report.provenance["weights_sha256"],
+        "method": method,
+        "source_digest": report.provenance["source_digest"],
+    }

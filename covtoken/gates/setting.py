@@ -1,0 +1,214 @@
+"""A setting: the cohort, the split and the backbone that a gate runs on, opened and loaded in one place."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from covtoken.backbone.cache import Digests, digests_of, features
+from covtoken.backbone.feature_set import FeatureSet
+from covtoken.backbone.vit import Block, FrozenViT
+from covtoken.backbone.weights import load_backbone
+from covtoken.data.case import Case, Cohort
+from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, fingerprint_of, open_cohort
+from covtoken.data.masks import check_masks
+from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.recorded import hashed_units
+from covtoken.gates.report import GateReport, provenance
+from covtoken.leak_guard import construction
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An open cohort, the split that is evaluated, and a loaded backbone.
+
+    Attributes:
+        cohort: the cases and where their masks lie.
+        split: ``selection``, ``test``, ``crossfit``, or ``all`` where a gate looks at no label.
+        vit: the frozen backbone.
+        precision: ``fp32`` or ``bf16``.
+        cache: whether features are kept on disk.
+        progress: whether long work shows a bar.
+        most_units: units a split that are left (None: all of them); banks from other cohorts keep to it too.
+        digests: what is known of the pictures so far, by case name; extraction fills it.
+    """
+
+    cohort: Cohort
+    split: str
+    vit: FrozenViT
+    precision: str = "fp32"
+    cache: bool = True
+    progress: bool = True
+    most_units: int | None = None
+    digests: Digests = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of the token grid."""
+        return self.vit.rows, self.vit.cols
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """Unit → split of a large cohort."""
+        return load_splits(self.cohort)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all pictures of the cohort. A picture that was extracted already is not read again."""
+        unread = [case for case in self.cohort.cases if case.name not in self.digests]
+        with construction("a data fingerprint"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(lambda case: digests_of(case, self.vit), unread)
+            self.digests.update(zip((case.name for case in unread), found, strict=True))
+        return fingerprint_of({case.name: self.digests[case.name][0] for case in self.cohort.cases})
+
+    def cases_of(self, split: str) -> tuple[Case, ...]:
+        """Give the cases of one split.
+
+        Raises:
+            CovtokenError: the split has none.
+        """
+        cases = tuple(case for case in self.cohort.cases if self.splits.get(case.unit) == split)
+        if not cases:
+            n = len(self.cohort.units)
+            raise CovtokenError(f"{self.cohort.name}: no case in the {split} split; the cohort has {n} units")
+        return cases
+
+    def features(
+        self,
+        cases: Sequence[Case],
+        blocks: Sequence[Block] | None = None,
+        attention: Sequence[int] | None = None,
+        saliency: bool | None = None,
+    ) -> FeatureSet:
+        """Extract features of cases, by default all that gate 1 reads.
+
+        Args:
+            cases: N, of this setting's cohort.
+            blocks: whose tokens (None: every block, and the final norm).
+            attention: blocks whose CLS attention (None: every block).
+            saliency: whether the saliency head's logits (None: where there is a head).
+        """
+        every = range(1, self.vit.n_blocks + 1)
+        return features(
+            cases,
+            self.vit,
+            blocks=(*every, "norm") if blocks is None else blocks,
+            attention=tuple(every) if attention is None else attention,
+            saliency=self.vit.has_saliency_head if saliency is None else saliency,
+            precision=self.precision,
+            cache=self.cache,
+            progress=self.progress,
+            seen=self.digests,
+        )
+
+    def pairs(self) -> tuple[list[tuple[FeatureSet, FeatureSet]], tuple[Case, ...]]:
+        """Extract pairs of bank and pictures, and give the evaluated cases in the order of all their pictures.
+
+        One pair for a split of a large cohort; one a fold where the cohort is cross-fitted.
+        """
+        if self.split != "crossfit":
+            cases = self.cases_of(self.split)
+            return [(self.features(self.cases_of("bank")), self.features(cases))], cases
+        cohort, fold_of = self.cohort, folds(self.cohort.units, N_FOLDS)
+        everything = self.features(cohort.cases)
+        fold = np.array([fold_of[case.unit] for case in cohort.cases])
+        inside = [np.flatnonzero(fold == number) for number in range(N_FOLDS)]
+        banks = (everything.subset(np.flatnonzero(fold != number)) for number in range(N_FOLDS))
+        pairs = [(bank, everything.subset(rows)) for bank, rows in zip(banks, inside, strict=True)]
+        return pairs, tuple(cohort.cases[i] for rows in inside for i in rows)
+
+    def limited(self, n_units: int | None) -> Setting:
+        """Keep at most ``n_units`` units of each split, chosen by keyed hash, so blind to everything else.
+
+        A small cohort, which has no split but its folds, keeps so many in all, and enough to be cross-fitted.
+
+        Args:
+            n_units: None keeps all.
+        """
+        if not n_units:
+            return self
+        cohort = self.cohort
+        small = len(cohort.units) < SMALL_COHORT
+        splits = dict.fromkeys(cohort.units, "all") if small else load_splits(cohort)
+        most = max(n_units, FEWEST_UNITS) if small else n_units
+        kept = []
+        for split in sorted(set(splits.values())):
+            units = (unit for unit in cohort.units if splits[unit] == split)
+            kept += sorted(units, key=lambda unit: hashed_units([unit])[0])[:most]
+        return replace(self, cohort=replace(cohort, cases=cohort.subset(kept)), most_units=n_units)
+
+    def report(self, gate: int | str, title: str, question: str, *, started: float, **parts) -> GateReport:
+        """Write the report of a gate that ran here.
+
+        Args:
+            started: ``time.perf_counter`` before the work.
+            parts: parameters, thresholds, metrics, checks, decision and chart_data.
+        """
+        return GateReport(
+            *(gate, title, question, self.cohort.name, self.split, self.vit.name),
+            **parts,
+            provenance=provenance(
+                data_fingerprint=self.fingerprint,
+                weights_sha256=self.vit.weights_sha256,
+                seed=SEED,
+                wall_seconds=time.perf_counter() - started,
+                threads=torch.get_num_threads(),
+            ),
+        )
+
+
+def open_setting(
+    cohort: str | Cohort = "phantom",
+    split: str | None = None,
+    backbone: str | FrozenViT = "embedded",
+    *,
+    data: str | None = None,
+    weights: str | None = None,
+    name: str = "",
+    precision: str = "fp32",
+    cache: bool = True,
+    progress: bool = True,
+) -> Setting:
+    """Open a cohort and load a backbone: the only place where a run does either.
+
+    Args:
+        cohort: a committed name, a folder with ``index.csv``, or a Cohort.
+        split: ``selection``, ``test`` or ``crossfit``; None where no label is read.
+        backbone: by name, or loaded.
+        data: folder of a committed cohort that does not lie under ``COVTOKEN_DATA``.
+        weights: file with the backbone's weights, in place of the published ones.
+        name: what a folder's reports are called (empty: as the folder).
+        precision: ``fp32`` or ``bf16``.
+        cache: whether features are kept on disk.
+        progress: whether long work shows a bar.
+
+    Raises:
+        CovtokenError: unknown names, data or weights that are not there, masks in which nothing can be measured.
+    """
+    if not isinstance(cohort, Cohort):
+        if name and cohort in COMMITTED:
+            raise CovtokenError(f"cohort {cohort!r} has its name already: --name {name} is for a folder of one's own")
+        cohort = open_cohort(cohort, data, **({"name": name} if name else {}))
+    if split is not None:
+        split = resolve_split(cohort, split)
+        check_masks(cohort)  # before minutes of extraction
+    if not isinstance(backbone, FrozenViT):
+        backbone = load_backbone(backbone, picture_size=PICTURE_SIZE, weights_file=weights)
+    return Setting(cohort, split or "all", backbone, precision, cache, progress)
+
+
+def resolve_split(cohort: Cohort, split: str) -> str:
+    """Small cohorts have the one split ``crossfit``; large ones have selection and test."""
+    if split not in ("selection", "test", "crossfit"):
+        raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
+    return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)
