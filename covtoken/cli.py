@@ -116,13 +116,14 @@ def ablate(
     ] = False,
 ) -> None:
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
-    from covtoken.gates import ablation, bank_choice, in_organ_choice, show_ablation
+    from covtoken.gates import ablation, bank_choice, in_organ_choice
+    from covtoken.paper.tables import studies
 
     if banks and (in_organ or choose):
         raise CovtokenError("--banks runs D's table of banks: give it without --in-organ and --choose")
     if choose:
         if not in_organ:
-            console.print(show_ablation.ranking_table(ablation.recommend()[1]))
+            console.print(studies.ranking_table(ablation.recommend()[1]))
         rule, table = (
             (in_organ_choice.recommend_in_organ, in_organ_choice.in_organ_table)
             if in_organ
@@ -143,8 +144,8 @@ def ablate(
         _say(f"written: {in_organ_choice.write_in_organ(content, recorded=record)}")
         return
     content = ablation.run_ablation(cohort, backbone, data=data)
-    console.print(show_ablation.single_table(content))
-    console.print(show_ablation.factorial_table(content))
+    console.print(studies.single_table(content))
+    console.print(studies.factorial_table(content))
     _say(f"ablation: {ablation.write_ablation(content, recorded=False)}")
     if record:
         _say(f"recorded: {ablation.write_ablation(content, recorded=True)}")
@@ -186,9 +187,9 @@ def alarm(
 @app.command()
 def report() -> None:
     """Write the tables that show committed reports: the README's, and the data cards' sizes."""
-    from covtoken.gates import tables
+    from covtoken.paper import readme_table
 
-    for path in tables.write_all():
+    for path in readme_table.write_all():
         _say(f"wrote {path}")
 
 

@@ -10,7 +10,8 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
 from covtoken.gates import bank_choice as choice
 from covtoken.gates.ablation import recipe_cohorts
-from covtoken.paper_ablation import bank_rows, compared
+from covtoken.paper.pages.studies import bank_rows, compared
+from covtoken.paper.tables.studies import banks_table
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 
 
@@ -76,7 +77,7 @@ def test_the_rule(tmp_path, monkeypatch):
         assert recipe == Recipe("direction", 6, True, sigma, extra=(9, quantile, ridge, rounds, inside))
         assert sum(row["tied"] for row in ranking) == n and ranking[-1]["inside"] == 0.0
     assert ranking[0]["busi"]["lowest"] == pytest.approx(0.9281 - 0.02)
-    assert choice.banks_table(ranking).row_count == len(ranking)
+    assert banks_table(ranking).row_count == len(ranking)
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):

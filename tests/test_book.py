@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from covtoken.errors import CovtokenError
-from covtoken.paper import as_text, read_metric, readable
+from covtoken.paper.numbers import as_text, read_metric, readable
 from covtoken.paths import project_root
 
 ROOT = project_root()

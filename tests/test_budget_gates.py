@@ -13,11 +13,12 @@ from covtoken.economy.keep import retained
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.measure import N_DRAWS
 from covtoken.evaluation.records import Records, load_records, records_path, save_records
-from covtoken.gates import budget_rows, gate2, gate3, gate4, headlines, negative_result, runs, summary, thresholds
+from covtoken.gates import budget_rows, gate2, gate3, gate4, headlines, negative_result, runs, thresholds
 from covtoken.gates import lesion_pictures as lp
-from covtoken.gates.method_names import METHOD_NAMES
 from covtoken.gates.report import committed_reports
 from covtoken.gates.scoring import shuffled_masks
+from covtoken.names import METHOD_NAMES
+from covtoken.paper import summary
 from covtoken.paths import project_root
 
 GATES = {"2": gate2, "3": gate3, "4": gate4, "negative_result": negative_result}

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from covtoken import figures
 from covtoken.errors import CovtokenError
-from covtoken.offline_renderer import mime_bundle, to_html
+from covtoken.paper.charts import alarm, pictures, scores, substrate
+from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, write_bundle
 
 BLOCKS = [
     {"scorer": scorer, "block": block, "value": value, "lo": value - 0.02, "hi": value + 0.02}
@@ -57,14 +57,14 @@ ALARMS = [
     for failed in (0, 1)
 ] + [{"condition": "one unit", "backing": None, "gain": -0.3, "fired": True, "failed": True}]
 CHARTS = {
-    "alarms": lambda: figures.alarm_against_failure(ALARMS),
-    "blocks": lambda: figures.auroc_by_block(BLOCKS, threshold=0.72),
-    "gains": lambda: figures.gain_forest(GAINS),
-    "densities": lambda: figures.score_densities(densities()),
-    "panels": lambda: figures.score_densities(densities(panels=True)),
-    "agreement": lambda: figures.agreement_by_block(AGREEMENT),
-    "marks": lambda: figures.token_marks(PANELS),
-    "maps": lambda: figures.lesion_maps([lesion_case(f"case {i}") for i in range(3)]),
+    "alarms": lambda: alarm.alarm_against_failure(ALARMS),
+    "blocks": lambda: scores.auroc_by_block(BLOCKS, threshold=0.72),
+    "gains": lambda: scores.gain_forest(GAINS),
+    "densities": lambda: scores.score_densities(densities()),
+    "panels": lambda: scores.score_densities(densities(panels=True)),
+    "agreement": lambda: substrate.agreement_by_block(AGREEMENT),
+    "marks": lambda: substrate.token_marks(PANELS),
+    "maps": lambda: pictures.lesion_maps([lesion_case(f"case {i}") for i in range(3)]),
 }
 
 
@@ -84,7 +84,7 @@ def test_nothing_is_loaded_from_a_network(name):
 
 
 def test_data_cannot_end_the_script_early():
-    spec = figures.gain_forest([{"label": "</script><b>", "value": 0.1, "lo": 0, "hi": 0.2}]).to_dict()
+    spec = scores.gain_forest([{"label": "</script><b>", "value": 0.1, "lo": 0, "hi": 0.2}]).to_dict()
     html = to_html(spec, svg="")
     assert html.count("</script>") == 1
     assert "<\\/script>" in html
@@ -109,7 +109,7 @@ def _label_place(svg: str, label: str) -> float:
 
 
 def test_forest_tells_intervals_with_and_without_zero_apart():
-    datasets = figures.gain_forest(GAINS).to_dict()["datasets"].values()
+    datasets = scores.gain_forest(GAINS).to_dict()["datasets"].values()
     found = {row["label"]: row["reading"] for data in datasets for row in data if "label" in row}
     assert found == {"centre prior": "excludes 0", "random": "includes 0"}
 
@@ -122,13 +122,13 @@ def test_overlay_is_bright_where_the_score_is_high():
     score = np.zeros((4, 4))
     score[0, 3] = 1  # top right
     case = lesion_case(score=score) | {"picture": np.full((64, 64), 0.5), "mask": None}
-    pixels = np.asarray(Image.open(io.BytesIO(figures._overlay(case, 64)))).astype(int)
+    pixels = np.asarray(Image.open(io.BytesIO(pictures._overlay(case, 64)))).astype(int)
     top_right, bottom_left = pixels[4:12, 52:60].mean((0, 1)), pixels[52:60, 4:12].mean((0, 1))
     assert top_right[0] - top_right[2] > 30  # yellow: red above blue
     assert bottom_left[0] <= bottom_left[2]  # dark blue over grey
 
 
-@pytest.mark.parametrize("draw", [figures.auroc_by_block, figures.gain_forest, figures.score_densities])
+@pytest.mark.parametrize("draw", [scores.auroc_by_block, scores.gain_forest, scores.score_densities])
 def test_missing_columns_are_named(draw):
     with pytest.raises(CovtokenError, match=r"expected columns .*got other"):
         draw([{"other": 1}])
@@ -136,13 +136,11 @@ def test_missing_columns_are_named(draw):
 
 def test_no_case_is_an_error():
     with pytest.raises(CovtokenError, match="no case to draw"):
-        figures.lesion_maps([])
+        pictures.lesion_maps([])
 
 
 def test_bundle_defines_vega_embed_once(tmp_path):
-    target = tmp_path / "vega.js"
-    command = [sys.executable, "-m", "covtoken.figures", str(target)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(target)
+    target = write_bundle(tmp_path / "vega.js")
     text = target.read_text()
     assert text.startswith("(function () {") and "window.vegaEmbed" in text
     assert len(text) < 1_500_000
@@ -150,8 +148,9 @@ def test_bundle_defines_vega_embed_once(tmp_path):
 
 def test_renderer_is_what_a_notebook_shows():
     code = (
-        "import json, altair as alt; from covtoken import figures; figures.install_renderer();"
-        "c = figures.gain_forest([{'label': 'x', 'value': 0.1, 'lo': 0.0, 'hi': 0.2}]);"
+        "import json, altair as alt; from covtoken.paper.charts import offline_renderer, scores;"
+        "offline_renderer.install_renderer();"
+        "c = scores.gain_forest([{'label': 'x', 'value': 0.1, 'lo': 0.0, 'hi': 0.2}]);"
         "print(json.dumps(sorted(c._repr_mimebundle_())))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -159,13 +158,13 @@ def test_renderer_is_what_a_notebook_shows():
 
 
 def test_equal_tokens_are_drawn_on_the_floor_of_a_logarithmic_axis():
-    datasets = figures.agreement_by_block(AGREEMENT).to_dict()["datasets"].values()
+    datasets = substrate.agreement_by_block(AGREEMENT).to_dict()["datasets"].values()
     drawn = {row["comparison"]: row["drawn"] for data in datasets for row in data}
-    assert drawn == {"same": figures.EQUAL, "bf16": 0.01}
+    assert drawn == {"same": substrate.EQUAL, "bf16": 0.01}
 
 
 def test_a_mark_and_its_token_share_their_pixels():
-    rows = [row for data in figures.token_marks(PANELS[:1]).to_dict()["datasets"].values() for row in data]
+    rows = [row for data in substrate.token_marks(PANELS[:1]).to_dict()["datasets"].values() for row in data]
     brightest = max((row for row in rows if "response" in row), key=lambda row: row["response"])
     box = next(row for row in rows if "response" not in row)
     assert brightest["left"] <= box["left"] < box["right"] <= brightest["right"]
@@ -173,7 +172,7 @@ def test_a_mark_and_its_token_share_their_pixels():
 
 
 def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_left_out():
-    rows = [row for data in figures.alarm_against_failure(ALARMS).to_dict()["datasets"].values() for row in data]
+    rows = [row for data in alarm.alarm_against_failure(ALARMS).to_dict()["datasets"].values() for row in data]
     drawn = {row["condition"]: (row["alarm"], row["outcome"]) for row in rows if "condition" in row}
     assert drawn == {
         "0 0": ("silent", "D worked"),
@@ -182,4 +181,4 @@ def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_le
         "1 1": ("alarm", "D failed"),
     }
     with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
-        figures.alarm_against_failure(ALARMS, statistic="luck")
+        alarm.alarm_against_failure(ALARMS, statistic="luck")

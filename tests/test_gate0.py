@@ -14,6 +14,7 @@ from covtoken.errors import CovtokenError
 from covtoken.gates import gate0, geometry, runs, substrate
 from covtoken.gates.report import GateRun, committed_reports, read_report
 from covtoken.gates.setting import Setting
+from covtoken.paper.tables.gate0 import locked_text
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
 
@@ -140,13 +141,13 @@ def test_the_report_is_written_and_no_look_is_logged(monkeypatch, tmp_path, soun
     assert read_report(path) == run.report and [p.name for p in tmp_path.glob("*.jsonl")] == []
 
 
-def test_the_locked_text_has_booleans_alone(sound, monkeypatch):
-    monkeypatch.setattr(gate0, "committed_reports", lambda: [replace(sound, cohort="busi")])
-    text = gate0.locked_text(sound)
+def test_the_locked_text_has_booleans_alone(sound):
+    others = [replace(sound, cohort="busi")]
+    text = locked_text(sound, others)
     assert text.count("GO\n") == 2 and "busi, gate 0, committed report: GO" in text
     assert text.count("True") == 2 * len(sound.checks) and "e-0" not in text
     lying = replace(sound, checks=sound.checks | {"bank.loads_intact": False})
-    assert "DECISION DOES NOT FIT" in gate0.locked_text(lying)
+    assert "DECISION DOES NOT FIT" in locked_text(lying, others)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: r.cohort)

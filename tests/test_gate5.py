@@ -12,14 +12,15 @@ from stub_features import StubFeatures
 from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.records import load_records, records_path
-from covtoken.gates import gate5, locks, show_gate5
+from covtoken.gates import gate5, locks
 from covtoken.gates.plan import Plan
 from covtoken.gates.report import committed_reports
 from covtoken.gates.setting import Setting, open_setting
-from covtoken.offline_renderer import to_svg
+from covtoken.paper.charts.offline_renderer import to_svg
+from covtoken.paper.charts.transfer import transfer_heatmap
+from covtoken.paper.tables import transfer
 from covtoken.paths import project_root
 from covtoken.subspace.scorers import RECOMMENDED, Recipe
-from covtoken.transfer_figures import transfer_heatmap
 
 REPORTS = [report for report in committed_reports() if str(report.gate) == "5"]
 ids = pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.cohort)
@@ -146,7 +147,7 @@ def test_the_heat_map_shows_every_cell_and_the_table_every_way():
     svg = to_svg(transfer_heatmap(rows).to_dict())
     for row in (row for row in rows if row["score"] == "recommended"):
         assert (f"{row['value']:.3f}" + (" inside" if row["kind"] == "image_auroc" else "")) in svg
-    table = show_gate5.transfer_table(REPORTS[0].metrics)
+    table = transfer.transfer_table(REPORTS[0].metrics)
     assert list(table.columns) == list(gate5.WAYS.values()) and "attention, tuned" in table.index
-    said = show_gate5.verdicts(REPORTS[0]).splitlines()
+    said = transfer.verdicts(REPORTS[0]).splitlines()
     assert len(said) == len(REPORTS) and all(report.cohort in "\n".join(said) for report in REPORTS)

@@ -14,6 +14,7 @@ from covtoken.evaluation.stats import auroc
 from covtoken.gates import in_organ_choice as choice
 from covtoken.gates.ablation import recipe_cohorts
 from covtoken.gates.report import committed_reports, report_path
+from covtoken.paper.tables.studies import in_organ_table
 from covtoken.paths import project_root
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
@@ -96,7 +97,7 @@ def test_the_rule_takes_the_best_mean_and_breaks_ties_by_cost(tmp_path):
     recipe, rows = choice.recommend_in_organ(tmp_path)
     assert recipe == Recipe("in_organ", 8, False, 1.0, extra=(6, 1.0))  # tied with 9; 0.0025 is no tie; A is no O
     assert [row["tied"] for row in rows] == [True, True, False, False]
-    assert choice.in_organ_table(rows).row_count == 4
+    assert in_organ_table(rows).row_count == 4
 
 
 def test_a_cohort_that_is_evaluated_whole_chooses_nothing():

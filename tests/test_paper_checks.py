@@ -4,7 +4,7 @@ import pytest
 
 from covtoken.gates import gate0
 from covtoken.gates.report import committed_reports
-from covtoken.paper_checks import READABLE, scientific, word, worst
+from covtoken.paper.pages.checks import READABLE, scientific, word, worst
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
 

@@ -2,9 +2,9 @@
 
 import re
 
-from covtoken.gates import tables
 from covtoken.gates.report import committed_reports
-from covtoken.gates.tables import BEGIN, END, readme_table
+from covtoken.paper import readme_table as tables
+from covtoken.paper.readme_table import BEGIN, END, readme_table
 from covtoken.paths import project_root
 
 TEXT = (project_root() / "README.md").read_text()

@@ -16,13 +16,6 @@ BATCH, OTHER_BATCH = 8, 3  # pictures a pass
 # Float32 sums in another order move tokens by about 1e-6; 1e-4 is far below what any score can tell apart. bf16 keeps 8
 # bits, so one rounding is off by up to 2⁻⁹ = 0.2 %, and a dozen blocks pile up: a few per cent, by the final block.
 BOUNDS = {"same": 1e-6, "batch_size": 1e-4, "threads": 1e-4, "cache": 1e-4, "bf16": 5e-2}
-READABLE = {
-    "same": "the same again",
-    "batch_size": "other batch size",
-    "threads": "other thread count",
-    "cache": "from the cache",
-    "bf16": "bf16",
-}
 BF16_PICTURES = 2  # a CPU without bf16 units takes a second a picture
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from rich.table import Table
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
@@ -202,20 +201,3 @@ def _cost(row: dict[str, Any]) -> tuple:
     """How the rule orders tied variants."""
     ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
     return row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], row["inside"]
-
-
-def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
-    """The first rows of a ranking, mean over the banks of pooled / image AUROC and the lowest pooled one."""
-    cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
-    tied = sum(row["tied"] for row in rows)
-    table = Table(
-        title=f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
-    )
-    for column in (*FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts)):
-        table.add_column(column, justify="right")
-    for row in rows[:n]:
-        numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
-        table.add_row(
-            *(str(row[k]) for k in FIELDS), f"{row['mean']:.4f}", *numbers, style="" if row["tied"] else "dim"
-        )
-    return table

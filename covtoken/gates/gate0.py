@@ -10,18 +10,14 @@ import hashlib
 import time
 from collections.abc import Sequence
 
-import pandas as pd
-
 from covtoken.backbone.cache import features
 from covtoken.backbone.vit import Block, FrozenViT
-from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import open_cohort
 from covtoken.data.near_duplicates import CORRELATION
 from covtoken.gates.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
 from covtoken.gates.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
-from covtoken.gates.report import GateReport, GateRun, check_defect, committed_reports, metric
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.gates.report import GateRun, check_defect, metric
+from covtoken.gates.setting import Setting
 from covtoken.gates.substrate import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
 
 TITLE = "The substrate"
@@ -117,43 +113,6 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
 def decide(checks: dict[str, bool]) -> str:
     """GO if every check holds."""
     return "GO" if all(checks.values()) else "NO-GO"
-
-
-def locked_text(report: GateReport) -> str:
-    """Text of the notebook's locked cell: this run's checks, then those of every other committed report."""
-    others = [r for r in committed_reports() if r.gate == 0 and r.cohort != report.cohort]
-    lines = []
-    for shown, how in ((report, "this run"), *((other, "committed report") for other in others)):
-        sound = shown.decision == decide(shown.checks)
-        lines.append(
-            f"{shown.cohort}, gate 0, {how}: {shown.decision if sound else 'DECISION DOES NOT FIT ITS CHECKS'}"
-        )
-        lines += [f"  {name:<40} {bool(outcome)}" for name, outcome in sorted(shown.checks.items())]
-    return "\n".join(lines)
-
-
-def check_table(report: GateReport) -> pd.DataFrame:
-    """One row a check: whether it holds, its worst number and its bound, where it has them."""
-    rows = []
-    for name, outcome in report.checks.items():
-        worst = [entry["value"] for key, entry in report.metrics.items() if f"{key}.".startswith(f"{name}.")]
-        found = [r["value"] for r in report.chart_data["agreement"] if name == f"agreement.{r['comparison']}"] or worst
-        bound = report.thresholds.get(name)
-        measured = f"{max(found):.2g}" if found else ""
-        rows.append({"check": name, "holds": outcome, "measured": measured, "bound": "" if bound is None else bound})
-    return pd.DataFrame(rows).set_index("check").sort_index()
-
-
-def defect_table() -> pd.DataFrame:
-    """Each defect planted into a small phantom and a tiny random ViT: the decision, and the checks that failed."""
-    cohort, vit = open_cohort("phantom", n=24), load_backbone("random:vit_tiny_patch16_224", 96)
-    setting = open_setting(cohort, None, vit, progress=False)
-    rows = []
-    for defect in (None, *DEFECTS):
-        report = run(setting, defect=defect).report
-        failed = ", ".join(name for name, outcome in report.checks.items() if not outcome)
-        rows.append({"planted defect": defect or "none", "decision": report.decision, "failed checks": failed})
-    return pd.DataFrame(rows).set_index("planted defect")
 
 
 def sample(cases: Sequence[Case], n: int) -> list[Case]:

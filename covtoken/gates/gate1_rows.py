@@ -5,27 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from covtoken.evaluation.recorded import RecordedScores
-
-LABELS = {
-    "density": "membership A",
-    "attention": "CLS attention",
-    "attention_best": "attention, tuned",
-    "attention_last": "attention, last block",
-    "centre_prior": "centre prior",
-    "token_norm": "token norm",
-    "intensity": "brightness",
-    "intensity_flipped": "brightness, other sign",
-    "residual": "membership B",
-    "recommended": "recommended",
-    "rarity": "rarity PN",
-    "direction_without_head": "D without the head",
-    "head_student": "head's student",
-    "in_organ": "O, inside an organ",
-    "variance": "patch variance",
-    "patchcore": "PatchCore-style",
-    "random": "random",
-    "saliency_head": "saliency head",
-}
+from covtoken.names import LABELS
 
 # Drawn block by block already, or a variant of a score that is drawn: more rules than a chart can label.
 NOT_DRAWN = (

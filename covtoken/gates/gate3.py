@@ -24,11 +24,11 @@ from covtoken.gates import budget_rows as rows
 from covtoken.gates.alarm import alarm_sentence
 from covtoken.gates.lesion_numbers import LesionNumbers
 from covtoken.gates.lesion_pictures import LesionPictures, prepare
-from covtoken.gates.method_names import METHOD_NAMES
 from covtoken.gates.plan import FEW_UNITS, METHOD_PARAMETERS, SEARCHING, Plan
 from covtoken.gates.report import GateReport, GateRun, check_defect
 from covtoken.gates.setting import Setting
 from covtoken.gates.thresholds import threshold_of
+from covtoken.names import METHOD_NAMES
 
 TITLE = "Matched budgets"
 QUESTION = "At equal budgets, which method loses fewest small lesions?"

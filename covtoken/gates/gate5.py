@@ -27,13 +27,13 @@ from covtoken.evaluation.recorded import RecordedScores, hashed_units, load_scor
 from covtoken.evaluation.records import Records
 from covtoken.evaluation.stats import auroc
 from covtoken.gates import bank_choice, locks
-from covtoken.gates.method_names import WAYS
 from covtoken.gates.plan import BASELINES, FEW_UNITS, Plan, binding
 from covtoken.gates.planning import at_this_depth
 from covtoken.gates.report import GateRun, check_defect
 from covtoken.gates.scoring import need_lesions, shuffled_masks
 from covtoken.gates.setting import SEED, Setting, open_setting
 from covtoken.leak_guard import construction
+from covtoken.names import WAYS
 from covtoken.paths import project_root
 from covtoken.subspace.bank import check_alike
 from covtoken.subspace.direction import bank_rarity, distilled, target_reference

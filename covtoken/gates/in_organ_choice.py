@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from rich.table import Table
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
@@ -107,17 +106,3 @@ def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str,
     first = rows[0]
     recipe = Recipe("in_organ", first["block"], False, first["sigma"])
     return replace(recipe, extra=(first["student_block"], first["weight"])), rows
-
-
-def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
-    """The first rows of a ranking, or of one cohort's variants by AUROC."""
-    ranked = "mean" in rows[0]
-    rows = rows if ranked else sorted(rows, key=lambda row: -row["auroc"])
-    numbers = [name for name, value in rows[0].items() if isinstance(value, float) and name not in FIELDS]
-    title = f"{sum(row['tied'] for row in rows)} tied within {TIED}, then by mean" if ranked else "by pooled AUROC"
-    table = Table(title=f"O: {len(rows)} variants (weight 0: A alone), {title}")
-    for column in (*FIELDS, *numbers):
-        table.add_column(column, justify="right")
-    for row in rows[:n]:
-        table.add_row(*(f"{row[c]:.4f}" if c in numbers else str(row[c]) for c in (*FIELDS, *numbers)))
-    return table

@@ -19,8 +19,10 @@
 
 # %%
 try:
-    from covtoken.figures import agreement_by_block, install_renderer, token_marks
-    from covtoken.gates import gate0, runs
+    from covtoken.gates import runs
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.charts.substrate import agreement_by_block, token_marks
+    from covtoken.paper.tables import gate0
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -31,7 +33,8 @@ backbone = "embedded"  # or dinov2-base, … or any timm ViT
 data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 
 # %%
-report, path = runs.run_and_write_gate0(cohort=cohort, backbone=backbone, data=data)
+run, path = runs.run_and_write(0, cohort, backbone=backbone, data=data)
+report = run.report
 print(f"{report.cohort}, {report.backbone}: {report.decision}")
 
 # %% [markdown]

@@ -22,8 +22,11 @@
 
 # %%
 try:
-    from covtoken.figures import auroc_by_block, gain_forest, install_renderer, lesion_maps, score_densities
-    from covtoken.gates import runs, show
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.charts.pictures import lesion_maps
+    from covtoken.paper.charts.scores import auroc_by_block, gain_forest, score_densities
+    from covtoken.paper.tables import gate1
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -39,7 +42,7 @@ precision = "fp32"
 # One pass of the frozen model gives the tokens of every block; each scorer sees the same tokens.
 run, path = runs.run_and_write(1, cohort=cohort, split=split, backbone=backbone, data=data, precision=precision)
 metrics = run.report.metrics
-print(f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: middle block {run.plan.middle}, "
+print(f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: middle block {run.pictures.plan.middle}, "
       f"{run.report.parameters['n_lesions']} lesions in {run.report.parameters['n_lesion_images']} pictures")
 print(run.report.parameters["alarm_says"])
 
@@ -51,10 +54,10 @@ print(run.report.parameters["alarm_says"])
 # drawn like any other.
 
 # %%
-auroc_by_block(run.report.chart_data["blocks"], threshold=run.plan.threshold)
+auroc_by_block(run.report.chart_data["blocks"], threshold=run.pictures.plan.threshold)
 
 # %%
-show.scorer_table(metrics)
+gate1.scorer_table(metrics)
 
 # %%
 gain_forest(run.report.chart_data["gains"])
@@ -64,7 +67,7 @@ gain_forest(run.report.chart_data["gains"])
 # Six lesion pictures, a row each, evenly spread over lesion size, not chosen by score.
 
 # %%
-panels = show.lesion_cases(run)
+panels = gate1.lesion_cases(run)
 lesion_maps(panels, title="Scores side by side", columns=len({panel["name"] for panel in panels}), size=128)
 
 # %%
@@ -72,16 +75,16 @@ score_densities(run.report.chart_data["densities"])
 
 # %%
 # Real pictures are not in the repository, but the scores behind their headline numbers are: recomputed here.
-recorded = show.recorded_metrics(but=run.report.cohort)
+recorded = headlines.recorded_metrics("1", but=run.report.cohort)
 for name, found in recorded.items():
     print(name)
-    display(show.scorer_table(found))
+    display(gate1.scorer_table(found))
 
 # %%
-print(f"{run.report.cohort}, {run.report.split}: {run.report.decision} (threshold {run.plan.threshold}: {run.plan.reason})")
+print(f"{run.report.cohort}, {run.report.split}: {run.report.decision} (threshold {run.pictures.plan.threshold}: {run.pictures.plan.reason})")
 for check, outcome in sorted(run.report.checks.items()):
     print(f"  {check}: {outcome}")
-print(show.delong_line(run))
+print(gate1.delong_line(run))
 
 # %% tags=["nbval-check-output"]
-print(show.locked_text(run, recorded))
+print(headlines.locked_text("1", run.report.cohort, metrics, recorded))

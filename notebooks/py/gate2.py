@@ -20,9 +20,10 @@
 
 # %%
 try:
-    from covtoken.budget_figures import rho_by_measure
-    from covtoken.figures import install_renderer
-    from covtoken.gates import headlines, runs, show_budget
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.budgets import rho_by_measure
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.tables import budgets
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -35,7 +36,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
 # %%
-run, path = runs.run_and_write_budget(
+run, path = runs.run_and_write(
     "2", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics = run.report.metrics
@@ -51,17 +52,17 @@ print(f"{run.report.cohort}, {run.report.split} split, {run.report.backbone}: mi
 rho_by_measure(run.report.chart_data["rho"])
 
 # %%
-show_budget.spearman_table(metrics)
+budgets.spearman_table(metrics)
 
 # %%
 # Real pictures are not in the repository, but the records behind their headline numbers are: recomputed here.
 recorded = headlines.recorded_metrics("2", but=run.report.cohort)
 for name, found in recorded.items():
     print(name)
-    display(show_budget.spearman_table(found))
+    display(budgets.spearman_table(found))
 
 # %%
-print(show_budget.verdict_lines(run.report))
+print(budgets.verdict_lines(run.report))
 
 # %% tags=["nbval-check-output"]
 print(headlines.locked_text("2", run.report.cohort, metrics, recorded))

@@ -20,9 +20,12 @@
 
 # %%
 try:
-    from covtoken.budget_figures import miss_by_method
-    from covtoken.figures import install_renderer, gain_forest, lesion_maps
-    from covtoken.gates import headlines, runs, show_budget
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.budgets import miss_by_method
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.charts.pictures import lesion_maps
+    from covtoken.paper.charts.scores import gain_forest
+    from covtoken.paper.tables import budgets
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -35,7 +38,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
 # %%
-run, path = runs.run_and_write_budget(
+run, path = runs.run_and_write(
     "3", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics = run.report.metrics
@@ -50,7 +53,7 @@ print(run.report.parameters["alarm_says"])
 miss_by_method(run.report.chart_data["miss"])
 
 # %%
-show_budget.miss_table(metrics)
+budgets.miss_table(metrics)
 
 # %% [markdown]
 # ## Paired differences
@@ -60,7 +63,7 @@ show_budget.miss_table(metrics)
 gain_forest(run.report.chart_data["gains"], title="Fewer small lesions missed at keep 0.25", unit="miss rate")
 
 # %%
-show_budget.gain_table(metrics)
+budgets.gain_table(metrics)
 
 # %% [markdown]
 # ## What it costs, and which tokens stay
@@ -68,8 +71,8 @@ show_budget.gain_table(metrics)
 # size, not chosen by result.
 
 # %%
-display(show_budget.gflops_table(metrics))
-panels = show_budget.kept_panels(run.pictures)
+display(budgets.gflops_table(metrics))
+panels = budgets.kept_panels(run.pictures)
 lesion_maps(panels, title="Kept tokens", columns=len({panel["name"] for panel in panels}), size=128)
 
 # %%
@@ -77,10 +80,10 @@ lesion_maps(panels, title="Kept tokens", columns=len({panel["name"] for panel in
 recorded = headlines.recorded_metrics("3", but=run.report.cohort)
 for name, found in recorded.items():
     print(name)
-    display(show_budget.miss_table(found))
+    display(budgets.miss_table(found))
 
 # %%
-print(show_budget.verdict_lines(run.report))
+print(budgets.verdict_lines(run.report))
 
 # %% tags=["nbval-check-output"]
 print(headlines.locked_text("3", run.report.cohort, metrics, recorded))

@@ -20,9 +20,10 @@
 
 # %%
 try:
-    from covtoken.budget_figures import mu_by_slack, mu_paths
-    from covtoken.figures import install_renderer
-    from covtoken.gates import headlines, runs, show_budget
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.coverage import mu_by_slack, mu_paths
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.tables import budgets
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -35,7 +36,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
 # %%
-run, path = runs.run_and_write_budget(
+run, path = runs.run_and_write(
     "4", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics = run.report.metrics
@@ -49,24 +50,24 @@ mu_paths(run.report.chart_data["paths"])
 mu_by_slack(run.report.chart_data["by_slack"])
 
 # %%
-show_budget.dual_table(metrics)
+budgets.dual_table(metrics)
 
 # %% [markdown]
 # ## A coverage certificate
 # What the repaired pruner certifies of one picture.
 
 # %%
-print(show_budget.certificate_line(run.pictures))
+print(budgets.certificate_line(run.pictures))
 
 # %%
 # Real pictures are not in the repository, but the records behind their headline numbers are: recomputed here.
 recorded = headlines.recorded_metrics("4", but=run.report.cohort)
 for name, found in recorded.items():
     print(name)
-    display(show_budget.dual_table(found))
+    display(budgets.dual_table(found))
 
 # %%
-print(show_budget.verdict_lines(run.report))
+print(budgets.verdict_lines(run.report))
 
 # %% tags=["nbval-check-output"]
 print(headlines.locked_text("4", run.report.cohort, metrics, recorded))

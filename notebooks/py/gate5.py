@@ -27,9 +27,10 @@
 
 # %%
 try:
-    from covtoken.figures import install_renderer
-    from covtoken.gates import headlines, runs, show_gate5
-    from covtoken.transfer_figures import transfer_heatmap
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.charts.transfer import transfer_heatmap
+    from covtoken.paper.tables import transfer
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -42,7 +43,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
 # %%
-run, path = runs.run_and_write_budget(
+run, path = runs.run_and_write(
     "5", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics, parameters = run.report.metrics, run.report.parameters
@@ -60,7 +61,7 @@ recorded = headlines.recorded_metrics("5", but=run.report.cohort)
 # Large: AUROC over all tokens of a split, which the colour shows. Small: the mean of what it is inside one picture.
 
 # %%
-rows = show_gate5.heat_rows(run.report, recorded)
+rows = transfer.heat_rows(run.report, recorded)
 transfer_heatmap(rows, title="Recommended score: the same recipe elsewhere")
 
 # %%
@@ -72,15 +73,15 @@ transfer_heatmap(rows, title="Membership A: the same recipe elsewhere", score="d
 # from recorded maps, which hold the recommended score and A.
 
 # %%
-show_gate5.transfer_table(metrics)
+transfer.transfer_table(metrics)
 
 # %%
 for name, found in recorded.items():
     print(f"{name}: {found['auroc.recommended.refitted']['n_units']} units")
-    display(show_gate5.transfer_table(found))
+    display(transfer.transfer_table(found))
 
 # %%
-print(show_gate5.verdicts(run.report))
+print(transfer.verdicts(run.report))
 for check, outcome in sorted(run.report.checks.items()):
     print(f"  {check}: {outcome}")
 

@@ -21,9 +21,10 @@
 
 # %%
 try:
-    from covtoken.budget_figures import objective_optimiser, rarity_curve
-    from covtoken.figures import install_renderer
-    from covtoken.gates import headlines, runs, show_budget
+    from covtoken.gates import headlines, runs
+    from covtoken.paper.charts.coverage import objective_optimiser, rarity_curve
+    from covtoken.paper.charts.offline_renderer import install_renderer
+    from covtoken.paper.tables import budgets
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -36,7 +37,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
 # %%
-run, path = runs.run_and_write_budget(
+run, path = runs.run_and_write(
     "negative_result", cohort=cohort, split=split, backbone=backbone, data=data, precision=precision
 )
 metrics = run.report.metrics
@@ -48,7 +49,7 @@ print(f"{run.report.cohort}, {run.report.split} split: {run.report.parameters['n
 objective_optimiser(run.report.chart_data["pairs"])
 
 # %%
-show_budget.pair_table(metrics)
+budgets.pair_table(metrics)
 
 # %% [markdown]
 # ## The mechanism
@@ -56,7 +57,7 @@ show_budget.pair_table(metrics)
 # %%
 for name in ("spectrum.lesion", "spectrum.background", "likeness.inside", "likeness.outside", "likeness.energy",
              "rank.first.spanning", "rank.half.spanning", "rank.first.membership", "rank.half.membership"):
-    print(f"{name}: {show_budget.cell(metrics[name])}")
+    print(f"{name}: {budgets.cell(metrics[name])}")
 
 # %% [markdown]
 # ## The same lesion, larger and larger
@@ -73,10 +74,10 @@ else:
 recorded = headlines.recorded_metrics("negative_result", but=run.report.cohort)
 for name, found in recorded.items():
     print(name)
-    display(show_budget.pair_table(found))
+    display(budgets.pair_table(found))
 
 # %%
-print(show_budget.verdict_lines(run.report))
+print(budgets.verdict_lines(run.report))
 
 # %% tags=["nbval-check-output"]
 print(headlines.locked_text("negative_result", run.report.cohort, metrics, recorded))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from covtoken.gates.method_names import cell
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.gates.report import GateReport
+from covtoken.paper.numbers import cell
 
 ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
 NUMBERS = {

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from covtoken.gates import bank_choice, in_organ_choice
 from covtoken.gates.ablation import TIED, settings
 from covtoken.subspace.bank import KEY
 
@@ -76,4 +77,40 @@ def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
         words = [f"{row[c]:.4f}" if c in ("mean", *cohorts) else str(row[c]) for c in columns]
         table.add_row(*words, style="bold" if row is ranking[0] else "dim" if not row["tied"] else "")
     table.caption = "the first row gives the block alone; last row: the best mean"
+    return table
+
+
+def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
+    """The first rows of a ranking, mean over the banks of pooled / image AUROC and the lowest pooled one."""
+    cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    tied = sum(row["tied"] for row in rows)
+    table = Table(
+        title=f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
+    )
+    for column in (*bank_choice.FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts)):
+        table.add_column(column, justify="right")
+    for row in rows[:n]:
+        numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
+        table.add_row(
+            *(str(row[k]) for k in bank_choice.FIELDS),
+            f"{row['mean']:.4f}",
+            *numbers,
+            style="" if row["tied"] else "dim",
+        )
+    return table
+
+
+def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
+    """The first rows of a ranking, or of one cohort's variants by AUROC."""
+    ranked = "mean" in rows[0]
+    rows = rows if ranked else sorted(rows, key=lambda row: -row["auroc"])
+    numbers = [
+        name for name, value in rows[0].items() if isinstance(value, float) and name not in in_organ_choice.FIELDS
+    ]
+    title = f"{sum(row['tied'] for row in rows)} tied within {TIED}, then by mean" if ranked else "by pooled AUROC"
+    table = Table(title=f"O: {len(rows)} variants (weight 0: A alone), {title}")
+    for column in (*in_organ_choice.FIELDS, *numbers):
+        table.add_column(column, justify="right")
+    for row in rows[:n]:
+        table.add_row(*(f"{row[c]:.4f}" if c in numbers else str(row[c]) for c in (*in_organ_choice.FIELDS, *numbers)))
     return table

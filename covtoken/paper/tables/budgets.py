@@ -16,9 +16,9 @@ from covtoken.gates import budget_rows as rows
 from covtoken.gates.gate2 import MEASURES, PARTS
 from covtoken.gates.gate4 import NAMES as SCHEDULE_NAMES
 from covtoken.gates.lesion_pictures import LesionPictures
-from covtoken.gates.method_names import MEASURE_NAMES, METHOD_NAMES
-from covtoken.gates.method_names import cell as _cell
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
+from covtoken.names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.paper.numbers import cell as _cell
 
 
 def cell(entry: dict | None, style: str = ".3f") -> str:

@@ -1,8 +1,4 @@
-"""Charts of budgets and coverage: gates 2 to 4 and the negative result. Rows in, an Altair chart out.
-
-Membership is blue, coverage vermilion, baselines grey, wherever a chart has room for only these three. Panels share one
-view, and only its height is divided between them: a concatenation of views would not take the width of its page.
-"""
+"""Charts of gate 4 and the negative result: the dual's path, objective against optimiser, the growing lesion."""
 
 from __future__ import annotations
 
@@ -12,159 +8,24 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from covtoken.errors import CovtokenError
-from covtoken.figures import COLOURS, GREY, cycle, styled, table_of
-from covtoken.gates.method_names import MEASURE_NAMES
+from covtoken.names import MEMBERSHIPS
+from covtoken.paper.charts.style import (
+    COLOURS,
+    GREY,
+    PERCENT,
+    cycle,
+    in_order,
+    named_legend,
+    styled,
+    table_of,
+    with_bounds,
+)
 
-__all__ = [
-    "CHARTS",
-    "miss_by_method",
-    "mu_by_slack",
-    "mu_paths",
-    "objective_optimiser",
-    "rarity_curve",
-    "rho_by_measure",
-]
-
-FAMILIES = {"random": "cross", "tilted": "diamond", "spanning": "triangle-down"}
-MEMBERSHIPS = ("recommended", "membership A", "membership B")
-COVERAGES = ("coverage", "energy", "RankMe", "coding rate")  # what labels of coverage methods begin with
-KINDS = {"membership": COLOURS[0], "coverage": COLOURS[1], "baseline": GREY}
-KEEPS = {"0.5": "triangle-up", "0.25": "circle", "0.1": "square"}
-KEEP_COLOURS = (COLOURS[2], COLOURS[6], COLOURS[3])  # 0.25 decides: black
 SCHEDULES = {"as specified": COLOURS[1], "repaired": COLOURS[2]}
 SLACK_COLOURS = ("#00365a", COLOURS[0], COLOURS[5], COLOURS[4], COLOURS[1])  # tight to loose
 CURVE_COLOURS = (COLOURS[1], COLOURS[6], COLOURS[2], COLOURS[3], COLOURS[4])  # of methods that are not membership
-DECIDING = "0.25"
 CHANCE = 0.25
 MOST_DECADES = 5  # of a logarithmic axis of μ
-PERCENT = "format(100 * datum.value, '.0f') + ' %'"
-
-
-def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers more hold more of the lesion?"):
-    """Spearman's ρ between what a set of kept tokens covers and the share of the lesion in it, with 95 % intervals.
-
-    Args:
-        rows: mappings with ``measure`` (rankme, coding_rate, energy, control, attention_mass), ``keep`` ("0.5", "0.25",
-            "0.1"), ``family`` (all, random, tilted, spanning), ``value``, and ``lo``, ``hi`` (or None). The family
-            "all" is drawn with intervals, the others as small grey marks.
-    """
-    table = _with_bounds(table_of(rows, "measure", "keep", "family", "value", "lo", "hi"))
-    table["keep"] = _keeps(table)
-    table["name"] = table["measure"].map(lambda name: MEASURE_NAMES.get(name, name))
-    overall, families = table[table["family"] == "all"], table[table["family"] != "all"]
-    if overall.empty:
-        raise CovtokenError("rho_by_measure: no row of family 'all'")
-    order = [name for name in MEASURE_NAMES.values() if name in set(table["name"])]
-    order += [name for name in dict.fromkeys(table["name"]) if name not in order]
-    keeps = [keep for keep in KEEPS if keep in set(table["keep"])]
-    two_lines = {"test": "indexof(datum.label, ' (') >= 0", "value": "bottom"}
-    axis = alt.Axis(
-        grid=False,
-        ticks=False,
-        labelFontSize=12,
-        labelLimit=170,
-        labelExpr="split(replace(datum.label, ' (', '|('), '|')",
-        labelBaseline={"condition": two_lines, "value": "middle"},
-    )
-    y = alt.Y("name:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.1, paddingOuter=0.05))
-    lane = alt.YOffset("keep:N", sort=keeps, scale=alt.Scale(paddingOuter=0.5))
-    x_title = "Spearman's ρ with the lesion's recall"
-    palette = [KEEP_COLOURS[list(KEEPS).index(keep)] for keep in keeps]
-    colour = alt.Color("keep:N", scale=alt.Scale(domain=keeps, range=palette), legend=_named_legend("share kept"))
-    shape = alt.Shape(
-        "keep:N",
-        scale=alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps]),
-        legend=_named_legend("share kept"),
-    )
-    x_axis = alt.Axis(tickCount=5, format="~g")
-    x = alt.X("value:Q", title=x_title, axis=x_axis)
-    tips = ["name:N", "keep:N", "family:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
-    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1)
-    base = alt.Chart(overall)
-    layers = [zero.encode(x=alt.X("zero:Q", title=x_title, axis=x_axis))]
-    if len(families):
-        layers.append(
-            alt.Chart(families)
-            .mark_point(filled=False, size=26, strokeWidth=1.1, color=GREY, opacity=0.75)
-            .encode(x=x, y=y, yOffset=lane, shape=_family_shape(), tooltip=tips)
-        )
-    rules = base.mark_rule(strokeWidth=2.2).encode(
-        x=alt.X("lo:Q", title=x_title, axis=x_axis), x2="hi:Q", y=y, yOffset=lane, color=colour
-    )
-    points = base.mark_point(filled=True, size=62, opacity=1)
-    layers.append(alt.layer(rules, points.encode(x=x, y=y, yOffset=lane, color=colour, shape=shape, tooltip=tips)))
-    subtitle = "95 % intervals over units, all sets of one size."
-    subtitle += " Grey: the same inside one family of sets." if len(families) else ""
-    # The families have shapes of their own; colour goes with shape, so that the keep ratios have one legend.
-    chart = styled(
-        alt.layer(*layers).resolve_scale(shape="independent", color="independent"), title, 66 * len(order), subtitle
-    )
-    return _legends_below_each_other(chart)
-
-
-def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at equal budgets"):
-    """Share of small lesions that a method loses, with 95 % intervals, best at keep 0.25 first.
-
-    Args:
-        rows: mappings with ``method`` (its label), ``keep`` ("0.5", "0.25", "0.1"), ``value``, and ``lo``, ``hi`` (or
-            None). Membership methods, coverage methods and baselines are told apart by the label.
-    """
-    table = _with_bounds(table_of(rows, "method", "keep", "value", "lo", "hi"))
-    table["keep"] = _keeps(table)
-    table["kind"] = table["method"].map(_kind)
-    deciding = table[table["keep"] == DECIDING].set_index("method")["value"]
-    order = sorted(dict.fromkeys(table["method"]), key=lambda name: deciding.get(name, np.inf))
-    keeps = [keep for keep in KEEPS if keep in set(table["keep"])]
-    kinds = [kind for kind in KINDS if kind in set(table["kind"])]
-    strong = {"test": f"indexof({list(MEMBERSHIPS)}, datum.value) >= 0", "value": "bold"}
-    axis = alt.Axis(
-        grid=False,
-        ticks=False,
-        labelFontSize=12,
-        labelLimit=170,
-        labelPadding=4,
-        labelFontWeight={"condition": strong, "value": "normal"},
-    )
-    y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(padding=0.12))
-    lane = alt.YOffset("keep:N", sort=keeps, scale=alt.Scale(paddingOuter=0.3))
-    x_title = "Small lesions lost"
-    x_axis = alt.Axis(labelExpr=PERCENT, tickCount=5)
-    scale = alt.Scale(domain=[0, max(float(table["hi"].max()), 0.05)], nice=True)
-    legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=6, labelFontSize=12, symbolSize=70)
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds]), legend=legend)
-    shape = alt.Shape(
-        "keep:N",
-        scale=alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps]),
-        legend=_named_legend("share kept"),
-    )
-    decides = alt.datum.keep == DECIDING
-    tips = ["method:N", "keep:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
-    base = alt.Chart(table)
-    stripes = alt.Chart(pd.DataFrame({"method": order[::2]})).mark_bar(color="#f4f4f4")
-    chart = alt.layer(
-        stripes.encode(y=y, x=alt.value(0), x2=alt.value("width")),
-        base.mark_rule().encode(
-            x=alt.X("lo:Q", title=x_title, axis=x_axis, scale=scale),
-            x2="hi:Q",
-            y=y,
-            yOffset=lane,
-            color=colour,
-            strokeWidth=alt.condition(decides, alt.value(2.2), alt.value(1)),
-            opacity=alt.condition(decides, alt.value(1), alt.value(0.6)),
-        ),
-        base.mark_point(filled=True, opacity=1).encode(
-            x=alt.X("value:Q", title=x_title, axis=x_axis, scale=scale),
-            y=y,
-            yOffset=lane,
-            color=colour,
-            shape=shape,
-            size=alt.condition(decides, alt.value(62), alt.value(30)),
-            tooltip=tips,
-        ),
-    )
-    chart = styled(chart, title, 30 * len(order), "95 % intervals over units. Sorted at keep 0.25.")
-    return _legends_below_each_other(chart)
 
 
 def mu_paths(rows: Iterable[Mapping], title: str = "The price of coverage, step by step"):
@@ -181,11 +42,11 @@ def mu_paths(rows: Iterable[Mapping], title: str = "The price of coverage, step 
     slacks = sorted(set(table["slack"]))
     names = [f"{100 * slack:g} %" for slack in slacks]
     colours = SLACK_COLOURS if len(slacks) <= len(SLACK_COLOURS) else cycle(len(slacks))
-    legend = _named_legend("slack", symbolStrokeWidth=3)
+    legend = named_legend("slack", symbolStrokeWidth=3)
     colour = alt.Color("floor_at:N", scale=alt.Scale(domain=names, range=list(colours[: len(names)])), legend=legend)
     x = alt.X("step:Q", title="Step", axis=alt.Axis(grid=False, tickCount=5), scale=alt.Scale(nice=False, zero=False))
     tips = ["schedule:N", alt.Tooltip("floor_at:N", title="slack"), "step:Q", alt.Tooltip("mu:Q", format=".3g"), "k:Q"]
-    schedules = _in_order(table["schedule"], SCHEDULES)
+    schedules = in_order(table["schedule"], SCHEDULES)
     places = _places(2 * len(schedules), 118)
     parts = []
     for index, (kind, schedule) in enumerate((kind, name) for kind in ("price", "k") for name in schedules):
@@ -212,11 +73,11 @@ def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the sl
         rows: mappings with ``slack``, ``schedule`` ("as specified", "repaired"), ``mu``, ``lo``, ``hi`` (or None),
             ``met`` (0…1) and ``cv`` (of μ over seeds).
     """
-    table = _with_bounds(table_of(rows, "slack", "schedule", "mu", "lo", "hi", "met", "cv"), "mu")
+    table = with_bounds(table_of(rows, "slack", "schedule", "mu", "lo", "hi", "met", "cv"), "mu")
     floor, ceiling, ticks = _decades(pd.concat([table["mu"], table["lo"], table["hi"]]))
     for name in ("mu", "lo", "hi"):
         table[f"{name}_drawn"] = table[name].clip(lower=floor)
-    schedules = _in_order(table["schedule"], SCHEDULES)
+    schedules = in_order(table["schedule"], SCHEDULES)
     slacks = sorted(set(table["slack"]))
     # Side by side: equal values would hide each other.
     shift = table["schedule"].map({name: i - (len(schedules) - 1) / 2 for i, name in enumerate(schedules)})
@@ -278,7 +139,7 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
             tokens kept).
     """
     table = table_of(rows, "objective", "optimiser", "miss", "lo", "hi", "membership_miss", "met", "k")
-    table = _with_bounds(table, "miss")
+    table = with_bounds(table, "miss")
     table["row"] = table["objective"] + "|" + table["optimiser"]
     table["note"] = [
         f"floor met {100 * met:.0f} %, {k:.0f} tokens" for met, k in zip(table["met"], table["k"], strict=True)
@@ -343,8 +204,8 @@ def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets 
     Args:
         rows: mappings with ``method`` (its label), ``tokens`` (1, 2, 4…64), ``recall``, and ``lo``, ``hi`` (or None).
     """
-    table = _with_bounds(table_of(rows, "method", "tokens", "recall", "lo", "hi"), "recall")
-    names = _in_order(table["method"], MEMBERSHIPS)
+    table = with_bounds(table_of(rows, "method", "tokens", "recall", "lo", "hi"), "recall")
+    names = in_order(table["method"], MEMBERSHIPS)
     sizes = sorted(int(size) for size in set(table["tokens"]))
     table["strong"] = table["method"].isin(MEMBERSHIPS)
     blues = iter((COLOURS[0], COLOURS[5], "#00365a"))
@@ -384,59 +245,6 @@ def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets 
         ),
     )
     return styled(chart, title, 320, "A quarter of the tokens is kept. Bands: 95 % intervals over pictures.")
-
-
-CHARTS = {
-    "rho_by_measure": rho_by_measure,
-    "miss_by_method": miss_by_method,
-    "mu_paths": mu_paths,
-    "mu_by_slack": mu_by_slack,
-    "objective_optimiser": objective_optimiser,
-    "rarity_curve": rarity_curve,
-}
-
-
-def _with_bounds(table: pd.DataFrame, value: str = "value") -> pd.DataFrame:
-    """Without an interval, bounds lie on the value."""
-    for bound in ("lo", "hi"):
-        table[bound] = pd.to_numeric(table[bound]).fillna(table[value])
-    return table
-
-
-def _keeps(table: pd.DataFrame) -> pd.Series:
-    """Keep ratios as the text they are drawn under; others than 0.5, 0.25 and 0.1 have no mark."""
-    found = table["keep"].map(lambda keep: f"{float(keep):g}")
-    unknown = sorted(set(found) - set(KEEPS))
-    if unknown:
-        raise CovtokenError(f"keep ratio {unknown[0]}: expected one of {', '.join(KEEPS)}")
-    return found
-
-
-def _kind(method: str) -> str:
-    return "membership" if method in MEMBERSHIPS else "coverage" if method.startswith(COVERAGES) else "baseline"
-
-
-def _in_order(values: pd.Series, first: Iterable[str]) -> list[str]:
-    """Distinct values, the named ones first."""
-    found = list(dict.fromkeys(values))
-    return [name for name in first if name in found] + [name for name in found if name not in first]
-
-
-def _family_shape() -> alt.Shape:
-    shapes = alt.Scale(domain=list(FAMILIES), range=list(FAMILIES.values()))
-    return alt.Shape("family:N", scale=shapes, legend=_named_legend("one family", symbolSize=40))
-
-
-def _named_legend(title: str, **options) -> alt.Legend:
-    return alt.Legend(
-        title=title, orient="top", labelFontSize=12, titleFontSize=12, titleFontWeight="normal", **options
-    )
-
-
-def _legends_below_each_other(chart):
-    """Beside each other, two legends are wider than a phone."""
-    layout = "{top: {anchor: 'start', direction: 'vertical', margin: 8}}"
-    return chart.configure_legend(layout=alt.ExprRef(layout))
 
 
 def _places(count: int, height: int, gap: int = 34) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Sphinx extension of the working paper: what was tried of D on selection splits, from the committed files.
 
 Directives: ``{ablation-table}``, one setting at a time, and ``{bank-table}``, banks of many sizes, both with columns of
-each recipe cohort; like ``covtoken.paper`` they warn where one is not recorded.
+each recipe cohort; like ``reports`` they warn where one is not recorded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.gates.ablation import read_ablation, recipe_cohorts, settings
 from covtoken.gates.bank_choice import FIELDS, mean_over_banks, read_banks
-from covtoken.gates.show_ablation import WORDS, value_text
-from covtoken.paper import _Reader, _table
+from covtoken.paper.pages.base import Reader, make_table
+from covtoken.paper.tables.studies import WORDS, value_text
 from covtoken.subspace.scorers import RECOMMENDED
 
 
-class AblationTable(_Reader, SphinxDirective):
+class AblationTable(Reader, SphinxDirective):
     """A row a value of a setting; pooled and image AUROC of each recipe cohort; the default is marked."""
 
     def run(self) -> list[nodes.Node]:
@@ -31,10 +31,10 @@ class AblationTable(_Reader, SphinxDirective):
         found = table_rows(contents)
         again = [i > 0 and row[0] == found[i - 1][0] for i, row in enumerate(found)]  # a setting is named once
         rows = [["" if a else row[0], row[1], *map(_number, row[2:])] for a, row in zip(again, found, strict=True)]
-        return [_table(head, rows), nodes.paragraph(text=note(contents), classes=["covtoken-note"]), *warnings]
+        return [make_table(head, rows), nodes.paragraph(text=note(contents), classes=["covtoken-note"]), *warnings]
 
 
-class BankTable(_Reader, SphinxDirective):
+class BankTable(Reader, SphinxDirective):
     """A row a share of the bank's units; of each recipe cohort the recommended recipe and two to hold it to."""
 
     def run(self) -> list[nodes.Node]:
@@ -50,7 +50,7 @@ class BankTable(_Reader, SphinxDirective):
         ]
         words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "
         note = nodes.paragraph(text=words + " ".join(parts), classes=["covtoken-note"])
-        return [_table(head, rows), note, *warnings]
+        return [make_table(head, rows), note, *warnings]
 
 
 def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
@@ -129,8 +129,7 @@ def _number(text: str) -> nodes.inline:
     return nodes.inline(text=text, classes=["covtoken-number"])
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("ablation-table", AblationTable)
     app.add_directive("bank-table", BankTable)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
-from covtoken.gates import summary
 from covtoken.gates.report import GateReport, committed_reports
+from covtoken.paper import summary
 from covtoken.paths import project_root, write_then_rename
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"

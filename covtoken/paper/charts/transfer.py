@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import altair as alt
 
-from covtoken.figures import styled, table_of
-from covtoken.gates.method_names import WAYS
-
-__all__ = ["CHARTS", "transfer_heatmap"]
+from covtoken.names import WAYS
+from covtoken.paper.charts.style import styled, table_of
 
 HEADS = {  # short enough for four beside each other on a phone; a bar ends a line
     "refitted": "own recipe|own bank",
@@ -54,6 +52,3 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
         base.mark_text(fontSize=11, dy=10).encode(text="inside:N", color=ink),
     )
     return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such bank.")
-
-
-CHARTS = {"transfer_heatmap": transfer_heatmap}

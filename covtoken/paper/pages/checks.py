@@ -1,7 +1,7 @@
 """Sphinx extension of the working paper: tables of a gate's checks, cohort by cohort, from committed reports.
 
 Directives: ``{checks-table}`` (every check, a column a cohort) and ``{bounds-table}`` (what was measured beside its
-bound). Both take ``:gate:``; like ``covtoken.paper`` they warn where no report is recorded.
+bound). Both take ``:gate:``; like ``reports`` they warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.method_names import METHOD_NAMES
-from covtoken.paper import MISSING, _cohorts, _read, _Reader, _table, stem_of
+from covtoken.names import METHOD_NAMES
+from covtoken.paper.numbers import MISSING, cohorts_of, read_content, stem_of
+from covtoken.paper.pages.base import Reader, make_table
 
 READABLE = {
     "agreement.same": "extraction: the same again",
@@ -44,7 +45,7 @@ READABLE = {
 }
 
 
-class _GateTable(_Reader, SphinxDirective):
+class _GateTable(Reader, SphinxDirective):
     """What both tables share: the reports of a gate, or the warning that there are none."""
 
     option_spec: ClassVar = {"gate": directives.unchanged, "without": directives.unchanged}
@@ -53,9 +54,9 @@ class _GateTable(_Reader, SphinxDirective):
         gate, root = self.options.get("gate", "0"), self.root()
         reports = {}
         try:
-            for cohort in _cohorts(root, gate):
+            for cohort in cohorts_of(root, gate):
                 self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
-                reports[cohort] = _read(root, f"{cohort}/{stem_of(gate)}")
+                reports[cohort] = read_content(root, f"{cohort}/{stem_of(gate)}")
             if not reports:
                 raise CovtokenError(f"gate {gate}: {MISSING}")
         except CovtokenError as error:
@@ -75,7 +76,7 @@ class ChecksTable(_GateTable):
         names = [name for name in names if not (left_out and name.startswith(left_out))]
         order = sorted(names, key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
         rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in order]
-        return _table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
+        return make_table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
 
 
 class BoundsTable(_GateTable):
@@ -91,7 +92,7 @@ class BoundsTable(_GateTable):
             bound = ", ".join(map(scientific, sorted(bounds)))
             bound = nodes.inline(text=bound, classes=["covtoken-number"])
             rows.append([READABLE.get(name, name), bound, *(number(worst(r, name)) for r in reports.values())])
-        return _table(["quantity", "bound", *reports], rows)
+        return make_table(["quantity", "bound", *reports], rows)
 
 
 def in_words(check: str) -> str:
@@ -132,8 +133,7 @@ def number(value: float | None) -> nodes.inline:
     return nodes.inline(text=scientific(value), classes=["covtoken-number"])
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("checks-table", ChecksTable)
     app.add_directive("bounds-table", BoundsTable)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

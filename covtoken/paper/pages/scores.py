@@ -1,14 +1,14 @@
 """Sphinx extension of the working paper: scores beside each other, cohort by cohort, from committed reports.
 
 Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
-against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``covtoken.paper``
+against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``reports``
 they warn where no report is recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from docutils import nodes
@@ -17,11 +17,21 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.method_names import MEASURE_NAMES, METHOD_NAMES
-from covtoken.paper import MISSING, _cohorts, _read, _Reader, _signed, _table, about, as_text, readable, stem_of
+from covtoken.names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.paper.numbers import (
+    MISSING,
+    about,
+    as_text,
+    cohorts_of,
+    is_signed,
+    read_content,
+    readable,
+    stem_of,
+)
+from covtoken.paper.pages.base import Reader, make_table
 
 
-class ReportMatrix(_Reader, SphinxDirective):
+class ReportMatrix(Reader, SphinxDirective):
     """A row a number and a column a cohort; a dash where a cohort has none.
 
     Either ``:metrics:``, by their full names, or one ``:kind:`` of number and the ``:scores:`` it is shown of, ``:at:``
@@ -37,9 +47,9 @@ class ReportMatrix(_Reader, SphinxDirective):
         place = f".{self.options['at']}" if "at" in self.options else ""
         names = {f"{kind}.{score}{place}": NAMES[score] for score in self.options.get("scores", "").split()}
         names |= {name: readable(name) for name in self.options.get("metrics", "").split()}
-        cohorts = self.options.get("cohorts", "").split() or _cohorts(root, gate)
+        cohorts = self.options.get("cohorts", "").split() or cohorts_of(root, gate)
         try:
-            reports = {cohort: _read(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts}
+            reports = {cohort: read_content(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts}
         except CovtokenError as error:
             return [nodes.paragraph("", "", self.missing(error, self.lineno))]
         for cohort in reports:
@@ -51,7 +61,7 @@ class ReportMatrix(_Reader, SphinxDirective):
         ]
         notes = [about(cohort, report, found[cohort].values()) for cohort, report in reports.items()]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
-        return [_table(["", *reports], rows), nodes.paragraph(text=words, classes=["covtoken-note"])]
+        return [make_table(["", *reports], rows), nodes.paragraph(text=words, classes=["covtoken-note"])]
 
 
 def _found(report: dict, names: Iterable[str]) -> dict[str, dict]:
@@ -62,7 +72,7 @@ def _found(report: dict, names: Iterable[str]) -> dict[str, dict]:
 
 def _stacked(name: str, entry: dict) -> nodes.Node:
     """A value with its interval under it: five cohorts then fit beside each other."""
-    value, _, interval = as_text(entry, signed=_signed(name)).partition(" ")
+    value, _, interval = as_text(entry, signed=is_signed(name)).partition(" ")
     lines = [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
     return nodes.inline("", "", *lines, classes=["covtoken-number"])
 
@@ -84,7 +94,7 @@ KIND_WORDS = {
 }
 
 
-class VerdictTable(_Reader, SphinxDirective):
+class VerdictTable(Reader, SphinxDirective):
     """One score against every baseline: wins, loses or undecided, a row a baseline and a column a cohort."""
 
     option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "kinds", "ours")}
@@ -92,7 +102,7 @@ class VerdictTable(_Reader, SphinxDirective):
     def run(self) -> list[nodes.Node]:
         gate, root = self.options.get("gate", "1"), self.root()
         try:
-            reports = {cohort: _read(root, f"{cohort}/{stem_of(gate)}") for cohort in _cohorts(root, gate)}
+            reports = {cohort: read_content(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts_of(root, gate)}
             if not reports:
                 raise CovtokenError(f"gate {gate}: {MISSING}")
         except CovtokenError as error:
@@ -109,7 +119,7 @@ class VerdictTable(_Reader, SphinxDirective):
         words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
         ns = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
         note = nodes.paragraph(text=" ".join(ns), classes=["covtoken-note"])
-        return [_table([f"{OURS[ours]} against", *reports], rows), words, note]
+        return [make_table([f"{OURS[ours]} against", *reports], rows), words, note]
 
 
 KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}
@@ -125,7 +135,7 @@ def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
     return f"Read as: {ours} loses {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}."
 
 
-class AlarmTable(_Reader, SphinxDirective):
+class AlarmTable(Reader, SphinxDirective):
     """How often alarm and failure go together, a row a cohort, from the committed alarm reports."""
 
     def run(self) -> list[nodes.Node]:
@@ -133,7 +143,7 @@ class AlarmTable(_Reader, SphinxDirective):
         found = sorted(path.parent.name for path in root.glob("gate_reports/*/alarm.json"))
         for cohort in (name for name in found if not name.startswith("_")):
             self.depends_on(root / "gate_reports" / cohort / "alarm.json")
-            report = _read(root, f"{cohort}/alarm")
+            report = read_content(root, f"{cohort}/alarm")
             checks, metrics = report["checks"], report["metrics"]
             failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
             means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
@@ -143,7 +153,7 @@ class AlarmTable(_Reader, SphinxDirective):
             return [nodes.paragraph("", "", self.missing(CovtokenError(f"alarm: {MISSING}"), self.lineno))]
         rows.append(["all", *_right(*total), "–", "–", "–"])
         head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
-        return [_table(head, rows)]
+        return [make_table(head, rows)]
 
 
 def _right(failed, worked) -> list[str]:
@@ -155,9 +165,8 @@ def _right(failed, worked) -> list[str]:
     ]
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("report-matrix", ReportMatrix)
     app.add_directive("verdict-table", VerdictTable)
     app.add_directive("alarm-table", AlarmTable)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

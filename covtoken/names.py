@@ -1,0 +1,67 @@
+"""What methods, measures and ways are called in tables and charts."""
+
+from __future__ import annotations
+
+from covtoken.errors import unknown
+
+LABELS = {
+    "density": "membership A",
+    "attention": "CLS attention",
+    "attention_best": "attention, tuned",
+    "attention_last": "attention, last block",
+    "centre_prior": "centre prior",
+    "token_norm": "token norm",
+    "intensity": "brightness",
+    "intensity_flipped": "brightness, other sign",
+    "residual": "membership B",
+    "recommended": "recommended",
+    "rarity": "rarity PN",
+    "direction_without_head": "D without the head",
+    "head_student": "head's student",
+    "in_organ": "O, inside an organ",
+    "variance": "patch variance",
+    "patchcore": "PatchCore-style",
+    "random": "random",
+    "saliency_head": "saliency head",
+}
+
+METHOD_NAMES = LABELS | {
+    "merging": "token merging",
+    "coverage_dual": "coverage, dual as specified",
+    "coverage_repaired": "coverage, dual repaired",
+    "coverage_spanning": "coverage, spanning choice",
+    "coverage_energy": "energy, closed form",
+    "coverage_greedy": "RankMe, greedy",
+    "coverage_greedy_coding_rate": "coding rate, greedy",
+}
+MEASURE_NAMES = {
+    "rankme": "RankMe",
+    "coding_rate": "coding rate",
+    "energy": "energy",
+    "control": "membership mass (control)",
+    "attention_mass": "attention mass",
+}
+# How gate 5 scores the same pictures.
+WAYS = {
+    "refitted": "own recipe, own bank",
+    "elsewhere": "recipe chosen elsewhere, own bank",
+    "carried": "bank of another cohort, same modality",
+    "foreign": "bank of the other modality",
+}
+
+MEMBERSHIPS = tuple(METHOD_NAMES[name] for name in ("recommended", "density", "residual"))
+KINDS = dict.fromkeys(METHOD_NAMES, "baseline")
+KINDS |= dict.fromkeys(("recommended", "density", "residual"), "membership")
+KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
+_KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
+
+
+def kind_of(label: str) -> str:
+    """Give the kind of a method by what a chart calls it: membership, coverage or baseline.
+
+    Raises:
+        CovtokenError: no method is called so.
+    """
+    if label not in _KIND_OF_LABEL:
+        raise unknown("method", label, list(_KIND_OF_LABEL))
+    return _KIND_OF_LABEL[label]

@@ -1,0 +1,1 @@
+"""The paper: charts, pages, tables, and its numbers in words."""

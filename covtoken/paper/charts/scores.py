@@ -1,0 +1,175 @@
+"""The paper's charts. Plain rows in, an Altair chart out; colours and labels hold for every page.
+
+Colours are Okabe and Ito's, told apart with any colour vision; the proposed scores are drawn strong, baselines grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from covtoken.paper.charts.style import COLOURS, FONT, GREY, cycle, styled, table_of
+
+
+def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", threshold: float | None = None):
+    """AUROC of every score at every block, with 95 % bands; scores without a block are horizontal rules.
+
+    Args:
+        rows: mappings with ``scorer`` (its label), ``block`` (1…L, ``"norm"`` for the final block through the final
+            norm, None for a score that reads no block), ``value``, and ``lo``, ``hi`` (or None).
+        threshold: a locked threshold, drawn as a dotted rule.
+    """
+    table = table_of(rows, "scorer", "block", "value")
+    for bound in ("lo", "hi"):
+        table[bound] = table[bound].fillna(table["value"]) if bound in table else table["value"]
+    numbers = pd.to_numeric(table["block"], errors="coerce")
+    last = int(numbers.max()) if numbers.notna().any() else 1
+    table["position"] = numbers.where(table["block"] != "norm", last + 2)
+    lines, rules = table[table["position"].notna()], table[table["position"].isna()]
+    names = list(dict.fromkeys(lines["scorer"]))
+    colour = alt.Color("scorer:N", scale=alt.Scale(domain=names, range=cycle(len(names))), legend=None)
+    floor, ceiling = min(0.5, float(table["lo"].min())), max(1.0, float(table["hi"].max()))
+    floor = np.floor(floor * 20) / 20
+    y_scale = alt.Scale(domain=[floor, ceiling], nice=False)
+    ticks = list(range(1, last + 1)) + ([last + 2] if (table["block"] == "norm").any() else [])
+    x = alt.X(
+        "position:Q",
+        title="Block",
+        scale=alt.Scale(domain=[1, max(ticks)], nice=False),
+        axis=alt.Axis(
+            values=ticks,
+            grid=False,
+            labelOverlap=False,
+            labelFlush=False,
+            labelExpr=f"datum.value == {last + 2} ? 'norm' : datum.value % 3 && datum.value > 1 ? '' : datum.label",
+        ),
+    )
+    y = alt.Y("value:Q", title="Token AUROC", scale=y_scale)
+    tips = ["scorer:N", "block:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
+    base = alt.Chart(lines)
+    layers = [
+        base.mark_area(opacity=0.16).encode(x=x, y=alt.Y("lo:Q", scale=y_scale), y2="hi:Q", color=colour),
+        base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour),
+        base.mark_point(filled=True, size=34, opacity=1).encode(x=x, y=y, color=colour, tooltip=tips),
+    ]
+    if len(rules):
+        rule = alt.Chart(rules).mark_rule(color=GREY, strokeDash=[5, 3], strokeWidth=1.3)
+        layers.insert(0, rule.encode(y=alt.Y("value:Q", scale=y_scale), tooltip=tips))
+    ends = lines.sort_values("position").groupby("scorer", sort=False).tail(1)
+    marks = [(r.scorer, float(r.value), COLOURS[names.index(r.scorer) % len(COLOURS)]) for r in ends.itertuples()]
+    marks += [(r.scorer, float(r.value), GREY) for r in rules.itertuples()]
+    if threshold is not None:
+        line = alt.Chart(pd.DataFrame({"value": [threshold]}))
+        layers.append(line.mark_rule(color="#000", strokeDash=[1, 3]).encode(y=alt.Y("value:Q", scale=y_scale)))
+        marks.append(("threshold", float(threshold), "#000000"))
+    height = max(300, 17 * len(marks) + 40)
+    layers.append(_end_labels(marks, floor, ceiling, height, y_scale))
+    return styled(
+        alt.layer(*layers), title, height, "Bands: 95 % intervals over units. Dashed: scores without a block."
+    )
+
+
+def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion tokens and of the others"):
+    """Densities of a score for lesion tokens and other tokens.
+
+    Args:
+        rows: mappings with ``group`` (two or three names), ``score`` and ``density``; optionally ``panel``.
+    """
+    table = table_of(rows, "group", "score", "density")
+    names = list(dict.fromkeys(table["group"]))
+    colour = alt.Color(
+        "group:N",
+        scale=alt.Scale(domain=names, range=cycle(len(names))),
+        legend=alt.Legend(title=None, orient="top", labelFontSize=13),
+    )
+    if "panel" in table:
+        return _panels(table, colour, title)
+    return styled(_density(table, colour), title, 240)
+
+
+def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
+    """Differences with their 95 % intervals beside a zero line: right of it favours the proposed score.
+
+    Args:
+        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``.
+    """
+    table = table_of(rows, "label", "value", "lo", "hi")
+    table["row"] = table["label"] if "cohort" not in table else table["cohort"] + ": " + table["label"]
+    excludes = (table["lo"] > 0) | (table["hi"] < 0)
+    table["reading"] = np.where(excludes, "excludes 0", "includes 0")
+    order = list(dict.fromkeys(table["row"]))
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=False, labelFontSize=12))
+    readings = ["excludes 0", "includes 0"]
+    colour = alt.Color(
+        "reading:N",
+        scale=alt.Scale(domain=readings, range=[COLOURS[0], GREY]),
+        legend=alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12),
+    )
+    tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
+    x_title = f"Difference in {unit}"
+    base = alt.Chart(table)
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(x="zero:Q")
+    chart = alt.layer(
+        zero,
+        base.mark_rule(strokeWidth=2.5).encode(x=alt.X("lo:Q", title=x_title), x2="hi:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            x="value:Q", y=y, color=colour, shape=alt.Shape("reading:N", legend=None), tooltip=tips
+        ),
+    )
+    return styled(chart, title, max(120, 30 * len(order)), "95 % intervals over units, paired.")
+
+
+def _density(table: pd.DataFrame, colour: alt.Color) -> alt.Chart:
+    chart = alt.Chart(table).mark_area(opacity=0.35, line={"strokeWidth": 2}, interpolate="monotone")
+    return chart.encode(
+        x=alt.X("score:Q", title="Score"),
+        y=alt.Y("density:Q", title="Density", stack=None, axis=alt.Axis(grid=False)),
+        color=colour,
+    )
+
+
+def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
+    """One density chart a panel, each on its own axes: scores of different methods have different units."""
+    parts = []
+    for name, rows in table.groupby("panel", sort=False):
+        head = alt.TitleParams(str(name), anchor="start", fontSize=14, fontWeight="normal")
+        parts.append(_density(rows, colour).properties(width=430, height=130, title=head))
+    text = alt.TitleParams(title, anchor="start", fontSize=17)
+    chart = alt.concat(*parts, columns=1, title=text).resolve_scale(x="independent", y="independent")
+    chart = chart.properties(description=title).configure(font=FONT).configure_view(strokeWidth=0)
+    return chart.configure_axis(labelFontSize=13, titleFontSize=14, titleFontWeight="normal", gridColor="#e6e6e6")
+
+
+def _end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
+    """Names at the right edge, moved apart where values lie too close to read."""
+    gap = 15 * (ceiling - floor) / height
+    marks = sorted(marks, key=lambda mark: mark[1])
+    stacks: list[list[float]] = []  # values whose names touch: spread evenly around their mean
+    for _, value, _ in marks:
+        stacks.append([value])
+        while (
+            len(stacks) > 1 and _edges(stacks[-2], gap, floor, ceiling)[1] > _edges(stacks[-1], gap, floor, ceiling)[0]
+        ):
+            stacks[-2:] = [stacks[-2] + stacks[-1]]
+    places = [_edges(s, gap, floor, ceiling)[0] + gap * (i + 0.5) for s in stacks for i in range(len(s))]
+    table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
+    return (
+        alt.Chart(table)
+        .mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
+        .encode(
+            x=alt.value("width"),
+            y=alt.Y("place:Q", scale=y_scale),
+            text="text:N",
+            color=alt.Color("colour:N", scale=None),
+        )
+    )
+
+
+def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:
+    """Lower and upper edge of a stack of names centred on its values, held inside the plot."""
+    extent = gap * len(values)
+    low = min(max(sum(values) / len(values) - extent / 2, floor), ceiling - extent + gap / 2)
+    return low, low + extent

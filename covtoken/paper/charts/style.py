@@ -1,0 +1,68 @@
+"""What all charts share: colours, type, legends, and how rows become a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from textwrap import wrap
+
+import altair as alt
+import pandas as pd
+
+from covtoken.errors import CovtokenError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#6b6b6b"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+def table_of(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
+    table = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    missing = [name for name in needed if name not in table]
+    if missing or table.empty:
+        raise CovtokenError(f"chart rows: expected columns {', '.join(needed)}, got {', '.join(table) or 'no rows'}")
+    return table.reset_index(drop=True)
+
+
+def cycle(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def styled(chart, title: str, height: int, subtitle: str = ""):
+    """As wide as its page, with a left-aligned title broken into lines that fit a phone."""
+    head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
+    text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
+    chart = chart.properties(width="container", height=height, title=text, description=title)
+    chart = chart.properties(
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        padding={"left": 4, "top": 4, "bottom": 4, "right": 8},
+    )
+    chart = chart.configure(font=FONT).configure_view(strokeWidth=0)
+    return chart.configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e6e6e6")
+
+
+PERCENT = "format(100 * datum.value, '.0f') + ' %'"
+
+
+def with_bounds(table: pd.DataFrame, value: str = "value") -> pd.DataFrame:
+    """Without an interval, bounds lie on the value."""
+    for bound in ("lo", "hi"):
+        table[bound] = pd.to_numeric(table[bound]).fillna(table[value])
+    return table
+
+
+def in_order(values: pd.Series, first: Iterable[str]) -> list[str]:
+    """Distinct values, the named ones first."""
+    found = list(dict.fromkeys(values))
+    return [name for name in first if name in found] + [name for name in found if name not in first]
+
+
+def named_legend(title: str, **options) -> alt.Legend:
+    return alt.Legend(
+        title=title, orient="top", labelFontSize=12, titleFontSize=12, titleFontWeight="normal", **options
+    )
+
+
+def legends_below_each_other(chart):
+    """Beside each other, two legends are wider than a phone."""
+    layout = "{top: {anchor: 'start', direction: 'vertical', margin: 8}}"
+    return chart.configure_legend(layout=alt.ExprRef(layout))

@@ -1,0 +1,20 @@
+"""The Sphinx extension of the paper: every measured number on a page comes from a committed report.
+
+What no report holds is a warning, and the book is built with warnings as errors: a page cannot quietly show a number
+that was never recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from covtoken.paper.pages import checks, reports, scores, scripts, studies
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register roles, directives and scripts."""
+    for part in (reports, checks, scores, studies, scripts):
+        part.register(app)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

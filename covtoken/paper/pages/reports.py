@@ -1,0 +1,176 @@
+"""Numbers, tables and charts of committed gate reports.
+
+Roles: ``{report}`busi/gate1 auroc.density` `` (value with its 95 % interval), ``{report-value}`` (value alone),
+``{report-decision}`busi/gate1` `` and ``{report-parameter}`busi/gate1 middle` ``. Directives: ``{report-table}``,
+``{report-chart}``, ``{published-table}`` and ``{looks-table}``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from covtoken.errors import CovtokenError
+from covtoken.paper.charts.offline_renderer import to_html
+from covtoken.paper.numbers import (
+    MISSING,
+    about,
+    as_text,
+    cohorts_of,
+    is_signed,
+    read_content,
+    read_metric,
+    readable,
+    stem_of,
+)
+from covtoken.paper.pages.base import Reader, make_table
+
+
+class ReportRole(Reader, SphinxRole):
+    """A number of a report, with the n behind it as a tooltip."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def run(self):
+        place, _, name = self.text.strip().partition(" ")
+        self.depends_on(self.root() / "gate_reports" / f"{place}.json")
+        try:
+            text = self._find(place, name.strip())
+        except CovtokenError as error:
+            return [self.missing(error, self.lineno)], []
+        # Numbers stay on one line; a parameter may be a sentence.
+        return [nodes.inline(text=text, classes=[] if self.kind == "parameter" else ["covtoken-number"])], []
+
+    def _find(self, place: str, name: str) -> str:
+        if self.kind == "decision":
+            return read_content(self.root(), place)["decision"]
+        if self.kind == "parameter":
+            found = read_content(self.root(), place)["parameters"].get(name)
+            if found is None:
+                raise CovtokenError(f"{place} {name}: {MISSING}")
+            return str(found)
+        entry = read_metric(self.root(), f"{place} {name}")
+        return as_text(entry, interval=self.kind == "interval", signed=is_signed(name))
+
+
+class ReportTable(Reader, SphinxDirective):
+    """Metrics of every committed report of a gate (or of the named cohorts), long form, one row a number."""
+
+    option_spec: ClassVar = {
+        "gate": directives.unchanged,
+        "cohorts": directives.unchanged,
+        "metrics": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        gate, root = self.options.get("gate", "1"), self.root()
+        cohorts = self.options.get("cohorts", "").split() or cohorts_of(root, gate)
+        if not cohorts:
+            return [nodes.paragraph("", "", self.missing(CovtokenError(f"gate {gate}: {MISSING}"), self.lineno))]
+        rows, notes = [], []
+        for cohort in cohorts:
+            place = f"{cohort}/{stem_of(gate)}"
+            self.depends_on(root / "gate_reports" / f"{place}.json")
+            try:
+                report = read_content(root, place)
+                entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
+                for name, entry in entries.items():
+                    value = nodes.inline(text=as_text(entry, signed=is_signed(name)), classes=["covtoken-number"])
+                    rows.append([cohort, readable(name), value])
+                notes.append(about(cohort, report, entries.values()))
+            except CovtokenError as error:
+                rows.append([cohort, "", self.missing(error, self.lineno)])
+        table = make_table(["cohort", "quantity", "value [95 % over units]"], rows)
+        return [table, nodes.paragraph(text=" ".join(notes), classes=["covtoken-note"])]
+
+
+class ReportChart(Reader, SphinxDirective):
+    """A chart drawn from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``.
+
+    ``gate5`` without a cohort draws the rows of all cohorts together; ``:score:`` says of which score.
+    """
+
+    required_arguments = 3
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", "score")}
+
+    def run(self) -> list[nodes.Node]:
+        from covtoken.paper.charts.table import CHARTS
+
+        place, chart, key = self.arguments
+        cohorts = [] if "/" in place else cohorts_of(self.root(), place.removeprefix("gate"))
+        places = [f"{cohort}/{place}" for cohort in cohorts] or [place]
+        try:
+            if chart not in CHARTS:
+                raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(CHARTS)}")
+            rows = []
+            for one in places:
+                self.depends_on(self.root() / "gate_reports" / f"{one}.json")
+                report = read_content(self.root(), one)
+                if not report["chart_data"].get(key):
+                    raise CovtokenError(f"{one} chart_data {key}: {MISSING}")
+                rows += report["chart_data"][key]
+            options = {name: self.options[name] for name in ("title", "score") if name in self.options}
+            if chart == "auroc_by_block":
+                thresholds = report["thresholds"]
+                options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
+            spec = CHARTS[chart](rows, **options).to_dict()
+        except CovtokenError as error:
+            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+        return [nodes.raw("", to_html(spec), format="html")]
+
+
+class PublishedTable(Reader, SphinxDirective):
+    """``configs/published.json``: published figures beside what this project measured, on which data."""
+
+    def run(self) -> list[nodes.Node]:
+        path = self.root() / "configs" / "published.json"
+        self.depends_on(path)
+        rows = []
+        for figure in json.loads(path.read_text())["figures"]:
+            measured = []
+            for where in figure["here"]:
+                self.depends_on(self.root() / "gate_reports" / f"{where.split()[0]}.json")
+                try:
+                    name = where.split()[1]
+                    text = as_text(read_metric(self.root(), where), signed=is_signed(name))
+                    measured.append(f"{where.split('/')[0]}, {readable(name)}: {text}")
+                except CovtokenError as error:
+                    measured.append(self.missing(error, self.lineno).astext())
+            rows.append(
+                [figure["what"], figure["setting"], figure["published"], "; ".join(measured) or "not measured yet"]
+            )
+        return [make_table(["headline", "published setting", "published, not reproduced here", "measured here"], rows)]
+
+
+class LooksTable(Reader, SphinxDirective):
+    """How often each test split was looked at, from ``gate_reports/test_log.jsonl``."""
+
+    def run(self) -> list[nodes.Node]:
+        path = self.root() / "gate_reports" / "test_log.jsonl"
+        self.depends_on(path)
+        if not path.is_file():
+            error = CovtokenError(f"gate_reports/test_log.jsonl: {MISSING}")
+            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+        looks: dict[tuple, list[str]] = {}
+        for line in filter(None, path.read_text().splitlines()):
+            look = json.loads(line)
+            looks.setdefault((look["cohort"], str(look["gate"]), look["split"]), []).append(look["when"][:10])
+        rows = [[*key, str(len(days)), min(days), max(days)] for key, days in sorted(looks.items())]
+        return [make_table(["cohort", "gate", "split", "recorded looks", "first", "last"], rows)]
+
+
+def register(app: Sphinx) -> None:
+    """Register roles and directives."""
+    kinds = {"report": "interval", "report-value": "value"}
+    for name in ("report", "report-value", "report-decision", "report-parameter"):
+        app.add_role(name, ReportRole(kinds.get(name, name.removeprefix("report-"))))
+    app.add_directive("report-table", ReportTable)
+    app.add_directive("report-chart", ReportChart)
+    app.add_directive("published-table", PublishedTable)
+    app.add_directive("looks-table", LooksTable)

@@ -1,0 +1,1 @@
+"""Tables that notebooks and commands print."""
