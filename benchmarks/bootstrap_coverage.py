@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from covtoken.evaluation.clustered import simulate
 from covtoken.evaluation.stats import clopper_pearson
+from covtoken.studies.interval_coverage import simulate
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ import sys
 import time
 
 from covtoken.gates import gate1
-from covtoken.gates.planning import plan_for
-from covtoken.gates.setting import open_setting
+from covtoken.protocol.planning import plan_for
+from covtoken.protocol.setting import open_setting
 
 cohort, split = (sys.argv[1:] + ["phantom", "selection"][len(sys.argv) - 1 :])[:2]
 started = time.perf_counter()

@@ -55,7 +55,7 @@ _PUBLIC = {
     "run_gate4": "covtoken.gates.gate4",
     "run_gate5": "covtoken.gates.gate5",
     "run_negative_result": "covtoken.gates.negative_result",
-    "GateReport": "covtoken.gates.report",
+    "GateReport": "covtoken.protocol.report",
     "construction": "covtoken.leak_guard",
 }
 __all__ = ["__version__", *_PUBLIC]

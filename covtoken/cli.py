@@ -83,7 +83,8 @@ def lock(
     reason: ReasonOption = "",
 ) -> None:
     """Lock a gate's threshold (gate 1: and recipes), or its headline numbers with their measured tolerance."""
-    from covtoken.gates import headlines, thresholds
+    from covtoken.gates import headlines
+    from covtoken.protocol import thresholds
 
     if what == "thresholds":
         if gate not in ("1", *thresholds.LOCKED):
@@ -116,8 +117,10 @@ def ablate(
     ] = False,
 ) -> None:
     """Vary D's settings on the selection split, or choose the recommended recipe from what is committed."""
-    from covtoken.gates import ablation, bank_choice, in_organ_choice
     from covtoken.paper.tables import studies
+    from covtoken.studies import ablation
+    from covtoken.studies import banks as bank_choice
+    from covtoken.studies import in_organ as in_organ_choice
 
     if banks and (in_organ or choose):
         raise CovtokenError("--banks runs D's table of banks: give it without --in-organ and --choose")
@@ -159,7 +162,7 @@ def alarm(
     reason: ReasonOption = "",
 ) -> None:
     """Does the label-free alarm fire where D fails? Tries conditions that its limits were not fixed on."""
-    from covtoken.gates import alarm as gate
+    from covtoken.studies import alarm as gate
 
     if define:
         limits, rows = gate.define(reason=reason)
@@ -202,7 +205,7 @@ def signoff(
 ) -> None:
     """Sign a committed report off: a person has read it."""
     from covtoken.data.cohorts import cohort_name
-    from covtoken.gates.report import read_report, report_path, write_report
+    from covtoken.protocol.report import read_report, report_path, write_report
 
     path = report_path(cohort_name(cohort), number, recorded=True)
     when = datetime.now(UTC).strftime("%Y-%m-%d")

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from covtoken.gates import gate2, gate3, gate4, gate5
 from covtoken.gates.gate1 import FEW_UNITS
-from covtoken.gates.report import GateReport
 from covtoken.names import METHOD_NAMES
 from covtoken.paper.numbers import cell
 from covtoken.paper.readme_table import ROWS
 from covtoken.paper.summary import NUMBERS
 from covtoken.paths import write_then_rename
+from covtoken.protocol.report import GateReport
 
 
 def brief(report: GateReport) -> list[str]:

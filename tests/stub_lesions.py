@@ -10,10 +10,10 @@ import torch
 
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.evaluation.labels import Lesion, SplitLabels
-from covtoken.gates.lesion_pictures import LesionPictures
-from covtoken.gates.plan import Plan
-from covtoken.gates.scoring import shuffled_masks
-from covtoken.gates.setting import Setting
+from covtoken.gates.budgets.lesion_pictures import LesionPictures
+from covtoken.protocol.plan import Plan
+from covtoken.protocol.scoring import shuffled_masks
+from covtoken.protocol.setting import Setting
 from covtoken.subspace.scorers import Recipe
 
 ROWS, DIM, RANK = 8, 12, 10

@@ -11,11 +11,11 @@ from stub_features import StubFeatures
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
-from covtoken.gates import ablation
-from covtoken.gates.report import committed_reports
 from covtoken.paper.pages.studies import note, table_rows
 from covtoken.paper.tables.studies import WORDS, factorial_table, ranking_table, single_table, value_text
 from covtoken.paths import project_root
+from covtoken.protocol.report import committed_reports
+from covtoken.studies import ablation
 from covtoken.subspace.direction import Direction
 from covtoken.subspace.pooling import pool3x3, smooth
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps

@@ -20,10 +20,12 @@ from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
-from covtoken.gates import alarm as gate
-from covtoken.gates import alarm_conditions as conditions
-from covtoken.gates.setting import Setting
 from covtoken.leak_guard import LabelLeak, register_mask_files
+from covtoken.protocol import alarm_limits
+from covtoken.protocol.setting import Setting
+from covtoken.studies import alarm as gate
+from covtoken.studies import alarm_conditions as conditions
+from covtoken.studies.study import share_of
 from covtoken.subspace.alarm import Alarm, Limits, backing, check_bank, judge, statistics
 from covtoken.subspace.scorers import Recipe, score_maps
 
@@ -163,11 +165,11 @@ def labels_of(features) -> SplitLabels:
 
 
 def test_shares_are_nested_under_a_key_and_blind_to_order(bank):
-    small, large = conditions.share_of(bank, 2, "k"), conditions.share_of(bank, 5, "k")
+    small, large = share_of(bank, 2, "k"), share_of(bank, 5, "k")
     assert len(set(small.units)) == 2 and set(small.units) < set(large.units)
     turned = bank.subset(list(range(len(bank)))[::-1])
-    assert set(conditions.share_of(turned, 2, "k").units) == set(small.units)
-    assert len({frozenset(conditions.share_of(bank, 2, f"k{i}").units) for i in range(6)}) > 1
+    assert set(share_of(turned, 2, "k").units) == set(small.units)
+    assert len({frozenset(share_of(bank, 2, f"k{i}").units) for i in range(6)}) > 1
 
 
 def test_shares_that_say_nothing_new_are_left_out(bank, pictures):
@@ -262,17 +264,17 @@ def test_one_that_never_fires_is_no_alarm_however_rare_failures_are():
 def test_limits_are_locked_changed_with_a_reason_and_refused_when_edited(tmp_path):
     (tmp_path / "configs").mkdir()
     with pytest.raises(CovtokenError, match="covtoken alarm --define"):
-        gate.read_limits(tmp_path)
+        alarm_limits.read_limits(tmp_path)
     rows = rows_like([0.1, 0.2, 0.7, 0.8], [True, True, False, False])
     limits, _ = gate.define(["phantom"], backbone=TINY, rows=rows, root=tmp_path)
-    assert gate.read_limits(tmp_path)[:2] == (limits, conditions.Recipes())
+    assert alarm_limits.read_limits(tmp_path)[:2] == (limits, conditions.Recipes())
     with pytest.raises(CovtokenError, match="Say why"):
         worse = rows_like([0.1, 0.2, 0.3, 0.8], [True, True, True, False])
         gate.define(["phantom"], backbone=TINY, rows=worse, root=tmp_path)
-    path = tmp_path / "configs" / gate.LOCK
+    path = tmp_path / "configs" / alarm_limits.LOCK
     path.write_text(path.read_text().replace(str(limits.agreement_min), "0.1"))
     with pytest.raises(CovtokenError, match=r"alarm\.lock\.json: edited by hand"):
-        gate.read_limits(tmp_path)
+        alarm_limits.read_limits(tmp_path)
 
 
 def test_the_line_counts_both_kinds():
@@ -289,9 +291,7 @@ def test_an_unknown_cohort_is_refused_before_anything_is_read():
 
 def test_a_run_reports_every_condition_and_counts_both_kinds(bank, pictures):
     whole = conditions.Condition("whole bank", "fraction", bank, pictures, labels_of(pictures))
-    poor = conditions.Condition(
-        "poor bank", "fraction", conditions.share_of(bank, 2, "k"), pictures, labels_of(pictures)
-    )
+    poor = conditions.Condition("poor bank", "fraction", share_of(bank, 2, "k"), pictures, labels_of(pictures))
     vit = SimpleNamespace(name="stub", weights_sha256="0" * 64)
     case = Case("c", "u", "ultrasound", lambda: np.zeros((8, 8)))
     cohort = Cohort("mine", "ultrasound", (case,), {"c": MaskRef("empty", key="8x8")})
@@ -326,10 +326,10 @@ def test_a_look_at_a_test_split_is_logged_and_the_calibration_split_is_none(monk
 def test_the_locked_recipes_follow_the_depth_and_say_whose_limits_they_are(monkeypatch):
     entry = {"weights_sha256": "w", "backbone": "embedded"}
     locked = conditions.Recipes(Recipe("direction", 6, True, 0.0, extra=(9, 0.9, 1.0)), Recipe("density", 9))
-    monkeypatch.setattr(gate, "read_limits", lambda root: (Limits(9), locked, entry))
-    assert gate.scaled_alarm(SimpleNamespace(n_blocks=12, weights_sha256="w")) == (Limits(9), locked, None)
-    limits, recipes, limits_of = gate.scaled_alarm(SimpleNamespace(n_blocks=24, weights_sha256="other"))
+    monkeypatch.setattr(alarm_limits, "read_limits", lambda root: (Limits(9), locked, entry))
+    assert alarm_limits.scaled_alarm(SimpleNamespace(n_blocks=12, weights_sha256="w")) == (Limits(9), locked, None)
+    limits, recipes, limits_of = alarm_limits.scaled_alarm(SimpleNamespace(n_blocks=24, weights_sha256="other"))
     assert (recipes.direction.block, recipes.direction.extra[0], recipes.fallback.block) == (12, 18, 18)
     assert limits == Limits(9) and limits_of == "embedded"
     quiet = {"fired": False, "reasons": [], "limits_of": limits_of}
-    assert gate.alarm_sentence([quiet]).endswith("(limits fixed on embedded, not on this backbone)")
+    assert alarm_limits.alarm_sentence([quiet]).endswith("(limits fixed on embedded, not on this backbone)")

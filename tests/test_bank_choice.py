@@ -8,10 +8,10 @@ from stub_features import StubFeatures, stub_labels
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
-from covtoken.gates import bank_choice as choice
-from covtoken.gates.ablation import recipe_cohorts
 from covtoken.paper.pages.studies import bank_rows, compared
 from covtoken.paper.tables.studies import banks_table
+from covtoken.studies import banks as choice
+from covtoken.studies.ablation import recipe_cohorts
 from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
 
 

@@ -13,13 +13,15 @@ from covtoken.economy.keep import retained
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.measure import N_DRAWS
 from covtoken.evaluation.records import Records, load_records, records_path, save_records
-from covtoken.gates import budget_rows, gate2, gate3, gate4, headlines, negative_result, runs, thresholds
-from covtoken.gates import lesion_pictures as lp
-from covtoken.gates.report import committed_reports
-from covtoken.gates.scoring import shuffled_masks
+from covtoken.gates import gate2, gate3, gate4, headlines, negative_result, runs
+from covtoken.gates.budgets import kept_by_method as budget_rows
+from covtoken.keys import smallest
 from covtoken.names import METHOD_NAMES
 from covtoken.paper import summary
 from covtoken.paths import project_root
+from covtoken.protocol import thresholds
+from covtoken.protocol.report import committed_reports
+from covtoken.protocol.scoring import shuffled_masks
 
 GATES = {"2": gate2, "3": gate3, "4": gate4, "negative_result": negative_result}
 COMMITTED = [report for report in committed_reports() if str(report.gate) in GATES]
@@ -256,8 +258,7 @@ def test_few_pictures_are_the_same_whatever_else_is_evaluated():
     assert [case.name for case in few.cases] == [pictures.cases[i].name for i in pictures.few(6)]
     half = pictures.only(np.arange(0, 60, 2))
     chosen = {half.cases[i].name for i in half.few(3)}
-    ranked = sorted((case.name for case in half.cases), key=lambda n: lp.hashed_units([n])[0])
-    assert chosen == set(ranked[:3])
+    assert chosen == set(smallest([case.name for case in half.cases], 3))
 
 
 def test_recording_needs_a_locked_threshold(monkeypatch):

@@ -15,9 +15,10 @@ from covtoken import cli
 from covtoken.data import phantom
 from covtoken.data.masks import read_mask
 from covtoken.errors import CovtokenError
-from covtoken.gates import runs, setting
-from covtoken.gates.setting import open_setting
+from covtoken.gates import runs
 from covtoken.paths import project_root
+from covtoken.protocol import setting
+from covtoken.protocol.setting import open_setting
 
 TINY = "random:vit_tiny_patch16_224"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.clustered import simulate
 from covtoken.evaluation.stats import clopper_pearson
+from covtoken.studies.interval_coverage import simulate
 
 SLACK = 0.999  # level of the binomial intervals: what the number of runs leaves open
 

@@ -11,10 +11,12 @@ from covtoken.data import phantom
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.splits import assign
 from covtoken.errors import CovtokenError
-from covtoken.gates import gate0, geometry, runs, substrate
-from covtoken.gates.report import GateRun, committed_reports, read_report
-from covtoken.gates.setting import Setting
+from covtoken.gates import gate0, runs
+from covtoken.gates.substrate.checks import checks as substrate
+from covtoken.gates.substrate.checks import geometry
 from covtoken.paper.tables.gate0 import locked_text
+from covtoken.protocol.report import GateRun, committed_reports, read_report
+from covtoken.protocol.setting import Setting
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
 

@@ -12,13 +12,13 @@ from covtoken.data.splits import FEWEST_UNITS
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.recorded import load_scores
-from covtoken.gates import gate1, locks, planning, runs, scoring
-from covtoken.gates.alarm import alarm_sentence
-from covtoken.gates.alarm_conditions import Recipes
-from covtoken.gates.plan import binding
-from covtoken.gates.report import committed_reports
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.gates import gate1, runs
 from covtoken.paths import project_root
+from covtoken.protocol import locks, planning, scoring
+from covtoken.protocol.alarm_limits import Recipes, alarm_sentence
+from covtoken.protocol.plan import binding
+from covtoken.protocol.report import committed_reports
+from covtoken.protocol.setting import Setting, open_setting
 from covtoken.subspace.alarm import Limits
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.scorers import Recipe, raw_maps, score_maps

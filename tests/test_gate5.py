@@ -12,14 +12,15 @@ from stub_features import StubFeatures
 from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.records import load_records, records_path
-from covtoken.gates import gate5, locks
-from covtoken.gates.plan import Plan
-from covtoken.gates.report import committed_reports
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.gates import gate5
 from covtoken.paper.charts.offline_renderer import to_svg
 from covtoken.paper.charts.transfer import transfer_heatmap
 from covtoken.paper.tables import transfer
 from covtoken.paths import project_root
+from covtoken.protocol import locks
+from covtoken.protocol.plan import Plan
+from covtoken.protocol.report import committed_reports
+from covtoken.protocol.setting import Setting, open_setting
 from covtoken.subspace.scorers import RECOMMENDED, Recipe
 
 REPORTS = [report for report in committed_reports() if str(report.gate) == "5"]

@@ -11,11 +11,11 @@ from stub_features import StubFeatures, stub_labels
 from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
-from covtoken.gates import in_organ_choice as choice
-from covtoken.gates.ablation import recipe_cohorts
-from covtoken.gates.report import committed_reports, report_path
 from covtoken.paper.tables.studies import in_organ_table
 from covtoken.paths import project_root
+from covtoken.protocol.report import committed_reports, report_path
+from covtoken.studies import in_organ as choice
+from covtoken.studies.ablation import recipe_cohorts
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.direction import Direction

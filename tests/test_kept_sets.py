@@ -9,7 +9,7 @@ from scipy.stats import chisquare, spearmanr
 
 from covtoken.coverage.greedy import spanning
 from covtoken.errors import CovtokenError
-from covtoken.gates.kept_sets import FAMILIES, PER_FAMILY, TEMPERATURES, kept_sets
+from covtoken.gates.budgets.kept_sets import FAMILIES, PER_FAMILY, TEMPERATURES, kept_sets
 
 N_TOKENS, K = 64, 16
 

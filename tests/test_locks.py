@@ -5,7 +5,7 @@ import json
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.gates import locks
+from covtoken.protocol import locks
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 
 from covtoken.gates import gate0
-from covtoken.gates.report import committed_reports
 from covtoken.paper.pages.checks import READABLE, scientific, word, worst
+from covtoken.protocol.report import committed_reports
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
 

@@ -6,8 +6,8 @@ import pytest
 
 from covtoken.backbone.weights import load_backbone
 from covtoken.gates import gate1
-from covtoken.gates.planning import make_plan
-from covtoken.gates.setting import open_setting
+from covtoken.protocol.planning import make_plan
+from covtoken.protocol.setting import open_setting
 
 NAME = "random:vit_tiny_patch16_224"
 

@@ -2,10 +2,10 @@
 
 import re
 
-from covtoken.gates.report import committed_reports
 from covtoken.paper import readme_table as tables
 from covtoken.paper.readme_table import BEGIN, END, readme_table
 from covtoken.paths import project_root
+from covtoken.protocol.report import committed_reports
 
 TEXT = (project_root() / "README.md").read_text()
 

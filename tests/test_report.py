@@ -5,7 +5,7 @@ import json
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.report import GateReport, metric, read_report, report_path, write_report
+from covtoken.protocol.report import GateReport, metric, read_report, report_path, write_report
 
 KEYS = (
     *("schema", "gate", "title", "question", "cohort", "split", "backbone", "parameters", "thresholds", "metrics"),

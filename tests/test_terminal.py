@@ -3,7 +3,7 @@
 import pytest
 
 from covtoken import terminal
-from covtoken.gates.report import GateReport, committed_reports, metric
+from covtoken.protocol.report import GateReport, committed_reports, metric
 
 GATES = ("0", "1", "2", "3", "4", "negative_result")
 REPORTS = [report for report in committed_reports() if str(report.gate) in GATES]

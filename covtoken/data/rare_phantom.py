@@ -6,7 +6,6 @@ lesion grows in it. Nothing here feeds a bank or a choice: the pictures are only
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import partial
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from covtoken.data.case import Case
 from covtoken.data.phantom import blob_level, inside_of, noise_field
+from covtoken.keys import seed_of
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # tokens of a 16 × 16 grid
 GRID = 16
@@ -46,8 +46,7 @@ def _pixels(case: Case, n_tokens: int) -> np.ndarray:
 def _lesion(case: Case, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Texture [H, W] of unit standard deviation, and the level function [H, W] of the outline (< 1 inside)."""
     shape = case.pixels().shape
-    digest = hashlib.blake2b(case.name.encode(), digest_size=8, key=b"covtoken-v1").digest()
-    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    rng = np.random.default_rng(seed_of(case.name))
     texture = noise_field(rng, shape, 3.0)
     # The largest disc of 64 tokens still lies inside the picture.
     row, column = (side * rng.uniform(0.34, 0.66) for side in shape)

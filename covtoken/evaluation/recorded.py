@@ -6,7 +6,6 @@ flags of tokens, lesions with their areas, and units as hashes.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,6 @@ def to_float16(maps: np.ndarray) -> np.ndarray:
     """
     low, high = float(maps.min()), float(maps.max())
     return ((maps - low) / (high - low if high > low else 1.0)).astype(np.float16)
-
-
-def hashed_units(units: list[str]) -> list[str]:
-    """Twelve hex digits a unit: enough to tell them apart, not enough to name a patient."""
-    return [hashlib.sha256(b"covtoken-v1\0" + unit.encode()).hexdigest()[:12] for unit in units]
 
 
 def save_scores(recorded: RecordedScores, path: Path) -> Path:

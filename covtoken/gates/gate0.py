@@ -14,11 +14,11 @@ from covtoken.backbone.cache import features
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.data.case import Case, Cohort
 from covtoken.data.near_duplicates import CORRELATION
-from covtoken.gates.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
-from covtoken.gates.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
-from covtoken.gates.report import GateRun, check_defect, metric
-from covtoken.gates.setting import Setting
-from covtoken.gates.substrate import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
+from covtoken.gates.substrate.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
+from covtoken.gates.substrate.checks import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
+from covtoken.gates.substrate.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
+from covtoken.protocol.report import GateRun, check_defect, metric
+from covtoken.protocol.setting import Setting
 
 TITLE = "The substrate"
 QUESTION = (

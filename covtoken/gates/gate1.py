@@ -1,7 +1,7 @@
 """Gate 1, where lesions live: membership against masks, block by block, beside every baseline.
 
-``covtoken.gates.planning`` looks at the selection split alone and fixes block, pooling, smoothing, signs and threshold.
-``run`` evaluates that plan on a split: what it prints can no longer be tuned.
+``covtoken.protocol.planning`` looks at the selection split alone and fixes block, pooling, smoothing, signs and
+threshold. ``run`` evaluates that plan on a split: what it prints can no longer be tuned.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import numpy as np
 from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, small_cut
 from covtoken.evaluation.measure import Measured, measure
-from covtoken.evaluation.recorded import RecordedScores, hashed_units
-from covtoken.gates.alarm import alarm_sentence
+from covtoken.evaluation.recorded import RecordedScores
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
-from covtoken.gates.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, binding
-from covtoken.gates.report import GateReport, GateRun, check_defect
-from covtoken.gates.scoring import centre_maps, need_lesions, score, shuffled_masks
-from covtoken.gates.setting import Setting
+from covtoken.keys import hash_unit
+from covtoken.protocol.alarm_limits import alarm_sentence
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, binding
+from covtoken.protocol.report import GateReport, GateRun, check_defect
+from covtoken.protocol.scoring import centre_maps, need_lesions, score, shuffled_masks
+from covtoken.protocol.setting import Setting
 from covtoken.subspace.scorers import in_organ
 
 TITLE = "Where lesions live"
@@ -85,7 +86,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         "cols": grid[1],
         "n_blocks": vit.n_blocks,
         "plan": plan.to_json(),
-        "units": hashed_units(sorted({case.unit for case in cases})),
+        "units": [hash_unit(unit) for unit in sorted({case.unit for case in cases})],
         "recommended_is": alarms[0]["score"],
         **binding(setting),
     }

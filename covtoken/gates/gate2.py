@@ -21,12 +21,12 @@ from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.ranks import grouped_spearman, holm
 from covtoken.evaluation.records import Records
-from covtoken.gates.kept_sets import FAMILIES, PER_FAMILY, kept_sets
-from covtoken.gates.lesion_pictures import LesionPictures, prepare
-from covtoken.gates.plan import FEW_UNITS, Plan
-from covtoken.gates.report import GateReport, GateRun, check_defect
-from covtoken.gates.setting import SEED, Setting
-from covtoken.gates.thresholds import threshold_of
+from covtoken.gates.budgets.kept_sets import FAMILIES, PER_FAMILY, kept_sets
+from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
+from covtoken.protocol.plan import FEW_UNITS, Plan
+from covtoken.protocol.report import GateReport, GateRun, check_defect
+from covtoken.protocol.setting import SEED, Setting
+from covtoken.protocol.thresholds import threshold_of
 
 TITLE = "Coverage as a proxy"
 QUESTION = "Among kept sets of one size, does the set that covers more hold more of the lesion?"

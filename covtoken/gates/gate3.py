@@ -20,15 +20,15 @@ from covtoken.economy.merging import schedule
 from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.ranks import holm
 from covtoken.evaluation.records import Records
-from covtoken.gates import budget_rows as rows
-from covtoken.gates.alarm import alarm_sentence
-from covtoken.gates.lesion_numbers import LesionNumbers
-from covtoken.gates.lesion_pictures import LesionPictures, prepare
-from covtoken.gates.plan import FEW_UNITS, METHOD_PARAMETERS, SEARCHING, Plan
-from covtoken.gates.report import GateReport, GateRun, check_defect
-from covtoken.gates.setting import Setting
-from covtoken.gates.thresholds import threshold_of
+from covtoken.gates.budgets import kept_by_method as rows
+from covtoken.gates.budgets.lesion_numbers import LesionNumbers
+from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
 from covtoken.names import METHOD_NAMES
+from covtoken.protocol.alarm_limits import alarm_sentence
+from covtoken.protocol.plan import FEW_UNITS, METHOD_PARAMETERS, SEARCHING, Plan
+from covtoken.protocol.report import GateReport, GateRun, check_defect
+from covtoken.protocol.setting import Setting
+from covtoken.protocol.thresholds import threshold_of
 
 TITLE = "Matched budgets"
 QUESTION = "At equal budgets, which method loses fewest small lesions?"

@@ -15,11 +15,11 @@ from covtoken.coverage.dual import SLACKS
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
-from covtoken.gates import budget_rows as rows
-from covtoken.gates.lesion_pictures import LesionPictures, prepare
-from covtoken.gates.plan import FEW_UNITS, Plan
-from covtoken.gates.report import GateRun, check_defect
-from covtoken.gates.setting import SEED, Setting
+from covtoken.gates.budgets import kept_by_method as rows
+from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
+from covtoken.protocol.plan import FEW_UNITS, Plan
+from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.setting import SEED, Setting
 
 TITLE = "The dual variable"
 QUESTION = "Does the dual variable converge, is the floor met, and does its price fall as the floor loosens?"

@@ -23,18 +23,20 @@ from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.measure import Measured, measure
-from covtoken.evaluation.recorded import RecordedScores, hashed_units, load_scores, scores_path, to_float16
+from covtoken.evaluation.recorded import RecordedScores, load_scores, scores_path, to_float16
 from covtoken.evaluation.records import Records
 from covtoken.evaluation.stats import auroc
-from covtoken.gates import bank_choice, locks
-from covtoken.gates.plan import BASELINES, FEW_UNITS, Plan, binding
-from covtoken.gates.planning import at_this_depth
-from covtoken.gates.report import GateRun, check_defect
-from covtoken.gates.scoring import need_lesions, shuffled_masks
-from covtoken.gates.setting import SEED, Setting, open_setting
+from covtoken.keys import hash_unit
 from covtoken.leak_guard import construction
 from covtoken.names import WAYS
 from covtoken.paths import project_root
+from covtoken.protocol import locks
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, binding
+from covtoken.protocol.planning import at_this_depth
+from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.scoring import need_lesions, shuffled_masks
+from covtoken.protocol.setting import SEED, Setting, open_setting
+from covtoken.studies import banks as bank_choice
 from covtoken.subspace.bank import check_alike
 from covtoken.subspace.direction import bank_rarity, distilled, target_reference
 from covtoken.subspace.recommended import direction_maps
@@ -134,7 +136,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
         "gate": "5",
         "split": setting.split,
         "backbone": vit.name,
-        "units": hashed_units(sorted({case.unit for case in cases})),
+        "units": [hash_unit(unit) for unit in sorted({case.unit for case in cases})],
         "rows": setting.grid[0],
         "cols": setting.grid[1],
         "elsewhere": worse.cohort,

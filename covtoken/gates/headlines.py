@@ -12,12 +12,13 @@ from covtoken.data.cohorts import cohort_name
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.recorded import load_scores, scores_path
 from covtoken.evaluation.records import load_records, records_path
-from covtoken.gates import gate1, gate2, gate3, gate4, gate5, locks, negative_result, runs
-from covtoken.gates.plan import Plan
-from covtoken.gates.planning import plan_for
-from covtoken.gates.report import committed_reports, read_report, report_path
-from covtoken.gates.setting import open_setting
+from covtoken.gates import gate1, gate2, gate3, gate4, gate5, negative_result, runs
 from covtoken.paths import project_root
+from covtoken.protocol import locks
+from covtoken.protocol.plan import Plan
+from covtoken.protocol.planning import plan_for
+from covtoken.protocol.report import committed_reports, read_report, report_path
+from covtoken.protocol.setting import open_setting
 
 GATE1 = (
     "auroc.recommended",

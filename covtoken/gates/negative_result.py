@@ -23,13 +23,13 @@ from covtoken.economy.keep import budget, kept_counts, kept_tokens, retained
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
-from covtoken.gates import budget_rows as rows
-from covtoken.gates.lesion_numbers import LesionNumbers
-from covtoken.gates.lesion_pictures import LesionPictures, prepare
-from covtoken.gates.plan import FEW_UNITS, Plan
-from covtoken.gates.rarity_curve import METHODS, rarity_recall
-from covtoken.gates.report import GateRun, check_defect
-from covtoken.gates.setting import SEED, Setting
+from covtoken.gates.budgets import kept_by_method as rows
+from covtoken.gates.budgets.growing_lesion import METHODS, rarity_recall
+from covtoken.gates.budgets.lesion_numbers import LesionNumbers
+from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
+from covtoken.protocol.plan import FEW_UNITS, Plan
+from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.setting import SEED, Setting
 
 TITLE = "The negative result"
 QUESTION = "Does a coverage floor lose small lesions where membership keeps them, and is it the objective?"

@@ -11,11 +11,12 @@ from covtoken.data.cohorts import COMMITTED
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.recorded import RecordedScores, save_scores
 from covtoken.evaluation.records import records_path, save_records
-from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, locks, negative_result, thresholds
-from covtoken.gates.planning import plan_for
-from covtoken.gates.report import GateReport, GateRun, read_report, report_path, source_digest, write_report
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, negative_result
 from covtoken.paths import project_root
+from covtoken.protocol import locks, thresholds
+from covtoken.protocol.planning import plan_for
+from covtoken.protocol.report import GateReport, GateRun, read_report, report_path, source_digest, write_report
+from covtoken.protocol.setting import Setting, open_setting
 
 GATES: dict[str, Callable[..., GateRun]] = {
     "0": gate0.run,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.report import GateReport, committed_reports
 from covtoken.paper import summary
 from covtoken.paths import project_root, write_then_rename
+from covtoken.protocol.report import GateReport, committed_reports
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
 ROWS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
-from covtoken.gates.report import GateReport
 from covtoken.paper.numbers import cell
+from covtoken.protocol.report import GateReport
 
 ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
 NUMBERS = {

@@ -12,18 +12,18 @@ rare, and D points there with as much contrast as ever. Four things can be asked
                 1 for pictures like the bank's.
 
 ``check_bank`` computes them; ``Limits`` says which decide, and where. The limits are an argument: they were fixed on
-selection splits (``covtoken.gates.alarm``, configs/alarm.lock.json).
+selection splits (``covtoken.studies.alarm``, configs/alarm.lock.json).
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
 from covtoken.errors import CovtokenError
+from covtoken.keys import hash_of
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import sparsity
@@ -130,7 +130,7 @@ def statistics(
         return found  # no bank token has tokens of another unit to be compared with
     with construction("an alarm"):
         # Sorted: a sum in another order would move the last digit.
-        chosen = sorted(range(len(features)), key=lambda i: (_hash(features.digests[i]), features.units[i]))
+        chosen = sorted(range(len(features)), key=lambda i: (hash_of(features.digests[i], KEY), features.units[i]))
         chosen = chosen[:QUERY_PICTURES]
         sample = features.subset(chosen)
         bank_features = _sorted(bank_features)
@@ -168,10 +168,6 @@ def own_sparsity(bank_features, fallback: Recipe) -> float:
 
 def _sorted(features):
     return features.subset(sorted(range(len(features)), key=lambda i: (features.digests[i], features.units[i])))
-
-
-def _hash(name: str) -> str:
-    return hashlib.blake2b(name.encode(), key=KEY.encode(), digest_size=8).hexdigest()
 
 
 def _finite(value) -> float | None:

@@ -19,6 +19,7 @@ import torch
 from rich.progress import track
 
 from covtoken.errors import CovtokenError
+from covtoken.keys import hash_unit
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
 from covtoken.subspace.pooling import pool3x3
@@ -242,11 +243,6 @@ def choose_tokens(
         if best.shape[1] > 4 * size + n_tokens or i == len(digests) - 1:
             best = best[:, np.lexsort(best[::-1])[:size]]
     return position[best[1].astype(np.int64)], best[2].astype(np.int64)
-
-
-def hash_unit(unit: str) -> str:
-    """Twelve hex digits: enough to tell units apart, not enough to name a patient."""
-    return hashlib.sha256(b"covtoken-v1\0" + unit.encode()).hexdigest()[:12]
 
 
 def fingerprint(digests: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ A recipe (score, block, pooling, σ, sign) is chosen on the selection split, on 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from covtoken.errors import CovtokenError, unknown
+from covtoken.keys import seed_of
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
 from covtoken.subspace.bank import build_bank, check_alike, need_features
 from covtoken.subspace.coreset import greedy_k_center
@@ -273,8 +273,7 @@ def _random(block, features, seed):
     """Uniform values that follow from the picture and the seed alone, whatever the order of pictures."""
     rows = []
     for digest in features.digests:
-        picture = hashlib.blake2b(f"{seed}\0{digest}".encode(), digest_size=8, key=b"covtoken-v1").digest()
-        rows.append(np.random.default_rng(int.from_bytes(picture, "little")).random(features.rows * features.cols))
+        rows.append(np.random.default_rng(seed_of(f"{seed}\0{digest}")).random(features.rows * features.cols))
     return np.array(rows)
 
 

@@ -13,10 +13,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.ablation import read_ablation, recipe_cohorts, settings
-from covtoken.gates.bank_choice import FIELDS, mean_over_banks, read_banks
 from covtoken.paper.pages.base import Reader, make_table
 from covtoken.paper.tables.studies import WORDS, value_text
+from covtoken.studies.ablation import read_ablation, recipe_cohorts, settings
+from covtoken.studies.banks import FIELDS, mean_over_banks, read_banks
 from covtoken.subspace.scorers import RECOMMENDED
 
 

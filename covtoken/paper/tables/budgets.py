@@ -12,10 +12,10 @@ from covtoken.coverage.greedy import spanning
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
 from covtoken.economy.keep import RATIOS, budget, kept_tokens
-from covtoken.gates import budget_rows as rows
+from covtoken.gates.budgets import kept_by_method as rows
+from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.gates.gate2 import MEASURES, PARTS
 from covtoken.gates.gate4 import NAMES as SCHEDULE_NAMES
-from covtoken.gates.lesion_pictures import LesionPictures
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
 from covtoken.paper.numbers import cell as _cell

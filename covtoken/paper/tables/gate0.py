@@ -9,8 +9,8 @@ import pandas as pd
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.cohorts import open_cohort
 from covtoken.gates.gate0 import DEFECTS, decide, run
-from covtoken.gates.report import GateReport, committed_reports
-from covtoken.gates.setting import open_setting
+from covtoken.protocol.report import GateReport, committed_reports
+from covtoken.protocol.setting import open_setting
 
 
 def locked_text(report: GateReport, committed: Sequence[GateReport] | None = None) -> str:

@@ -8,9 +8,9 @@ import pandas as pd
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
 from covtoken.evaluation.stats import delong
-from covtoken.gates.plan import BASELINES, PROPOSED
-from covtoken.gates.report import GateRun
 from covtoken.names import LABELS
+from covtoken.protocol.plan import BASELINES, PROPOSED
+from covtoken.protocol.report import GateRun
 
 
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:

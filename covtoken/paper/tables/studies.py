@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from covtoken.gates import bank_choice, in_organ_choice
-from covtoken.gates.ablation import TIED, settings
+from covtoken.studies import banks as bank_choice
+from covtoken.studies import in_organ as in_organ_choice
+from covtoken.studies.ablation import TIED, settings
 from covtoken.subspace.bank import KEY
 
 WORDS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from covtoken.gates.gate5 import DECIDING, RECORDED, cells
-from covtoken.gates.plan import BASELINES
-from covtoken.gates.report import GateReport, committed_reports
 from covtoken.names import METHOD_NAMES, WAYS
 from covtoken.paper.numbers import cell
+from covtoken.protocol.plan import BASELINES
+from covtoken.protocol.report import GateReport, committed_reports
 
 
 def heat_rows(report: GateReport, recorded: dict[str, dict[str, dict]]) -> list[dict]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name
 from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
-from covtoken.gates import locks
-from covtoken.gates.plan import METHOD_PARAMETERS, binding
-from covtoken.gates.report import GateReport, GateRun, read_report, report_path
-from covtoken.gates.setting import Setting
+from covtoken.protocol import locks
+from covtoken.protocol.plan import METHOD_PARAMETERS, binding
+from covtoken.protocol.report import GateReport, GateRun, read_report, report_path
+from covtoken.protocol.setting import Setting
 
 LOCKED = ("2", "3")  # the gates that have a threshold of their own; gate 1's is part of its plan
 

@@ -12,8 +12,8 @@ from covtoken.coverage.greedy import greedy, largest_norms, spanning
 from covtoken.economy.keep import RATIOS, budget, kept_counts, kept_tokens
 from covtoken.economy.merging import check_can_merge, merge_cases, survives
 from covtoken.errors import CovtokenError
-from covtoken.gates.lesion_pictures import LesionPictures
-from covtoken.gates.setting import SEED
+from covtoken.gates.budgets.lesion_pictures import LesionPictures
+from covtoken.protocol.setting import SEED
 
 MEMBERSHIPS = ("recommended", "density", "residual")
 GREEDY_RATIO = 0.25  # the strong optimiser is run at one keep ratio, on at most GREEDY_PICTURES pictures

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 
 from covtoken.coverage.greedy import spanning
+from covtoken.keys import seed_of
 
 PER_FAMILY = 20
 FAMILIES = ("random", "tilted", "spanning")
@@ -25,8 +24,7 @@ def kept_sets(name: str, membership: np.ndarray, y: torch.Tensor, k: int) -> np.
     are pivoted QR from as many different first tokens.
     """
     n_tokens = len(membership)
-    digest = hashlib.blake2b(f"{name}\0{k}".encode(), digest_size=8, key=b"covtoken-v1").digest()
-    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    rng = np.random.default_rng(seed_of(f"{name}\0{k}"))
     random = rng.random((PER_FAMILY, n_tokens)).argsort(axis=1)[:, :k]
     z = (membership - membership.mean()) / max(float(membership.std()), 1e-12)
     noise = rng.gumbel(size=(PER_FAMILY, n_tokens))  # the k largest of log-chance + Gumbel are such a draw

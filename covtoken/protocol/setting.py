@@ -21,9 +21,9 @@ from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, fingerprint_of, open_
 from covtoken.data.masks import check_masks
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.recorded import hashed_units
-from covtoken.gates.report import GateReport, provenance
+from covtoken.keys import smallest
 from covtoken.leak_guard import construction
+from covtoken.protocol.report import GateReport, provenance
 
 SEED = 0
 
@@ -144,7 +144,7 @@ class Setting:
         kept = []
         for split in sorted(set(splits.values())):
             units = (unit for unit in cohort.units if splits[unit] == split)
-            kept += sorted(units, key=lambda unit: hashed_units([unit])[0])[:most]
+            kept += smallest(units, most)
         return replace(self, cohort=replace(cohort, cases=cohort.subset(kept)), most_units=n_units)
 
     def report(self, gate: int | str, title: str, question: str, *, started: float, **parts) -> GateReport:

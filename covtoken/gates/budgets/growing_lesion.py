@@ -15,10 +15,10 @@ from covtoken.data.masks import read_mask
 from covtoken.data.rare_phantom import SIZES, grown
 from covtoken.economy.keep import budget, kept_tokens
 from covtoken.evaluation.labels import token_labels
-from covtoken.evaluation.recorded import hashed_units
-from covtoken.gates.budget_rows import GREEDY_RATIO, as_mask
-from covtoken.gates.lesion_pictures import LesionPictures, picture_seeds
-from covtoken.gates.setting import SEED
+from covtoken.gates.budgets.kept_by_method import GREEDY_RATIO, as_mask
+from covtoken.gates.budgets.lesion_pictures import LesionPictures
+from covtoken.keys import hash_unit, picture_seeds
+from covtoken.protocol.setting import SEED
 from covtoken.subspace.recommended import direction_maps
 from covtoken.subspace.scorers import score_maps
 
@@ -43,8 +43,7 @@ def rarity_recall(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
     setting, plan = lesion_pictures.setting, lesion_pictures.plan
     cohort = setting.cohort
     free = [case for case in setting.cases_of(setting.split) if not read_mask(cohort.masks[case.name]).any()]
-    order = np.argsort(hashed_units([case.name for case in free]), kind="stable")
-    base = [free[i] for i in order[:N_PICTURES]]
+    base = sorted(free, key=lambda case: hash_unit(case.name))[:N_PICTURES]
     drawn = [grown(case, size) for size in SIZES for case in base]
     pictures = setting.features([case for case, _ in drawn])
     lesion = np.stack([token_labels(mask, pictures.rows, pictures.cols).lesion for _, mask in drawn])

@@ -8,7 +8,7 @@ from typing import Any
 from covtoken.backbone.vit import FrozenViT
 from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
-from covtoken.gates.setting import SEED, Setting
+from covtoken.protocol.setting import SEED, Setting
 from covtoken.subspace.bank import REFERENCE_SIZE
 from covtoken.subspace.density import K_NEIGHBOURS
 from covtoken.subspace.scorers import CORESET, RECOMMENDED, SIGMAS, Recipe, recommended

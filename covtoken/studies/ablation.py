@@ -29,15 +29,9 @@ from rich.progress import track
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
-from covtoken.gates.selection_table import (
-    content_of,
-    open_study,
-    read_table,
-    recipe_cohorts,
-    split_features,
-    write_table,
-)
-from covtoken.subspace.bank import KEY, hash_unit, origin
+from covtoken.keys import smallest
+from covtoken.studies.study import content_of, open_study, read_table, recipe_cohorts, split_features, write_table
+from covtoken.subspace.bank import KEY, origin
 from covtoken.subspace.direction import (
     Direction,
     bank_rarity,
@@ -225,8 +219,8 @@ def _share_of(bank, share: float):
     """The bank's pictures of that share of its units, those of the smallest hashed names: blind to all else."""
     if share == 1:
         return bank
-    units = sorted(set(bank.units), key=hash_unit)
-    kept = set(units[: math.ceil(share * len(units))])
+    units = set(bank.units)
+    kept = set(smallest(units, math.ceil(share * len(units))))
     return bank.subset([i for i, unit in enumerate(bank.units) if unit in kept])
 
 

@@ -21,15 +21,8 @@ from rich.progress import track
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
-from covtoken.gates.ablation import TIED, values_of
-from covtoken.gates.selection_table import (
-    content_of,
-    open_study,
-    read_variants,
-    recipe_cohorts,
-    split_features,
-    write_table,
-)
+from covtoken.studies.ablation import TIED, values_of
+from covtoken.studies.study import content_of, open_study, read_variants, recipe_cohorts, split_features, write_table
 from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
 
 SCHEMA = "covtoken-in-organ/1"

@@ -16,10 +16,11 @@ from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
-from covtoken.gates.report import provenance, report_path
-from covtoken.gates.scoring import need_lesions
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.keys import smallest
 from covtoken.paths import write_then_rename
+from covtoken.protocol.report import provenance, report_path
+from covtoken.protocol.scoring import need_lesions
+from covtoken.protocol.setting import Setting, open_setting
 
 NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
 
@@ -152,3 +153,9 @@ def read_variants(cohort: str, stem: str, schema: str, command: str, root: Path 
     if not content.get("variants"):
         raise CovtokenError(f"the table {stem}.json of {cohort} holds no variants: restore it from git")
     return content
+
+
+def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
+    """The pictures of the ``n_units`` units with the smallest keyed hashes: blind to everything but their names."""
+    wanted = set(smallest(set(bank.units), n_units, key))
+    return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])

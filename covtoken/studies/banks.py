@@ -28,15 +28,15 @@ from rich.progress import track
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
-from covtoken.gates import ablation
-from covtoken.gates.ablation import TIED, values_of
-from covtoken.gates.alarm_conditions import share_of
-from covtoken.gates.selection_table import (
+from covtoken.studies import ablation
+from covtoken.studies.ablation import TIED, values_of
+from covtoken.studies.study import (
     NOTE,
     content_of,
     open_study,
     read_variants,
     recipe_cohorts,
+    share_of,
     split_features,
     write_table,
 )

@@ -16,8 +16,9 @@ from covtoken.data.near_duplicates import pairs_across_units
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, assign, folds, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
+from covtoken.keys import hash_unit
 from covtoken.leak_guard import LabelLeak, construction, register_mask_files
-from covtoken.subspace.bank import build_bank, hash_unit, load_bank
+from covtoken.subspace.bank import build_bank, load_bank
 
 BANK_TOKENS = 2000
 SAME_PICTURE = 0.9999  # correlation of two thumbnails of one picture, but for rounding

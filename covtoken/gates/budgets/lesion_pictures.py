@@ -5,7 +5,6 @@ Budgets are spent inside one picture, so a picture without lesion says nothing a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +15,11 @@ from covtoken.backbone.feature_set import FeatureSet
 from covtoken.coverage.functionals import project
 from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
-from covtoken.evaluation.recorded import hashed_units
-from covtoken.gates.plan import FIXED, Plan, binding
-from covtoken.gates.report import GateReport
-from covtoken.gates.scoring import heed_alarms, need_lesions, shuffled_masks
-from covtoken.gates.setting import SEED, Setting
+from covtoken.keys import hash_unit, picture_seeds
+from covtoken.protocol.plan import FIXED, Plan, binding
+from covtoken.protocol.report import GateReport
+from covtoken.protocol.scoring import heed_alarms, need_lesions, shuffled_masks
+from covtoken.protocol.setting import SEED, Setting
 from covtoken.subspace.bank import build_bank
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.direction import Direction
@@ -89,7 +88,7 @@ class LesionPictures:
         """Indices of at most n pictures, chosen by the keyed hash of their names, ascending."""
         if n is None or n >= len(self.cases):
             return np.arange(len(self.cases))
-        keys = hashed_units([case.name for case in self.cases])
+        keys = [hash_unit(case.name) for case in self.cases]
         return np.sort(np.argsort(keys, kind="stable")[:n])
 
     def seeds(self, seed: int) -> list[int]:
@@ -137,7 +136,7 @@ class LesionPictures:
             "gate": gate,
             "split": self.setting.split,
             "backbone": self.setting.vit.name,
-            "units": hashed_units(list(self.labels.unit_names)),
+            "units": [hash_unit(unit) for unit in self.labels.unit_names],
             "n_tokens": int(self.y.shape[1]),
             "middle": self.plan.middle,
             **binding(self.setting),
@@ -229,9 +228,3 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
         unit_names=tuple(names.tolist()),
         names=tuple(labels.names[i] for i in held),
     )
-
-
-def picture_seeds(names: Sequence[str], seed: int) -> list[int]:
-    """Keyed hashes of pictures' names and a seed, as seeds below 2⁶³."""
-    digests = (hashlib.blake2b(f"{n}\0{seed}".encode(), digest_size=8, key=b"covtoken-v1").digest() for n in names)
-    return [int.from_bytes(digest, "little") >> 1 for digest in digests]

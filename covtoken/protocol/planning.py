@@ -8,12 +8,12 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
-from covtoken.evaluation.choice import choose
 from covtoken.evaluation.labels import label, small_cut
-from covtoken.gates import locks
-from covtoken.gates.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
-from covtoken.gates.scoring import need_lesions
-from covtoken.gates.setting import SEED, Setting
+from covtoken.protocol import locks
+from covtoken.protocol.choice import choose
+from covtoken.protocol.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
+from covtoken.protocol.scoring import need_lesions
+from covtoken.protocol.setting import SEED, Setting
 from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
 
 

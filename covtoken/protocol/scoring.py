@@ -13,9 +13,9 @@ from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.recorded import to_float16
-from covtoken.gates.alarm import scaled_alarm
-from covtoken.gates.plan import FIXED, Plan
-from covtoken.gates.setting import SEED, Setting
+from covtoken.protocol.alarm_limits import scaled_alarm
+from covtoken.protocol.plan import FIXED, Plan
+from covtoken.protocol.setting import SEED, Setting
 from covtoken.subspace.alarm import check_bank
 from covtoken.subspace.pooling import smooth
 from covtoken.subspace.recommended import recommended_maps

@@ -6,7 +6,6 @@ which no mask touches; the lesion-free bank alone is chosen by what BUSI's class
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,9 +21,12 @@ from covtoken.data.splits import N_FOLDS, SMALL_COHORT, folds
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.stats import auroc
-from covtoken.gates.setting import Setting, open_setting
+from covtoken.keys import hash_of, smallest
+from covtoken.protocol.alarm_limits import Recipes
+from covtoken.protocol.setting import Setting, open_setting
+from covtoken.studies.study import share_of
 from covtoken.subspace.alarm import Limits, judge, statistics
-from covtoken.subspace.scorers import RECOMMENDED, Recipe, score_maps
+from covtoken.subspace.scorers import score_maps
 
 FALLS_BEHIND, NO_USE = 0.01, 0.75
 FAILURE = (
@@ -42,8 +44,6 @@ TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibrati
 FOLDS = (2, 3)  # of five: each is a condition of its own
 FEW_PICTURES, FEW_UNITS = 40, 60  # that are extracted anew, at another size or under noise
 OTHER_SIZE = 280  # pixels: 20 × 20 tokens of 14
-DIRECTION = RECOMMENDED
-DENSITY = Recipe("density", 9, False, 0.5)
 NOISE = 0.15  # standard deviation, share of the unit range
 
 
@@ -56,27 +56,6 @@ class Condition:
     bank: FeatureSet
     pictures: FeatureSet
     labels: SplitLabels
-
-
-@dataclass(frozen=True)
-class Recipes:
-    """D and A as the alarm compares them."""
-
-    direction: Recipe = DIRECTION
-    fallback: Recipe = DENSITY
-
-    def to_json(self) -> dict:
-        return {"direction": self.direction.to_json(), "fallback": self.fallback.to_json()}
-
-    @classmethod
-    def from_json(cls, data: dict) -> Recipes:
-        return cls(Recipe.from_json(data["direction"]), Recipe.from_json(data["fallback"]))
-
-    @property
-    def blocks(self) -> list:
-        """Every block whose tokens are read; the first of D's extra names where its target was made."""
-        wanted = [self.direction.block, *self.direction.extra[:1], self.fallback.block]
-        return list(dict.fromkeys(block for block in wanted if block is not None))
 
 
 def has_failed(direction: float, fallback: float) -> bool:
@@ -126,12 +105,6 @@ def bank_shares(
             yield Condition(name, "fraction", share_of(bank, n, key), pictures, labels)
 
 
-def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
-    """The pictures of the ``n_units`` units with the smallest keyed hashes: blind to everything but their names."""
-    wanted = set(sorted(set(bank.units), key=lambda unit: hash_of(unit, key))[:n_units])
-    return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])
-
-
 def define_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
     """Shares of a cohort's own bank, on its selection split: all that the limits are fixed on."""
     cases = setting.cases_of("selection")
@@ -166,10 +139,6 @@ def without_lesions(bank: FeatureSet) -> FeatureSet:
 def noisy(case: Case, sigma: float = NOISE) -> Case:
     """The same case under Gaussian noise of ``sigma`` of the unit range; its seed is the picture itself."""
     return replace(case, load=partial(_with_noise, case, sigma))
-
-
-def hash_of(name: str, key: str) -> str:
-    return hashlib.blake2b(name.encode(), key=key.encode(), digest_size=8).hexdigest()
 
 
 def extract(setting: Setting, cases: Sequence[Case], recipes: Recipes) -> FeatureSet:
@@ -210,8 +179,8 @@ def _few_pictures(
     small = extract(larger, few, recipes)
     labels = label(few, cohort, small.rows, small.cols)
     yield Condition(f"{OTHER_SIZE} px, bank at {setting.vit.picture_size} px", "size", bank, small, labels)
-    units = sorted({case.unit for case in bank_cases}, key=lambda unit: hash_of(unit, TEST_KEYS[0]))[:FEW_UNITS]
-    chosen = [case for case in bank_cases if case.unit in set(units)]
+    units = set(smallest({case.unit for case in bank_cases}, FEW_UNITS, TEST_KEYS[0]))
+    chosen = [case for case in bank_cases if case.unit in units]
     bank = extract(larger, chosen, recipes)
     yield Condition(f"{OTHER_SIZE} px, bank at {OTHER_SIZE} px", "size", bank, small, labels)
 

@@ -2,7 +2,7 @@
 
 ``define`` looks at the selection splits of two cohorts, in conditions made from their own bank splits, and writes
 ``configs/alarm.lock.json``. ``test`` reads the lock and tries conditions that no limit was fixed on. Neither looks at
-the other's: the shares, keys, splits and kinds of condition differ (``covtoken.gates.alarm_conditions``).
+the other's: the shares, keys, splits and kinds of condition differ (``covtoken.studies.alarm_conditions``).
 """
 
 from __future__ import annotations
@@ -20,26 +20,22 @@ from rich.progress import track
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE
 from covtoken.errors import CovtokenError, unknown
-from covtoken.gates import locks
-from covtoken.gates.alarm_conditions import (
+from covtoken.protocol import locks
+from covtoken.protocol.alarm_limits import DEFINED_ON, ENTRY, LOCK, Recipes, read_limits
+from covtoken.protocol.report import GateReport, metric, report_path, source_digest, write_report
+from covtoken.protocol.setting import Setting, open_setting
+from covtoken.studies.alarm_conditions import (
     DEFINE_KEYS,
     DEFINE_SHARES,
     FAILURE,
     TEST_SPLIT,
     Condition,
-    Recipes,
     define_conditions,
     run_condition,
     test_conditions,
 )
-from covtoken.gates.report import GateReport, metric, report_path, source_digest, write_report
-from covtoken.gates.setting import Setting, open_setting
 from covtoken.subspace.alarm import FEWEST_UNITS, Limits, judge
-from covtoken.subspace.scorers import at_depth, scaled
 
-LOCK = "alarm.lock.json"
-DEFINED_ON = ("busi", "lidc-crops")
-_ENTRY = ("+".join(DEFINED_ON), "alarm")
 TITLE = "A warning without labels"
 QUESTION = "Does a label-free alarm fire where the distilled direction fails, and stay silent where it works?"
 RIGHT_SHARE = 0.9
@@ -94,7 +90,7 @@ def define(
         "data_fingerprint": {name: setting.fingerprint for name, setting in settings.items()},
         "source_digest": source_digest(),
     }
-    locks.write_entry(LOCK, *_ENTRY, new, reason=reason, root=root)
+    locks.write_entry(LOCK, *ENTRY, new, reason=reason, root=root)
     return limits, rows
 
 
@@ -161,43 +157,6 @@ def agreement_line(counts: dict[str, int]) -> str:
         f"alarm and failure agree in {right} of {failed + worked} conditions: it fired in {counts['fired_failed']} of "
         f"{failed} that failed, and was silent in {counts['silent_worked']} of {worked} that worked"
     )
-
-
-def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, Any]]:
-    """Limits, recipes and the whole locked entry.
-
-    Raises:
-        CovtokenError: nothing is locked yet, or the file was edited.
-    """
-    entry = locks.entry(LOCK, *_ENTRY, root)
-    if entry is None:
-        raise CovtokenError(f"configs/{LOCK} holds no limits: run `covtoken alarm --define` first")
-    return Limits.from_json(entry["limits"]), Recipes.from_json(entry["recipes"]), entry
-
-
-def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
-    """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
-
-    Returns:
-        limits, recipes, and the backbone that the limits were fixed on where this is another, else None: on other
-        weights the alarm fires by numbers that were measured elsewhere, and the report says so.
-    """
-    limits, recipes, entry = read_limits(root)
-    limits_of = None if entry["weights_sha256"] == vit.weights_sha256 else entry["backbone"]
-    fallback = replace(recipes.fallback, block=at_depth(recipes.fallback.block, vit.n_blocks))
-    return limits, Recipes(scaled(recipes.direction, vit.n_blocks), fallback), limits_of
-
-
-def alarm_sentence(alarms: Sequence[dict]) -> str:
-    """What a gate's report says of the alarms of its banks (one, or one a fold)."""
-    fired = [alarm for alarm in alarms if alarm["fired"]]
-    others = {alarm.get("limits_of") for alarm in alarms} - {None}
-    remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""
-    if not fired:
-        return f"no alarm: the recommended score is D{remark}"
-    reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
-    banks = f"{len(fired)} of {len(alarms)} banks" if len(alarms) > 1 else "the bank"
-    return f"ALARM of {banks}: the recommended score is A throughout, for {reasons}{remark}"
 
 
 def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:

@@ -1,0 +1,1 @@
+"""Gate 0's parts: agreement of extractions, pixel-token geometry, checks."""

@@ -1,0 +1,77 @@
+"""The alarm's locked limits, and what a report says of an alarm; ``covtoken.studies.alarm`` fixed them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from covtoken.errors import CovtokenError
+from covtoken.protocol import locks
+from covtoken.subspace.alarm import Limits
+from covtoken.subspace.scorers import RECOMMENDED, Recipe, at_depth, scaled
+
+LOCK = "alarm.lock.json"
+DEFINED_ON = ("busi", "lidc-crops")
+ENTRY = ("+".join(DEFINED_ON), "alarm")
+DIRECTION = RECOMMENDED
+DENSITY = Recipe("density", 9, False, 0.5)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """D and A as the alarm compares them."""
+
+    direction: Recipe = DIRECTION
+    fallback: Recipe = DENSITY
+
+    def to_json(self) -> dict:
+        return {"direction": self.direction.to_json(), "fallback": self.fallback.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipes:
+        return cls(Recipe.from_json(data["direction"]), Recipe.from_json(data["fallback"]))
+
+    @property
+    def blocks(self) -> list:
+        """Every block whose tokens are read; the first of D's extra names where its target was made."""
+        wanted = [self.direction.block, *self.direction.extra[:1], self.fallback.block]
+        return list(dict.fromkeys(block for block in wanted if block is not None))
+
+
+def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, Any]]:
+    """Limits, recipes and the whole locked entry.
+
+    Raises:
+        CovtokenError: nothing is locked yet, or the file was edited.
+    """
+    entry = locks.entry(LOCK, *ENTRY, root)
+    if entry is None:
+        raise CovtokenError(f"configs/{LOCK} holds no limits: run `covtoken alarm --define` first")
+    return Limits.from_json(entry["limits"]), Recipes.from_json(entry["recipes"]), entry
+
+
+def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
+    """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
+
+    Returns:
+        limits, recipes, and the backbone that the limits were fixed on where this is another, else None: on other
+        weights the alarm fires by numbers that were measured elsewhere, and the report says so.
+    """
+    limits, recipes, entry = read_limits(root)
+    limits_of = None if entry["weights_sha256"] == vit.weights_sha256 else entry["backbone"]
+    fallback = replace(recipes.fallback, block=at_depth(recipes.fallback.block, vit.n_blocks))
+    return limits, Recipes(scaled(recipes.direction, vit.n_blocks), fallback), limits_of
+
+
+def alarm_sentence(alarms: Sequence[dict]) -> str:
+    """What a gate's report says of the alarms of its banks (one, or one a fold)."""
+    fired = [alarm for alarm in alarms if alarm["fired"]]
+    others = {alarm.get("limits_of") for alarm in alarms} - {None}
+    remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""
+    if not fired:
+        return f"no alarm: the recommended score is D{remark}"
+    reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
+    banks = f"{len(fired)} of {len(alarms)} banks" if len(alarms) > 1 else "the bank"
+    return f"ALARM of {banks}: the recommended score is A throughout, for {reasons}{remark}"

@@ -1,0 +1,1 @@
+"""What was tried on selection splits or by simulation. No gate."""
