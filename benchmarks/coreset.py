@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from covtoken.subspace.coreset import greedy_k_center
+from covtoken.bank.coreset import greedy_k_center
 
 N, WIDTH, DIMS, SIZE, CHUNK = 1_000_000, 384, 64, 10_000, 10_000
 

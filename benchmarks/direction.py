@@ -18,9 +18,9 @@ import torch
 from timing import best_of
 
 from covtoken.backbone.weights import load_backbone
+from covtoken.bank.pooling import pool3x3
+from covtoken.scores.recipe import RECOMMENDED
 from covtoken.subspace.direction import Direction, fit_many
-from covtoken.subspace.pooling import pool3x3
-from covtoken.subspace.scorers import RECOMMENDED
 
 PICTURES, SIDE, WIDTH, PER_UNIT = 3906, 16, 384, 12
 BATCH = 8
@@ -65,7 +65,7 @@ def fit(n_pictures: int) -> Direction:
     """Fit D once and print what that took."""
     start = time.perf_counter()
     block, progress = RECOMMENDED.block, sys.stderr.isatty()
-    found = fit_many(DrawnFeatures(range(n_pictures)), [block], *RECOMMENDED.extra, progress=progress)[block]
+    found = fit_many(DrawnFeatures(range(n_pictures)), [block], RECOMMENDED.settings, progress=progress)[block]
     seconds = time.perf_counter() - start
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(

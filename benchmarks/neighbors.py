@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from timing import best_of
 
-from covtoken.subspace.neighbors import nearest
+from covtoken.bank.neighbors import nearest
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.protocol.plan import Plan
 from covtoken.protocol.scoring import shuffled_masks
 from covtoken.protocol.setting import Setting
-from covtoken.subspace.scorers import Recipe
+from covtoken.scores.recipe import Recipe
 
 ROWS, DIM, RANK = 8, 12, 10
 SIMPLE = ("centre_prior", "attention_best", "intensity", "random")

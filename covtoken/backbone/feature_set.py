@@ -164,7 +164,7 @@ class FeatureSet:
         """Features that are already in memory. tokens: [N, T, D] by block; the rest [N, T].
 
         Raises:
-            LabelLeak: an array looks like a label, or tokens like tokens under a mask (``covtoken.label_like``).
+            LabelLeak: an array looks like a label, or tokens like tokens under a mask.
             CovtokenError: no numbers, or shapes that do not agree with the number of units and the grid.
         """
         units = [str(unit) for unit in units]

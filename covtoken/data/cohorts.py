@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from covtoken.data import busi, phantom
 from covtoken.data.case import Cohort, picture_digest
-from covtoken.data.folder import read as read_folder
 from covtoken.data.masks import check_mask_files
+from covtoken.data.readers import busi, phantom
+from covtoken.data.readers.folder import read as read_folder
 from covtoken.errors import CovtokenError, unknown
 from covtoken.paths import data_root
 

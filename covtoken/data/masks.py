@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,19 +48,11 @@ def read_mask(ref: MaskRef) -> np.ndarray:
 def read_marked(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
     """As ``read_mask``, with what its files hold beside black, for ``one_mark``; None where that says nothing."""
     refuse_labels(f"the mask of {ref.picture or 'a case'}")
-    mark = None
-    if ref.kind == "empty":
-        mask = np.zeros(_size_in(ref.key), dtype=bool)
-    elif ref.kind == "phantom":
-        from covtoken.data import phantom  # phantom imports case, as this module does: late, to keep import order free
-
-        mask = phantom.mask_of(ref.key)
-    elif ref.kind == "png":
-        mask, mark = _any_of(ref)
-    else:
+    if ref.kind not in _KINDS:
         raise CovtokenError(
-            f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: png, phantom, empty"
+            f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: {', '.join(_KINDS)}"
         )
+    mask, mark = _KINDS[ref.kind](ref)
     if ref.window is None:
         return mask, mark
     row, column, height, width = ref.window
@@ -216,3 +208,21 @@ def _size_in(key: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit()):
         raise CovtokenError(f"an empty mask needs its size as 'HxW' in pixels, got {key!r}")
     return int(height), int(width)
+
+
+def _empty(ref: MaskRef) -> tuple[np.ndarray, None]:
+    return np.zeros(_size_in(ref.key), dtype=bool), None
+
+
+def _phantom(ref: MaskRef) -> tuple[np.ndarray, None]:
+    from covtoken.data.readers import phantom  # late: what it draws no other cohort needs
+
+    return phantom.mask_of(ref.key), None
+
+
+_KINDS: dict[str, Callable[[MaskRef], tuple[np.ndarray, Mark | None]]] = {
+    "png": _any_of,
+    "phantom": _phantom,
+    "empty": _empty,
+}
+"""What reads a mask of each kind; a reader of another format adds its own here."""

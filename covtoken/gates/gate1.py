@@ -16,7 +16,7 @@ import numpy as np
 from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, small_cut
 from covtoken.evaluation.measure import Measured, measure
-from covtoken.evaluation.recorded import RecordedScores
+from covtoken.evaluation.records import RecordedScores
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.keys import hash_unit
 from covtoken.protocol.alarm_limits import alarm_sentence
@@ -24,7 +24,7 @@ from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, binding
 from covtoken.protocol.report import GateReport, GateRun, check_defect
 from covtoken.protocol.scoring import centre_maps, need_lesions, score, shuffled_masks
 from covtoken.protocol.setting import Setting
-from covtoken.subspace.scorers import in_organ
+from covtoken.scores.recipe import in_organ
 
 TITLE = "Where lesions live"
 

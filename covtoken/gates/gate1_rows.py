@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from covtoken.evaluation.recorded import RecordedScores
+from covtoken.evaluation.records import RecordedScores
 from covtoken.names import LABELS
 
 # Drawn block by block already, or a variant of a score that is drawn: more rules than a chart can label.

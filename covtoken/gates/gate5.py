@@ -18,13 +18,13 @@ import numpy as np
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
+from covtoken.bank.token_bank import check_alike
 from covtoken.data.case import Case, Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.measure import Measured, measure
-from covtoken.evaluation.recorded import RecordedScores, load_scores, scores_path, to_float16
-from covtoken.evaluation.records import Records
+from covtoken.evaluation.records import RecordedScores, Records, load_scores, scores_path, to_float16
 from covtoken.evaluation.stats import auroc
 from covtoken.keys import hash_unit
 from covtoken.leak_guard import construction
@@ -36,11 +36,11 @@ from covtoken.protocol.planning import at_this_depth
 from covtoken.protocol.report import GateRun, check_defect
 from covtoken.protocol.scoring import need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting, open_setting
+from covtoken.scores.recipe import Recipe
+from covtoken.scores.recommended import direction_maps
+from covtoken.scores.scorers import SCORERS, score_maps
 from covtoken.studies import banks as bank_choice
-from covtoken.subspace.bank import check_alike
 from covtoken.subspace.direction import bank_rarity, distilled, target_reference
-from covtoken.subspace.recommended import direction_maps
-from covtoken.subspace.scorers import SCORERS, Recipe, score_maps
 
 TITLE = "Transfer"
 QUESTION = "Does a recipe that was chosen on one cohort find lesions of other organs and modalities, unchanged?"
@@ -208,7 +208,9 @@ def source(name: str, vit: FrozenViT) -> Source:
     plan = plan if entry["backbone"] == vit.name else at_this_depth(plan, vit)
     chosen, _ = bank_choice.recommend(cohorts=(name,))
     here = plan.recipes["recommended"]  # its blocks are at this backbone's depth
-    chosen = replace(chosen, block=here.block, extra=(here.extra[0], *chosen.extra[1:]))
+    chosen = replace(
+        chosen, block=here.block, settings=replace(chosen.settings, target_block=here.settings.target_block)
+    )
     return Source(name, plan.recipes | {"recommended": chosen}, entry["data_fingerprint"], entry["weights_sha256"])
 
 
@@ -392,10 +394,10 @@ def _scored(recipe: Recipe, pairs: list, n: int, rarities: dict[tuple, tuple]) -
 def _part(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, rarities: dict[tuple, tuple]) -> np.ndarray:
     if recipe.scorer != "direction":
         return score_maps(recipe, bank, pictures, seed=SEED)
-    target_block, *settings = recipe.extra
+    target_block = recipe.settings.target_block
     with construction("the recommended score"):
         if (id(bank), target_block) not in rarities:
             reference = target_reference(bank, target_block)
             rarities[id(bank), target_block] = reference, bank_rarity(bank, reference)
-        fitted = distilled(bank, recipe.block, *rarities[id(bank), target_block], *settings)
+        fitted = distilled(bank, recipe.block, *rarities[id(bank), target_block], recipe.settings)
     return direction_maps(recipe, fitted, pictures)

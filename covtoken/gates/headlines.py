@@ -10,8 +10,7 @@ import torch
 
 from covtoken.data.cohorts import cohort_name
 from covtoken.errors import CovtokenError, unknown
-from covtoken.evaluation.recorded import load_scores, scores_path
-from covtoken.evaluation.records import load_records, records_path
+from covtoken.evaluation.records import load_records, load_scores, records_path, scores_path
 from covtoken.gates import gate1, gate2, gate3, gate4, gate5, negative_result, runs
 from covtoken.paths import project_root
 from covtoken.protocol import locks

@@ -9,8 +9,7 @@ from pathlib import Path
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import COMMITTED
 from covtoken.errors import CovtokenError, unknown
-from covtoken.evaluation.recorded import RecordedScores, save_scores
-from covtoken.evaluation.records import records_path, save_records
+from covtoken.evaluation.records import RecordedScores, records_path, save_records, save_scores
 from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, negative_result
 from covtoken.paths import project_root
 from covtoken.protocol import locks, thresholds

@@ -9,8 +9,8 @@ from typing import Any
 
 from covtoken.errors import CovtokenError
 from covtoken.protocol import locks
-from covtoken.subspace.alarm import Limits
-from covtoken.subspace.scorers import RECOMMENDED, Recipe, at_depth, scaled
+from covtoken.scores.alarm import Limits
+from covtoken.scores.recipe import RECOMMENDED, Recipe, at_depth, scaled
 
 LOCK = "alarm.lock.json"
 DEFINED_ON = ("busi", "lidc-crops")
@@ -35,8 +35,8 @@ class Recipes:
 
     @property
     def blocks(self) -> list:
-        """Every block whose tokens are read; the first of D's extra names where its target was made."""
-        wanted = [self.direction.block, *self.direction.extra[:1], self.fallback.block]
+        """Every block whose tokens are read; D's own and that of its target, and A's."""
+        wanted = [self.direction.block, self.direction.settings.target_block, self.fallback.block]
         return list(dict.fromkeys(block for block in wanted if block is not None))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
+from covtoken.bank.features import Block, Features
+from covtoken.bank.pooling import smooth
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc
-from covtoken.subspace.pooling import smooth
-from covtoken.subspace.scorers import Recipe, choices, raw_maps
+from covtoken.scores.recipe import Recipe
+from covtoken.scores.scorers import choices, raw_maps
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,15 @@ class Choice:
     table: tuple[dict, ...]
 
 
-def choose(scorer: str, bank, selection, labels: SplitLabels, n_blocks: int, blocks=None, seed: int = 0) -> Choice:
+def choose(
+    scorer: str,
+    bank: Features,
+    selection: Features,
+    labels: SplitLabels,
+    n_blocks: int,
+    blocks: Sequence[Block] = (),
+    seed: int = 0,
+) -> Choice:
     """The recipe of ``scorer`` that maximises pooled token AUROC on the selection split (first of equals).
 
     Args:
@@ -37,16 +48,14 @@ def choose(scorer: str, bank, selection, labels: SplitLabels, n_blocks: int, blo
     grid = choices(scorer, n_blocks)
     eligible = {(r.block, r.pooled) for r in grid}
     extra = [
-        Recipe(scorer, block, False, 0.0)
-        for block in (blocks or ())
-        if block is not None and (block, False) not in eligible
+        Recipe(scorer, block, False, 0.0) for block in blocks if block is not None and (block, False) not in eligible
     ]
     keep = ~labels.ignore
     rows, winner, best = [], None, -np.inf
     ordered = sorted(grid, key=_group) + extra
     for (_, pooled), members in groupby(ordered, key=_group):
         members = list(members)
-        maps = raw_maps(scorer, members[0].block, pooled, bank, selection, seed=seed, extra=members[0].extra)
+        maps = raw_maps(scorer, members[0].block, pooled, bank, selection, seed=seed, settings=members[0].settings)
         for recipe in members:
             smoothed = smooth(maps, selection.rows, selection.cols, recipe.sigma) * recipe.sign
             value = auroc(smoothed[keep], labels.lesion[keep])

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from covtoken.backbone.vit import FrozenViT
+from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.subspace.bank import REFERENCE_SIZE
+from covtoken.scores.baselines import CORESET
+from covtoken.scores.recipe import RECOMMENDED, Recipe, recommended
+from covtoken.scores.scorers import SIGMAS
 from covtoken.subspace.density import K_NEIGHBOURS
-from covtoken.subspace.scorers import CORESET, RECOMMENDED, SIGMAS, Recipe, recommended
 
 BASELINES = (
     "centre_prior",
@@ -86,7 +88,7 @@ class Plan:
 def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
     """The recipes that no cohort chooses: the recommended one, PN as its target is made, and D without the head."""
     recipe = recommended(vit.n_blocks)
-    found = {"recommended": recipe, "rarity": Recipe("rarity", recipe.extra[0], True, recipe.sigma)}
+    found = {"recommended": recipe, "rarity": Recipe("rarity", recipe.settings.target_block, True, recipe.sigma)}
     if vit.has_saliency_head:
         found["direction_without_head"] = replace(recipe, scorer="direction_without_head")
     return found

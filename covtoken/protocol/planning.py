@@ -14,7 +14,8 @@ from covtoken.protocol.choice import choose
 from covtoken.protocol.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
 from covtoken.protocol.scoring import need_lesions
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.subspace.scorers import SCORERS, Recipe, at_depth
+from covtoken.scores.recipe import PatchCoreSettings, Recipe, at_depth
+from covtoken.scores.scorers import SCORERS
 
 
 def plan_for(setting: Setting, need_lock: bool = False, may_choose: bool = True) -> Plan:
@@ -136,8 +137,10 @@ def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
         return at_depth(block, vit.n_blocks, n_blocks) if isinstance(block, int) else block
 
     def moved(recipe: Recipe) -> Recipe:
-        extra = tuple(map(at, recipe.extra)) if recipe.scorer == "patchcore" else recipe.extra  # the second block
-        return replace(recipe, block=at(recipe.block), extra=extra)
+        settings = recipe.settings
+        if isinstance(settings, PatchCoreSettings):
+            settings = PatchCoreSettings(at(settings.second_block))
+        return replace(recipe, block=at(recipe.block), settings=settings)
 
     recipes = {
         name: moved(recipe)

@@ -9,17 +9,19 @@ import numpy as np
 
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import FrozenViT
+from covtoken.bank.pooling import smooth
 from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
-from covtoken.evaluation.recorded import to_float16
+from covtoken.evaluation.records import to_float16
 from covtoken.protocol.alarm_limits import scaled_alarm
 from covtoken.protocol.plan import FIXED, Plan
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.subspace.alarm import check_bank
-from covtoken.subspace.pooling import smooth
-from covtoken.subspace.recommended import recommended_maps
-from covtoken.subspace.scorers import Recipe, in_organ, in_organ_parts, raw_maps, score_maps
+from covtoken.scores.alarm import check_bank
+from covtoken.scores.in_organ import in_organ_parts
+from covtoken.scores.recipe import Recipe, in_organ
+from covtoken.scores.recommended import recommended_maps
+from covtoken.scores.scorers import raw_maps, score_maps
 
 
 def score(
@@ -67,7 +69,7 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
 
 def _in_organ(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, maps: dict[str, np.ndarray]) -> np.ndarray:
     """O's maps [N, T], from A's plain map of its block."""
-    student_block, weight = recipe.extra
+    student_block, weight = recipe.settings.student_block, recipe.settings.weight
     density = maps[f"density.block{recipe.block}"]
     density, student = in_organ_parts(recipe.block, student_block, recipe.pooled, bank, pictures, density)
     return smooth(density + weight * student, pictures.rows, pictures.cols, recipe.sigma)

@@ -26,14 +26,21 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from covtoken.bank.features import Features
+from covtoken.bank.pooling import smooth
+from covtoken.bank.token_bank import KEY, origin
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
 from covtoken.keys import smallest
+from covtoken.scores.grids import middle_blocks
+from covtoken.scores.memberships import token_maps
+from covtoken.scores.recipe import Recipe
+from covtoken.scores.scorers import SIGMAS
 from covtoken.studies.study import content_of, open_study, read_table, recipe_cohorts, split_features, write_table
-from covtoken.subspace.bank import KEY, origin
 from covtoken.subspace.direction import (
     Direction,
+    DirectionSettings,
     bank_rarity,
     direction_moments,
     moments_at_cuts,
@@ -42,9 +49,7 @@ from covtoken.subspace.direction import (
     target_reference,
 )
 from covtoken.subspace.erasure import without_linear
-from covtoken.subspace.pooling import smooth
 from covtoken.subspace.ridge import Moments
-from covtoken.subspace.scorers import SIGMAS, Recipe, middle_blocks, token_maps
 
 SCHEMA = "covtoken-ablation/1"
 QUANTILES = (0.8, 0.85, 0.9, 0.95)
@@ -115,7 +120,12 @@ def run_ablation(
 
 
 def ablate(
-    bank, selection, labels: SplitLabels, n_blocks: int, with_head: bool = False, progress: bool = False
+    bank: Features,
+    selection: Features,
+    labels: SplitLabels,
+    n_blocks: int,
+    with_head: bool = False,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Pooled and image AUROC on the selection split of the factorial and of one setting at a time.
 
@@ -200,8 +210,8 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
         row["tied"] = row["mean"] >= best - TIED
     rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
     first, target = rows[0], content["default"]["target_block"]
-    extra = (target, first["quantile"], first["ridge"], first["rounds"])
-    return Recipe("direction", first["block"], True, first["sigma"], extra=extra), rows
+    settings = DirectionSettings(target, first["quantile"], first["ridge"], first["rounds"])
+    return Recipe("direction", first["block"], True, first["sigma"], settings=settings), rows
 
 
 def _cost(row: dict[str, Any]) -> tuple:
@@ -210,12 +220,12 @@ def _cost(row: dict[str, Any]) -> tuple:
     return row["block"], row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], -row["mean"]
 
 
-def _rarity(bank, variant: Variant) -> torch.Tensor:
+def _rarity(bank: Features, variant: Variant) -> torch.Tensor:
     """Passes 1 and 2: what costs, once for each target block, reference and bank."""
     return bank_rarity(bank, target_reference(bank, variant.target_block, variant.size, key=variant.key))
 
 
-def _share_of(bank, share: float):
+def _share_of(bank: Features, share: float):
     """The bank's pictures of that share of its units, those of the smallest hashed names: blind to all else."""
     if share == 1:
         return bank
@@ -225,7 +235,7 @@ def _share_of(bank, share: float):
 
 
 def _evaluated(
-    variants: list[Variant], bank, rarity: torch.Tensor, selection, labels: SplitLabels
+    variants: list[Variant], bank: Features, rarity: torch.Tensor, selection: Features, labels: SplitLabels
 ) -> dict[Variant, dict[str, float]]:
     """{auroc, image_auroc} of variants of one block and one rarity [N, T], in one pass over bank and pictures each."""
     block, pooled = variants[0].block, variants[0].pooled
@@ -242,7 +252,7 @@ def _evaluated(
 
 
 def _rounds(
-    centre: Variant, bank, rarity: torch.Tensor, selection, labels: SplitLabels, progress: bool
+    centre: Variant, bank: Features, rarity: torch.Tensor, selection: Features, labels: SplitLabels, progress: bool
 ) -> dict[Variant, dict[str, float]]:
     """{auroc, image_auroc} of rounds × ridge × σ at the default block and quantile; each round starts from the last."""
     out = {}
@@ -258,7 +268,7 @@ def _rounds(
     return out
 
 
-def values_of(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> dict[str, float]:
+def values_of(raw: np.ndarray, sigma: float, selection: Features, labels: SplitLabels) -> dict[str, float]:
     """Pooled and image AUROC of smoothed maps."""
     keep, maps = ~labels.ignore, smooth(raw, selection.rows, selection.cols, sigma)
     inside = np.nanmean(image_auroc(maps, labels.lesion, keep))
@@ -266,7 +276,7 @@ def values_of(raw: np.ndarray, sigma: float, selection, labels: SplitLabels) -> 
     return {"auroc": round(float(over_all), 6), "image_auroc": round(float(inside), 6)}
 
 
-def _direction(moments: Moments, variant: Variant, bank, rarity: torch.Tensor) -> Direction:
+def _direction(moments: Moments, variant: Variant, bank: Features, rarity: torch.Tensor) -> Direction:
     """D; where the head is to go, without its student's direction (λ = 1) or all linear information (LEACE)."""
     about = {"target": "rarity", "quantile": variant.quantile, "pooled": variant.pooled}
     fitted = Direction.from_moments(moments, origin(bank), variant.block, variant.ridge, **about)

@@ -1,8 +1,8 @@
 """The alarm's limits, fixed on selection splits and locked; then how often alarm and failure agree elsewhere.
 
-``define`` looks at the selection splits of two cohorts, in conditions made from their own bank splits, and writes
-``configs/alarm.lock.json``. ``test`` reads the lock and tries conditions that no limit was fixed on. Neither looks at
-the other's: the shares, keys, splits and kinds of condition differ (``covtoken.studies.alarm_conditions``).
+``fix_limits`` looks at the selection splits of two cohorts, in conditions made from their own bank splits, and writes
+``configs/alarm.lock.json``. ``try_limits`` reads the lock and tries conditions that no limit was fixed on. Neither
+looks at the other's: the shares, keys, splits and kinds of condition differ (``covtoken.studies.alarm_conditions``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from covtoken.protocol import locks
 from covtoken.protocol.alarm_limits import DEFINED_ON, ENTRY, LOCK, Recipes, read_limits
 from covtoken.protocol.report import GateReport, metric, report_path, source_digest, write_report
 from covtoken.protocol.setting import Setting, open_setting
+from covtoken.scores.alarm import FEWEST_UNITS, Limits, judge
 from covtoken.studies.alarm_conditions import (
     DEFINE_KEYS,
     DEFINE_SHARES,
@@ -34,7 +35,6 @@ from covtoken.studies.alarm_conditions import (
     run_condition,
     test_conditions,
 )
-from covtoken.subspace.alarm import FEWEST_UNITS, Limits, judge
 
 TITLE = "A warning without labels"
 QUESTION = "Does a label-free alarm fire where the distilled direction fails, and stay silent where it works?"
@@ -50,7 +50,7 @@ EXPLORED = (
 WORTH = 0.02  # of the mean share of right calls
 
 
-def define(
+def fix_limits(
     cohorts: Sequence[str] = DEFINED_ON,
     recipes: Recipes | None = None,
     backbone: str = "embedded",
@@ -159,7 +159,7 @@ def agreement_line(counts: dict[str, int]) -> str:
     )
 
 
-def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:
+def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:
     """Try the locked alarm on conditions it was not fixed on, and write the report (the committed one: ``record``).
 
     Raises:
@@ -181,9 +181,6 @@ def test(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[G
         look = {"cohort": cohort, "gate": "alarm", "split": setting.split, "source_digest": source_digest()[:16]}
         locks.log_look(look | {"lock": locks.lock_digest(LOCK)[:16]}, recorded=record)
     return report, write_report(report, report_path(cohort, "alarm", recorded=record))
-
-
-test.__test__ = False  # no pytest test
 
 
 def judged(row: dict, limits: Limits) -> dict:

@@ -24,9 +24,9 @@ from covtoken.evaluation.stats import auroc
 from covtoken.keys import hash_of, smallest
 from covtoken.protocol.alarm_limits import Recipes
 from covtoken.protocol.setting import Setting, open_setting
+from covtoken.scores.alarm import Limits, judge, statistics
+from covtoken.scores.scorers import score_maps
 from covtoken.studies.study import share_of
-from covtoken.subspace.alarm import Limits, judge, statistics
-from covtoken.subspace.scorers import score_maps
 
 FALLS_BEHIND, NO_USE = 0.01, 0.75
 FAILURE = (

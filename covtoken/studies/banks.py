@@ -26,8 +26,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from covtoken.bank.features import Features
+from covtoken.bank.token_bank import origin
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
+from covtoken.scores.memberships import token_maps
+from covtoken.scores.recipe import Recipe
 from covtoken.studies import ablation
 from covtoken.studies.ablation import TIED, values_of
 from covtoken.studies.study import (
@@ -40,9 +44,9 @@ from covtoken.studies.study import (
     split_features,
     write_table,
 )
-from covtoken.subspace.bank import origin
 from covtoken.subspace.direction import (
     Direction,
+    DirectionSettings,
     bank_rarity,
     moments_at_cuts,
     rarity_cut,
@@ -50,7 +54,6 @@ from covtoken.subspace.direction import (
     target_reference,
     two_views,
 )
-from covtoken.subspace.scorers import Recipe, token_maps
 
 SCHEMA = "covtoken-banks/1"
 FIELDS = ("inside", "quantile", "ridge", "rounds", "sigma")
@@ -90,7 +93,7 @@ def run_banks(
     return content_of(SCHEMA, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
 
 
-def banks_of(bank) -> Iterator[tuple[float, str, Any]]:
+def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:
     """(share, key, FeatureSet) of every bank: units of the smallest keyed hashes; the whole bank once."""
     units = len(set(bank.units))
     for share, key in product(SHARES, KEYS):
@@ -100,7 +103,9 @@ def banks_of(bank) -> Iterator[tuple[float, str, Any]]:
             yield share, key, bank
 
 
-def evaluate(bank, selection, labels: SplitLabels, block: int, target_block: int) -> list[dict[str, Any]]:
+def evaluate(
+    bank: Features, selection: Features, labels: SplitLabels, block: int, target_block: int
+) -> list[dict[str, Any]]:
     """Rows {inside, quantile, ridge, rounds, sigma, auroc, image_auroc} of every variant with one bank."""
     rarity = bank_rarity(bank, target_reference(bank, target_block))
     found: list[tuple[tuple, Direction]] = []
@@ -131,7 +136,7 @@ def write_banks(content: dict[str, Any], *, recorded: bool, root: Path | None = 
 
 def read_banks(cohort: str, root: Path | None = None) -> dict[str, Any]:
     """A committed table; errors as ``read_variants``."""
-    return read_variants(cohort, "banks", SCHEMA, "covtoken ablate --banks", root)
+    return read_variants(cohort, "banks", SCHEMA, "covtoken banks", root)
 
 
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
@@ -176,8 +181,9 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
     rows = ranked(found)
     first = rows[0]
-    extra = (content["target_block"], *(first[k] for k in ("quantile", "ridge", "rounds", "inside")))
-    return Recipe("direction", block, True, first["sigma"], extra=extra), rows
+    chosen = {name: first[name] for name in FIELDS if name != "sigma"}
+    settings = DirectionSettings(content["target_block"], **chosen)
+    return Recipe("direction", block, True, first["sigma"], settings=settings), rows
 
 
 def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

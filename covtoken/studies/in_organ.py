@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from covtoken.bank.features import Features
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
+from covtoken.scores.in_organ import in_organ_parts
+from covtoken.scores.recipe import InOrganSettings, Recipe
+from covtoken.scores.scorers import choices
 from covtoken.studies.ablation import TIED, values_of
 from covtoken.studies.study import content_of, open_study, read_variants, recipe_cohorts, split_features, write_table
-from covtoken.subspace.scorers import Recipe, choices, in_organ_parts
 
 SCHEMA = "covtoken-in-organ/1"
 FIELDS = ("block", "weight", "sigma")
@@ -42,24 +45,27 @@ def run_in_organ(
     vit = setting.vit
     if not vit.has_saliency_head:
         raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
-    blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.extra[0])})
+    blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.settings.student_block)})
     splits = bank, selection, labels = split_features(setting, blocks, True)
     variants = evaluate(bank, selection, labels, vit.n_blocks, progress)
     return content_of(SCHEMA, setting, splits, started, variants=variants)
 
 
-def evaluate(bank, selection, labels: SplitLabels, n_blocks: int, progress: bool = False) -> list[dict[str, Any]]:
+def evaluate(
+    bank: Features, selection: Features, labels: SplitLabels, n_blocks: int, progress: bool = False
+) -> list[dict[str, Any]]:
     """Rows {block, weight, sigma, student_block, auroc, image_auroc}; weight 0 is A alone, for comparison."""
-    recipes = choices("in_organ", n_blocks)
-    places = {(r.block, r.extra[0], r.pooled): None for r in recipes}
+    groups: dict[tuple, list[Recipe]] = {}
+    for recipe in choices("in_organ", n_blocks):
+        groups.setdefault((recipe.block, recipe.settings.student_block, recipe.pooled), []).append(recipe)
     rows = []
-    for block, student, pooled in track(list(places), "in organ", disable=not progress):
-        density, said = in_organ_parts(block, student, pooled, bank, selection)
-        here = [(r.extra[1], r.sigma) for r in recipes if (r.block, r.extra[0], r.pooled) == (block, student, pooled)]
+    for (block, student_block, pooled), recipes in track(list(groups.items()), "in organ", disable=not progress):
+        density, student = in_organ_parts(block, student_block, pooled, bank, selection)
+        here = [(recipe.settings.weight, recipe.sigma) for recipe in recipes]
         alone = [(0.0, sigma) for sigma in dict.fromkeys(sigma for _, sigma in here)]
         for weight, sigma in (*alone, *here):
-            maps = np.asarray(density + weight * said, dtype=np.float32)
-            row = {"block": block, "weight": weight, "sigma": sigma, "student_block": student}
+            maps = np.asarray(density + weight * student, dtype=np.float32)
+            row = {"block": block, "weight": weight, "sigma": sigma, "student_block": student_block}
             rows.append(row | values_of(maps, sigma, selection, labels))
     return rows
 
@@ -71,7 +77,7 @@ def write_in_organ(content: dict[str, Any], *, recorded: bool, root: Path | None
 
 def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
     """A committed table; errors as ``read_variants``."""
-    return read_variants(cohort, "in_organ", SCHEMA, "covtoken ablate --in-organ", root)
+    return read_variants(cohort, "in_organ", SCHEMA, "covtoken in-organ", root)
 
 
 def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
@@ -98,4 +104,4 @@ def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str,
     rows.sort(key=lambda row: (0, *(row[k] for k in FIELDS)) if row["tied"] else (1, -row["mean"]))
     first = rows[0]
     recipe = Recipe("in_organ", first["block"], False, first["sigma"])
-    return replace(recipe, extra=(first["student_block"], first["weight"])), rows
+    return replace(recipe, settings=InOrganSettings(first["student_block"], first["weight"])), rows

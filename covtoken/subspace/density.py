@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from covtoken.bank.neighbors import mean_distance
+from covtoken.bank.token_bank import TokenBank, need_bank
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank, need_bank
-from covtoken.subspace.neighbors import mean_distance
 
 K_NEIGHBOURS = 10  # reference tokens whose distances a sparsity averages
 

@@ -26,18 +26,47 @@ import torch
 from rich.progress import track
 from scipy.stats import rankdata
 
+from covtoken.bank.features import Block, Features
+from covtoken.bank.pooling import pool3x3
+from covtoken.bank.tensor_file import content_digest, read_tensors, write_tensors
+from covtoken.bank.token_bank import KEY, REFERENCE_SIZE, build_bank, check_fits, need_features, origin
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays, refuse_label_choice
-from covtoken.subspace.bank import KEY, REFERENCE_SIZE, build_bank, check_fits, need_features, origin
-from covtoken.subspace.bank_file import content_digest, read_tensors, write_tensors
 from covtoken.subspace.density import K_NEIGHBOURS
-from covtoken.subspace.pooling import pool3x3
 from covtoken.subspace.rarity import NEIGHBOURS, RaritySubspace
 from covtoken.subspace.ridge import Moments, explained, solve
 
 CHUNK = 64  # pictures held at a time
 _MADE_BY = ("backbone", "weights_sha256", "preprocessing", "precision")
 _ORIGIN = (*_MADE_BY, "cohort_fingerprint", "units", "package_version")
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """How D's target is made and fitted.
+
+    Attributes:
+        target_block: where rarity is asked, 1 … L.
+        quantile: of PN, or of its ``two_views``, above which a token is called positive; in (0, 1).
+        ridge: λ, see ``ridge.solve``.
+        rounds: how often the target is made again from tokens on which rarity and the last direction agree
+            (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
+        inside: weight of a token's rank inside its own picture in the call, beside its rank over the bank
+            (``two_views``), in [0, 1]; 0 is D itself.
+
+    Raises:
+        CovtokenError: a quantile or a weight out of range.
+    """
+
+    target_block: Block = 9
+    quantile: float = 0.9
+    ridge: float = 1.0
+    rounds: int = 0
+    inside: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_quantile(self.quantile)
+        _check_inside(self.inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +87,21 @@ class Direction:
 
     @classmethod
     def fit(
-        cls, bank_features, block, target_block=9, quantile=0.9, ridge=1.0, rounds=0, inside=0.0, **options
+        cls, bank_features: Features, block: Block, settings: DirectionSettings | None = None, **options
     ) -> Direction:
-        """D at one block; all arguments (further: size, k, neighbours, key, progress) and errors as ``fit_many``."""
-        return fit_many(bank_features, [block], target_block, quantile, ridge, rounds, inside, **options)[block]
+        """Fit D at one block; arguments (further: size, k, neighbours, key, progress) and errors as ``fit_many``."""
+        return fit_many(bank_features, [block], settings, **options)[block]
 
     @classmethod
     def fit_target(
-        cls, bank_features, block, targets, pooled: bool = True, ridge: float = 1.0, target: str = "map", progress=False
+        cls,
+        bank_features: Features,
+        block: Block,
+        targets,
+        pooled: bool = True,
+        ridge: float = 1.0,
+        target: str = "map",
+        progress: bool = False,
     ) -> Direction:
         """The same ridge to any label-free map of the bank's pictures, such as the logit of the saliency head.
 
@@ -79,7 +115,7 @@ class Direction:
         return cls.from_moments(moments, origin(bank_features), block, ridge, pooled=bool(pooled), target=target)
 
     @classmethod
-    def from_moments(cls, moments: Moments, source: dict, block, ridge: float = 1.0, **about) -> Direction:
+    def from_moments(cls, moments: Moments, source: dict, block: Block, ridge: float = 1.0, **about) -> Direction:
         """From the sums over all shards.
 
         Args:
@@ -130,77 +166,85 @@ class Direction:
 
 
 def fit_many(
-    bank_features,
-    blocks: Sequence,
-    target_block=9,
-    quantile: float = 0.9,
-    ridge: float = 1.0,
-    rounds: int = 0,
-    inside: float = 0.0,
+    bank_features: Features,
+    blocks: Sequence[Block],
+    settings: DirectionSettings | None = None,
+    *,
     size: int = REFERENCE_SIZE,
     k: int = K_NEIGHBOURS,
     neighbours: int = NEIGHBOURS,
     key: str = KEY,
     progress: bool = False,
-) -> dict[object, Direction]:
-    """D at several blocks {block: direction} from one target: the search, which is what costs, runs once.
+) -> dict[Block, Direction]:
+    """Fit D at several blocks from one target: the search, which is what costs, runs once.
 
     Args:
-        bank_features: a FeatureSet of the bank split with the tokens of ``blocks`` and ``target_block``.
-        target_block: where rarity is asked. quantile: of PN, or of its ``two_views``, above which a token is called
-            positive.
-        ridge: λ, see ``ridge.solve``. size, key: of the reference. k, neighbours: of N.
-        rounds: how often the target is made again from tokens on which rarity and the last direction agree
-            (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
-        inside: weight of a token's rank inside its own picture in the call, beside its rank over the bank
-            (``two_views``); 0 is D itself.
+        bank_features: of the bank split, with the tokens of ``blocks`` and of the target block.
+        blocks: where D is read.
+        settings: of target and fit (None: ``DirectionSettings()``).
+        size: tokens of the reference.
+        k: of N.
+        neighbours: of N.
+        key: hash key of the reference.
+        progress: show a bar.
+
+    Returns:
+        Block → direction.
 
     Raises:
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
-        CovtokenError: a quantile outside (0, 1), ``inside`` outside [0, 1], no pictures, NaN tokens, too few units, no
-            token above the quantile.
+        CovtokenError: settings out of range, no pictures, NaN tokens, too few units, no token above the quantile.
     """
-    _check_quantile(quantile)
-    _check_inside(inside)
+    settings = settings or DirectionSettings()
     with construction("a direction"):
-        reference = target_reference(bank_features, target_block, size, k, neighbours, key, progress)
+        reference = target_reference(bank_features, settings.target_block, size, k, neighbours, key, progress)
         rarity = bank_rarity(bank_features, reference, progress)
         return {
-            block: distilled(bank_features, block, reference, rarity, quantile, ridge, rounds, inside, progress)
-            for block in blocks
+            block: distilled(bank_features, block, reference, rarity, settings, progress=progress) for block in blocks
         }
 
 
 def target_reference(
-    features,
-    target_block,
+    features: Features,
+    target_block: Block,
     size: int = REFERENCE_SIZE,
     k: int = K_NEIGHBOURS,
     neighbours: int = NEIGHBOURS,
     key: str = KEY,
-    progress=False,
+    progress: bool = False,
 ) -> RaritySubspace:
-    """Pass 1: the pooled reference that rarity is asked of, and its own sparsity; arguments as ``fit_many``."""
+    """Pass 1: build the pooled reference that rarity is asked of; arguments as ``fit_many``."""
     bank = build_bank(features, target_block, size, pooled=True, key=key, progress=progress)
     return RaritySubspace.fit(bank, k, neighbours)
 
 
 def distilled(
-    features, block, reference: RaritySubspace, rarity, quantile=0.9, ridge=1.0, rounds=0, inside=0.0, progress=False
+    features: Features,
+    block: Block,
+    reference: RaritySubspace,
+    rarity: torch.Tensor,
+    settings: DirectionSettings | None = None,
+    progress: bool = False,
 ) -> Direction:
-    """D at one block from passes 1 and 2 that have run; arguments as ``fit_many``.
+    """Fit D at one block from passes 1 and 2 that have run.
 
     Args:
-        features: the bank's pictures. rarity: theirs, [N, T], of ``reference`` (``bank_rarity``).
+        features: of the bank's pictures.
+        block: where D is read.
+        reference: of pass 1.
+        rarity: [N, T], of the bank's tokens (``bank_rarity``).
+        settings: of target and fit; its target block is the reference's.
+        progress: show a bar.
     """
-    target = two_views(_checked_target(features, rarity), inside)
-    cut = rarity_cut(target, quantile)
+    settings = settings or DirectionSettings()
+    target = two_views(_checked_target(features, rarity), settings.inside)
+    cut = rarity_cut(target, settings.quantile)
     moments = direction_moments(features, block, target, cut, progress=progress)
-    about = rarity_target(reference, quantile, cut, inside)
-    found = Direction.from_moments(moments, reference.bank.header, block, ridge, **about)
-    for _ in range(rounds):
-        found = refined(found, features, target, progress=progress)
-    return found
+    about = rarity_target(reference, settings.quantile, cut, settings.inside)
+    direction = Direction.from_moments(moments, reference.bank.header, block, settings.ridge, **about)
+    for _ in range(settings.rounds):
+        direction = refined(direction, features, target, progress=progress)
+    return direction
 
 
 def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
@@ -228,7 +272,7 @@ def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
     return torch.as_tensor((1 - inside) * over_bank + inside * rankdata(values, axis=1) / values.shape[1])
 
 
-def refined(direction: Direction, features, rarity, progress: bool = False) -> Direction:
+def refined(direction: Direction, features: Features, rarity, progress: bool = False) -> Direction:
     """One round: the same fit to the tokens that are high in rarity *and* in the last direction's score.
 
     A rare token that no direction explains is an oddity of its own picture; one that both name is what rare tokens
@@ -267,7 +311,7 @@ def agreed(rarity: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor((ranks[0] + ranks[1]) / (2 * ranks[0].size))
 
 
-def bank_rarity(features, reference: RaritySubspace, progress: bool = False) -> torch.Tensor:
+def bank_rarity(features: Features, reference: RaritySubspace, progress: bool = False) -> torch.Tensor:
     """Pass 2: rarity [N, T] float32 of all tokens of the bank's pictures, or of a shard of them, own unit left out.
 
     Raises:
@@ -297,7 +341,7 @@ def rarity_target(reference: RaritySubspace, quantile: float, cut: float, inside
 
 
 def direction_moments(
-    features, block, target, cut: float | None = None, pooled: bool = True, progress: bool = False
+    features: Features, block: Block, target, cut: float | None = None, pooled: bool = True, progress: bool = False
 ) -> Moments:
     """Pass 3: the sums over the tokens of one block of the bank's pictures, or of a shard of them.
 
@@ -319,7 +363,7 @@ def direction_moments(
 
 
 def moments_at_cuts(
-    features, block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
+    features: Features, block: Block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
 ) -> list[Moments]:
     """``direction_moments`` at each of several cuts in one pass, for Σx and Σxxᵀ, which cost, know nothing of a cut."""
     target = _checked_target(features, target).double()
@@ -353,7 +397,7 @@ def load_direction(path: Path) -> Direction:
     return Direction(weight, mean, header)
 
 
-def _refuse(features) -> None:
+def _refuse(features: Features) -> None:
     refuse_label_arrays("a direction", features)
     need_features("a direction", features)
     refuse_label_choice("a direction", features)
@@ -361,7 +405,7 @@ def _refuse(features) -> None:
         raise CovtokenError("a direction needs pictures: the bank is empty")
 
 
-def _checked_target(features, target) -> torch.Tensor:
+def _checked_target(features: Features, target) -> torch.Tensor:
     refuse_label_arrays("the target of a direction", target)
     _refuse(features)
     expected = [len(features), features.rows * features.cols]
@@ -374,7 +418,7 @@ def _checked_target(features, target) -> torch.Tensor:
     return target
 
 
-def _streamed(features, block, pooled: bool, what: str, progress: bool):
+def _streamed(features: Features, block: Block, pooled: bool, what: str, progress: bool):
     """(slice, tokens [n, T, D], pooled where asked), chunk by chunk; to be read under ``construction``."""
     total = -(-len(features) // CHUNK)
     for part, chunk in track(features.chunks(block, size=CHUNK), what, total, disable=not progress):

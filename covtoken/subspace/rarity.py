@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from covtoken.bank.neighbors import mean_distance, nearest
+from covtoken.bank.token_bank import TokenBank, need_bank
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank, need_bank
 from covtoken.subspace.density import K_NEIGHBOURS, own_units
-from covtoken.subspace.neighbors import mean_distance, nearest
 
 NEIGHBOURS = 30
 

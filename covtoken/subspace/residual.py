@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from covtoken.bank.token_bank import TokenBank, need_bank
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
-from covtoken.subspace.bank import TokenBank, need_bank
 
 RANK = 64
 CHUNK = 16_384  # tokens held in float64 at a time

@@ -12,15 +12,15 @@ from covtoken.coverage.dual import REPAIRED, prune
 from covtoken.coverage.functionals import project
 from covtoken.coverage.greedy import greedy, largest_norms, spanning
 from covtoken.data.masks import read_mask
-from covtoken.data.rare_phantom import SIZES, grown
+from covtoken.data.readers.growing_lesion import SIZES, grown
 from covtoken.economy.keep import budget, kept_tokens
 from covtoken.evaluation.labels import token_labels
 from covtoken.gates.budgets.kept_by_method import GREEDY_RATIO, as_mask
 from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.keys import hash_unit, picture_seeds
 from covtoken.protocol.setting import SEED
-from covtoken.subspace.recommended import direction_maps
-from covtoken.subspace.scorers import score_maps
+from covtoken.scores.recommended import direction_maps
+from covtoken.scores.scorers import score_maps
 
 N_PICTURES = 3
 METHODS = {

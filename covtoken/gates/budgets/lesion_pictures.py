@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from covtoken.backbone.feature_set import FeatureSet
+from covtoken.bank.token_bank import build_bank
 from covtoken.coverage.functionals import project
 from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
@@ -20,11 +21,10 @@ from covtoken.protocol.plan import FIXED, Plan, binding
 from covtoken.protocol.report import GateReport
 from covtoken.protocol.scoring import heed_alarms, need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.subspace.bank import build_bank
+from covtoken.scores.recommended import direction_maps, direction_of, recommended_maps
+from covtoken.scores.scorers import score_maps
 from covtoken.subspace.density import DensitySubspace
 from covtoken.subspace.direction import Direction
-from covtoken.subspace.recommended import direction_maps, direction_of, recommended_maps
-from covtoken.subspace.scorers import score_maps
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from covtoken.backbone.feature_set import FeatureSet
+from covtoken.bank.token_bank import build_bank, load_bank
 from covtoken.data.case import Cohort
 from covtoken.data.near_duplicates import pairs_across_units
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, assign, folds, load_splits
@@ -18,7 +19,6 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.keys import hash_unit
 from covtoken.leak_guard import LabelLeak, construction, register_mask_files
-from covtoken.subspace.bank import build_bank, load_bank
 
 BANK_TOKENS = 2000
 SAME_PICTURE = 0.9999  # correlation of two thumbnails of one picture, but for rounding

@@ -15,9 +15,9 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.paper.pages.base import Reader, make_table
 from covtoken.paper.tables.studies import WORDS, value_text
+from covtoken.scores.recipe import RECOMMENDED
 from covtoken.studies.ablation import read_ablation, recipe_cohorts, settings
 from covtoken.studies.banks import FIELDS, mean_over_banks, read_banks
-from covtoken.subspace.scorers import RECOMMENDED
 
 
 class AblationTable(Reader, SphinxDirective):
@@ -55,12 +55,12 @@ class BankTable(Reader, SphinxDirective):
 
 def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
     """{name: variant}: the recommended recipe, the best without a view inside by the rule's mean, plain D."""
-    _, quantile, ridge, rounds, inside = RECOMMENDED.extra
+    settings = RECOMMENDED.settings
     means = [mean_over_banks(content) for content in contents.values()]
     alone = [variant for variant in means[0] if variant[0] == 0]
     best = max(alone, key=lambda variant: sum(m[variant]["auroc"] + m[variant]["image_auroc"] for m in means))
     return {
-        "recommended": (inside, quantile, ridge, rounds, RECOMMENDED.sigma),
+        "recommended": (*(getattr(settings, name) for name in FIELDS[:-1]), RECOMMENDED.sigma),
         "without a view inside": best,
         "plain D": (0.0, 0.9, 1.0, 0, 0.5),
     }

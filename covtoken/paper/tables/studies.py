@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from covtoken.bank.token_bank import KEY
 from covtoken.studies import banks as bank_choice
 from covtoken.studies import in_organ as in_organ_choice
 from covtoken.studies.ablation import TIED, settings
-from covtoken.subspace.bank import KEY
 
 WORDS = {
     "block": "block that is read",
@@ -114,4 +115,18 @@ def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
         table.add_column(column, justify="right")
     for row in rows[:n]:
         table.add_row(*(f"{row[c]:.4f}" if c in numbers else str(row[c]) for c in (*in_organ_choice.FIELDS, *numbers)))
+    return table
+
+
+def alarm_table(rows: list[dict[str, Any]], title: str) -> Table:
+    """Lay conditions out: AUROC of D and A, whether D failed, the alarm's statistics, whether it fired."""
+    table = Table(title=escape(title))
+    for column in ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm"):
+        table.add_column(column, justify="left" if column == "condition" else "right")
+    for row in rows:
+        name = " ".join(filter(None, (row.get("cohort"), row["condition"])))
+        scores = (f"{row[score]:.3f}" for score in ("auroc_d", "auroc_a"))
+        numbers = ("" if row[statistic] is None else f"{row[statistic]:.2f}" for statistic in ("backing", "drift"))
+        failed, fired = "failed" * row["failed"], "ALARM" * row["fired"]
+        table.add_row(name, f"{row['units']:.0f}", *scores, failed, *numbers, fired)
     return table

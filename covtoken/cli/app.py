@@ -1,0 +1,51 @@
+"""The ``covtoken`` command."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import warnings
+
+import typer
+
+from covtoken.cli import gates, studies
+from covtoken.errors import CovtokenError
+
+app = typer.Typer(
+    help="Label-free lesion subspaces in frozen vision transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (gates.gate, gates.lock, gates.report, gates.signoff):
+    app.command()(command)
+for command in (studies.ablate, studies.banks, studies.in_organ, studies.alarm):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: a ``CovtokenError`` is one line on standard error and exit code 2, a warning one line.
+
+    A terminal that lacks a character gets the nearest it has, so that no result is lost in printing it.
+    """
+    codecs.register_error("covtoken", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="covtoken")
+    warnings.formatwarning = lambda message, *_, **__: f"covtoken: warning: {' '.join(str(message).split())}\n"
+    try:
+        app()
+    except CovtokenError as error:
+        print(f"covtoken: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """Give the ASCII words for characters that a terminal cannot print."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+
+_PLAIN = {"−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "µ": "mu", "μ": "mu", "ρ": "rho"}

@@ -1,0 +1,103 @@
+"""Commands about gates: run one, lock what was decided, write the tables, sign a report off."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covtoken.cli.options import BackboneOption, CohortOption, DataOption, ReasonOption, console, say
+from covtoken.errors import CovtokenError
+
+
+def gate(
+    number: Annotated[
+        str,
+        typer.Argument(
+            help="Which gate; 0: the substrate, 1: where lesions live, 2: coverage as a proxy, 3: matched budgets, "
+            "4: the dual, 5: transfer; or negative_result."
+        ),
+    ],
+    cohort: CohortOption = "phantom",
+    split: Annotated[
+        str, typer.Option(help="selection (choose), test (needs the lock) or crossfit; gate 0 has none.")
+    ] = "selection",
+    backbone: BackboneOption = "embedded",
+    data: DataOption = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the committed report and scores; logs the look.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="fp32 (reported numbers) or bf16.")] = "fp32",
+    weights: Annotated[
+        str | None, typer.Option(help="Weights file of the backbone, in place of the published ones.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name for the report of a folder, if not the folder's own.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="Print every metric and check, not the headline.")] = False,
+    table: Annotated[str | None, typer.Option("--csv", help="Also write every metric to this CSV file.")] = None,
+) -> None:
+    """Run a gate on a cohort, from pixels."""
+    from covtoken.cli.app import terminal
+    from covtoken.gates import runs
+
+    inputs = {"backbone": backbone, "data": data, "weights": weights, "name": name}
+    run, path = runs.run_and_write(number, cohort, split, record=record, precision=precision, **inputs)
+    report = run.report
+    if full:
+        console.print(terminal.full_table(report))
+        for check, outcome in sorted(report.checks.items()):
+            say(f"  {check}: {outcome}")
+    for line in terminal.brief(report):
+        say(line)
+    if table is not None:
+        say(f"csv: {terminal.write_csv(report, Path(table).expanduser())}")
+    say(f"report: {path}")
+
+
+def lock(
+    what: Annotated[str, typer.Argument(help="thresholds (after a selection run) or headline (after a recorded run).")],
+    cohort: CohortOption = "phantom",
+    gate: Annotated[
+        str, typer.Option(help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
+    ] = "1",
+    reason: ReasonOption = "",
+) -> None:
+    """Lock a gate's threshold (gate 1: and recipes), or its headline numbers with their measured tolerance."""
+    from covtoken.gates import headlines
+    from covtoken.protocol import thresholds
+
+    if what == "thresholds":
+        if gate not in ("1", *thresholds.LOCKED):
+            raise CovtokenError(f"gate {gate}: gates 1, 2 and 3 have thresholds to lock, the others were fixed before")
+        changes = thresholds.lock_threshold(cohort, gate, reason)
+    elif what == "headline":
+        changes = headlines.lock_headlines(cohort, gate, reason)
+    else:
+        raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
+    for line in changes or ["nothing changed"]:
+        say(line)
+
+
+def report() -> None:
+    """Write the tables that show committed reports: the README's, and the data cards' sizes."""
+    from covtoken.paper import readme_table
+
+    for path in readme_table.write_all():
+        say(f"wrote {path}")
+
+
+def signoff(
+    number: Annotated[str, typer.Argument(help="Which gate; 0 to 5, or negative_result.")],
+    cohort: CohortOption,
+    name: Annotated[str, typer.Option(help="Who signs.")],
+    remark: Annotated[str, typer.Option(help="What the person wants kept with the report.")] = "",
+) -> None:
+    """Sign a committed report off: a person has read it."""
+    from covtoken.data.cohorts import cohort_name
+    from covtoken.protocol.report import read_report, report_path, write_report
+
+    path = report_path(cohort_name(cohort), number, recorded=True)
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    write_report(read_report(path).signed(name, when, remark), path)
+    say(f"{path}: signed by {name}")

@@ -1,0 +1,1 @@
+"""Readers: one data set or layout a file, each gives a Cohort."""

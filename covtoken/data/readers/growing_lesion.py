@@ -1,0 +1,54 @@
+"""Phantom pictures in which the lesion's size alone varies: one picture, one place, one texture, 1 to 64 tokens.
+
+The frozen phantom draws everything anew for each picture; here a lesion-free picture is taken from it and the same
+lesion grows in it. Nothing here feeds a bank or a choice: the pictures are only scored.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from covtoken.data.case import Case
+from covtoken.data.readers.phantom import blob_level, inside_of, noise_field
+from covtoken.keys import seed_of
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # tokens of a 16 × 16 grid
+GRID = 16
+
+
+def grown(case: Case, n_tokens: int) -> tuple[Case, np.ndarray]:
+    """A lesion of ``n_tokens`` tokens in a lesion-free phantom picture: the new case, and its mask [H, W] bool.
+
+    Area is n_tokens / 256 of the picture. Place and texture follow from the picture's name, not from the size.
+    """
+    name = f"{case.name}-lesion-{n_tokens}"
+    load = partial(_pixels, case, n_tokens)
+    source = f"{case.source}, a lesion of {n_tokens} tokens"
+    new = Case(name, case.unit, case.modality, load, source, case.spacing_mm, organ=case.organ)
+    return new, _lesion(case, n_tokens)[1] < 1
+
+
+def _pixels(case: Case, n_tokens: int) -> np.ndarray:
+    pixels = case.pixels()
+    texture, level = _lesion(case, n_tokens)
+    weight = inside_of(level, 0.06)
+    rim = np.exp(-(((level - 1.05) / 0.1) ** 2))
+    if case.modality == "ultrasound":  # grey levels: darker, coarse clumps, a brighter rim
+        drawn = pixels * (1 - weight) + (62 + 26 * texture) * weight + 30 * rim
+        return np.rint(np.clip(drawn, 0, 255)).astype(np.float32)
+    drawn = pixels * (1 - weight) + (58 + 20 * texture) * weight + 30 * rim  # HU: below the organs, an enhancing rim
+    return np.rint(np.clip(drawn, -1024, 1500)).astype(np.float32)
+
+
+def _lesion(case: Case, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texture [H, W] of unit standard deviation, and the level function [H, W] of the outline (< 1 inside)."""
+    shape = case.pixels().shape
+    rng = np.random.default_rng(seed_of(case.name))
+    texture = noise_field(rng, shape, 3.0)
+    # The largest disc of 64 tokens still lies inside the picture.
+    row, column = (side * rng.uniform(0.34, 0.66) for side in shape)
+    radius = math.sqrt(n_tokens / GRID**2 * shape[0] * shape[1] / math.pi)
+    return texture, blob_level(rng, shape, row, column, radius)

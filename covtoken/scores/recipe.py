@@ -1,0 +1,112 @@
+"""Recipes: one score as it is run, the recommended ones, and the same at another depth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass, replace
+
+from covtoken.bank.features import Block
+from covtoken.errors import CovtokenError
+from covtoken.subspace.direction import DirectionSettings
+
+
+@dataclass(frozen=True)
+class InOrganSettings:
+    """What O is joined from besides membership A.
+
+    Attributes:
+        student_block: whose tokens the head's student reads.
+        weight: of the student's map beside A's.
+    """
+
+    student_block: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class PatchCoreSettings:
+    """What PatchCore reads besides its first block.
+
+    Attributes:
+        second_block: whose tokens stand beside those of the recipe's block.
+    """
+
+    second_block: int
+
+
+Settings = DirectionSettings | InOrganSettings | PatchCoreSettings
+SETTINGS: dict[str, type] = {
+    "direction": DirectionSettings,
+    "direction_without_head": DirectionSettings,
+    "in_organ": InOrganSettings,
+    "patchcore": PatchCoreSettings,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One score as it is run.
+
+    Attributes:
+        scorer: its name in ``SCORERS``.
+        block: whose tokens it reads; None where it reads none.
+        pooled: whether tokens (or the map) are averaged over 3 × 3 patches.
+        sigma: of the Gaussian that smooths the map, in patches.
+        sign: −1 turns the map round.
+        settings: of the scores in ``SETTINGS``; None for the others.
+
+    Raises:
+        CovtokenError: settings of another score.
+    """
+
+    scorer: str
+    block: Block | None = None
+    pooled: bool = False
+    sigma: float = 0.0
+    sign: int = 1
+    settings: Settings | None = None
+
+    def __post_init__(self) -> None:
+        kind = SETTINGS.get(self.scorer)
+        if self.settings is not None and (kind is None or not isinstance(self.settings, kind)):
+            wanted = "no settings" if kind is None else kind.__name__
+            raise CovtokenError(f"score {self.scorer!r} takes {wanted}, got {self.settings!r}")
+
+    def to_json(self) -> dict:
+        """Give the recipe as locks and reports keep it: settings as the list ``extra``."""
+        fields = {name: value for name, value in asdict(self).items() if name != "settings"}
+        return fields | {"extra": [] if self.settings is None else list(astuple(self.settings))}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipe:
+        """Read what ``to_json`` gives."""
+        fields, extra = {name: value for name, value in data.items() if name != "extra"}, data.get("extra", ())
+        return cls(**fields, settings=SETTINGS[data["scorer"]](*extra) if extra else None)
+
+
+def recommended(n_blocks: int) -> Recipe:
+    """Give the recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
+    return scaled(RECOMMENDED, n_blocks)
+
+
+def in_organ(n_blocks: int) -> Recipe:
+    """Give O's recipe; on a backbone of another depth, at the same shares of it."""
+    student = at_depth(IN_ORGAN.settings.student_block, n_blocks)
+    settings = replace(IN_ORGAN.settings, student_block=student)
+    return replace(IN_ORGAN, block=at_depth(IN_ORGAN.block, n_blocks), settings=settings)
+
+
+def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
+    """Move a recipe of D for 12 blocks to the same shares of a backbone of another depth."""
+    settings = replace(recipe.settings, target_block=at_depth(recipe.settings.target_block, n_blocks))
+    return replace(recipe, block=at_depth(recipe.block, n_blocks), settings=settings)
+
+
+def at_depth(block: int, n_blocks: int, of: int = 12) -> int:
+    """Give the block that lies as deep among ``n_blocks`` as ``block`` among ``of``, rounded down."""
+    return max(1, block * n_blocks // of)
+
+
+# What `covtoken banks --choose` gives from the recipe cohorts' committed ablations and banks; a test holds it to that.
+RECOMMENDED = Recipe("direction", 6, True, 0.0, settings=DirectionSettings(9, 0.93, 3.0, 2, 0.75))
+# What `covtoken in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
+IN_ORGAN = Recipe("in_organ", 9, False, 0.5, settings=InOrganSettings(6, 0.5))

@@ -1,0 +1,77 @@
+"""Notebooks: paired, executed, light; nbval fails when a headline moves, for the phantom and for recorded cohorts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jupytext
+import numpy as np
+import pytest
+
+from covtoken.evaluation.records import RecordedScores, load_scores, save_scores
+from covtoken.paths import project_root
+
+ROOT = project_root()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_pair_is_in_step(path):
+    twin = jupytext.read(path.parent / "py" / f"{path.stem}.py")
+    pairs = [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+    assert pairs == [(cell.cell_type, cell.source) for cell in twin.cells], "run `jupytext --sync notebooks/*.ipynb`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_executed_light_and_clean(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    tags = [tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])]
+    assert path.stat().st_size < 1_000_000 and len(notebook["cells"]) < 15
+    assert {"parameters", "nbval-check-output"} <= set(tags)
+    assert all(cell["execution_count"] for cell in code), "committed without being run"
+    kinds = [output["output_type"] for cell in code for output in cell["outputs"]]
+    assert "error" not in kinds and "display_data" in kinds + ["display_data"] * ("execute_result" in kinds)
+    assert "NOT REPRODUCED" not in path.read_text()
+    assert str(ROOT) not in path.read_text(), "a path of this machine is in the outputs"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the checkout, small enough to break."""
+    for name in ("covtoken", "configs", "gate_reports", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "_run"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def _nbval(root):
+    environment = os.environ | {"PYTHONPATH": str(root), "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-vv", "-p", "no:cacheprovider", "notebooks/gate1.ipynb"]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_nbval_fails_when_a_recorded_headline_moves(copy):
+    path = copy / "gate_reports" / "busi" / "scores.safetensors"
+    recorded = load_scores(path)
+    noise = np.random.default_rng(0).normal(0, 0.1, recorded.labels.lesion.shape)
+    moved = recorded.scores | {"density": (recorded.scores["density"] + noise).astype(np.float16)}
+    save_scores(RecordedScores(moved, recorded.labels, recorded.header), path)
+    result = _nbval(copy)
+    assert result.returncode == 1, result.stdout[-3000:]
+    assert "busi, gate 1" in result.stdout and "NOT REPRODUCED" in result.stdout
+
+
+@pytest.mark.slow
+def test_nbval_fails_when_the_phantom_headline_moves(copy):
+    source = copy / "covtoken" / "protocol" / "scoring.py"
+    honest = "maps = {name: to_float16("
+    assert honest in source.read_text()
+    spoiled = source.read_text().replace(honest, "maps = {name: to_float16(-")
+    source.write_text(spoiled)
+    result = _nbval(copy)
+    assert result.returncode == 1, result.stdout[-3000:]
+    assert "phantom, gate 1" in result.stdout and "NOT REPRODUCED" in result.stdout

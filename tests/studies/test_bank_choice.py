@@ -1,0 +1,132 @@
+"""The recipe is chosen over banks of many sizes: the rows are the recipes, the rule is the stated one."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from stub_features import StubFeatures, stub_labels
+
+from covtoken.errors import CovtokenError
+from covtoken.evaluation.stats import auroc
+from covtoken.paper.pages.studies import bank_rows, compared
+from covtoken.paper.tables.studies import banks_table
+from covtoken.scores.recipe import RECOMMENDED, Recipe
+from covtoken.scores.scorers import score_maps
+from covtoken.studies import banks as choice
+from covtoken.studies.ablation import recipe_cohorts
+from covtoken.subspace.direction import DirectionSettings
+
+
+def test_a_row_is_the_recipe_that_it_names(monkeypatch):
+    for name, values in (("INSIDES", (0.0, 0.5)), ("QUANTILES", (0.8,)), ("RIDGES", (3.0,))):
+        monkeypatch.setattr(choice, name, values)
+    bank, selection, labels = StubFeatures.of(12, prefix="b"), StubFeatures.of(4, 2, prefix="q"), stub_labels()
+    rows = choice.evaluate(bank, selection, labels, 2, 3)
+    assert len(rows) == 2 * 1 * 1 * 2 * 2
+    for row in rows:
+        settings = DirectionSettings(3, row["quantile"], row["ridge"], row["rounds"], row["inside"])
+        maps = score_maps(Recipe("direction", 2, True, row["sigma"], settings=settings), bank, selection)
+        assert row["auroc"] == pytest.approx(auroc(maps.ravel(), labels.lesion.ravel()), abs=1e-6)
+        inside = [auroc(m, lesion) for m, lesion in zip(maps, labels.lesion) if lesion.any()]
+        assert row["image_auroc"] == pytest.approx(np.mean(inside), abs=1e-6)
+    assert len({row["auroc"] for row in rows}) > 4
+
+
+def test_banks_are_shares_of_the_units_and_the_whole_bank_comes_once():
+    bank = StubFeatures.of(40, 2)
+    found = [(share, key, set(part.units), len(part)) for share, key, part in choice.banks_of(bank)]
+    assert [share for share, *_ in found] == [s for s in choice.SHARES for _ in (choice.KEYS if s < 1 else (0,))]
+    for share, _, units, pictures in found:
+        assert len(units) == max(2, round(share * 40)) and pictures == 2 * len(units)
+    assert all(a[2] != b[2] for a, b in zip(found[:-1:2], found[1:-1:2])), "two keys, two banks"
+
+
+def _content(cohort, means, **changes):
+    """A table in which every variant has its mean with one bank, 0.02 more with a second, as much less with a third."""
+    variants = [
+        dict(zip(choice.FIELDS, key)) | {"auroc": mean + off, "image_auroc": mean - off, "share": 1.0, "key": "k"}
+        for key, mean in means.items()
+        for off in (0.0, 0.02, -0.02)
+    ]
+    about = {"backbone": "b", "block": 6, "target_block": 9, "provenance": {"weights_sha256": "w"}}
+    found = {"schema": choice.SCHEMA, "cohort": cohort, "split": "selection", "variants": variants}
+    return found | about | changes
+
+
+def _write(root, means, monkeypatch, block=6, **changes):
+    monkeypatch.setattr(choice.ablation, "recommend", lambda root=None, cohorts=(): (Recipe("direction", block), []))
+    about = {"provenance": {"weights_sha256": "w"}}
+    monkeypatch.setattr(choice.ablation, "read_ablation", lambda cohort, root=None: about)
+    for cohort in recipe_cohorts():
+        found = _content(cohort, means, **(changes if cohort == recipe_cohorts()[-1] else {}))
+        choice.write_banks(found, recorded=True, root=root)
+    return root
+
+
+def test_the_rule(tmp_path, monkeypatch):
+    orders = [  # inside, quantile, ridge, rounds, σ: each later one wins over all before it
+        ((0.75, 0.95, 3.0, 2, 0.5), 0.9300),
+        ((0.75, 0.95, 3.0, 2, 0.0), 0.9281),
+        ((0.75, 0.95, 1.0, 2, 0.0), 0.9281),
+        ((0.75, 0.90, 1.0, 2, 0.0), 0.9281),
+        ((0.75, 0.90, 1.0, 0, 0.0), 0.9281),
+        ((0.50, 0.90, 1.0, 0, 0.0), 0.9281),
+    ]
+    behind = {(0.0, 0.9, 1.0, 0, 0.0): 0.9279}
+    for n in range(1, len(orders) + 1):
+        recipe, ranking = choice.recommend(_write(tmp_path, behind | dict(orders[:n]), monkeypatch))
+        inside, quantile, ridge, rounds, sigma = orders[n - 1][0]
+        assert recipe == Recipe(
+            "direction", 6, True, sigma, settings=DirectionSettings(9, quantile, ridge, rounds, inside)
+        )
+        assert sum(row["tied"] for row in ranking) == n and ranking[-1]["inside"] == 0.0
+    assert ranking[0]["busi"]["lowest"] == pytest.approx(0.9281 - 0.02)
+    assert banks_table(ranking).row_count == len(ranking)
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
+    means = {(0.0, 0.9, 1.0, 0, 0.0): 0.9}
+    with pytest.raises(CovtokenError, match="covtoken banks --cohort busi --record"):
+        choice.recommend(tmp_path)
+    other = _content("busi", {(0.5, 0.9, 1.0, 0, 0.0): 0.9})["variants"]
+    rekeyed = [row | {"key": "another"} for row in _content("busi", means)["variants"]]
+    changes = ({"provenance": {"weights_sha256": "v"}}, {"backbone": "c"}, {"variants": other}, {"variants": rekeyed})
+    for changed in changes:
+        with pytest.raises(CovtokenError, match="record them alike"):
+            choice.recommend(_write(tmp_path, means, monkeypatch, **changed))
+    _write(tmp_path, means, monkeypatch)
+    monkeypatch.setattr(
+        choice.ablation, "read_ablation", lambda cohort, root: {"provenance": {"weights_sha256": "other"}}
+    )
+    with pytest.raises(CovtokenError, match="the ablations that the block comes from, are of other weights"):
+        choice.recommend(tmp_path)
+    with pytest.raises(CovtokenError, match="gives block 5, the tables of banks are of block 6"):
+        choice.recommend(_write(tmp_path, means, monkeypatch, block=5))
+    with pytest.raises(CovtokenError, match="holds no variants"):
+        choice.recommend(_write(tmp_path, means, monkeypatch, variants=[]))
+
+
+def test_the_committed_tables_give_the_recommended_recipe():
+    recipe, ranking = choice.recommend()
+    assert recipe == RECOMMENDED, "set RECOMMENDED to what `covtoken banks --choose` prints"
+    places = product(choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, choice.SIGMAS)
+    assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(places)
+    for cohort in recipe_cohorts():
+        content = choice.read_banks(cohort)
+        assert len(content["variants"]) == len(ranking) * len({(r["share"], r["key"]) for r in content["variants"]})
+        assert np.isfinite([row["auroc"] for row in content["variants"]]).all()
+
+
+def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
+    contents = {cohort: choice.read_banks(cohort) for cohort in recipe_cohorts()}
+    rows = bank_rows(contents)
+    assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
+    assert all(len(row) == 1 + len(contents) * len(compared(contents)) for row in rows) and "–" not in rows[0]
+    variant = dict(zip(choice.FIELDS, compared(contents)["recommended"]))
+    small = [
+        row
+        for row in contents["busi"]["variants"]
+        if row["share"] == 0.05 and all(row[k] == value for k, value in variant.items())
+    ]
+    pooled, inside = (np.mean([row[k] for row in small]) for k in ("auroc", "image_auroc"))
+    assert len(small) == 2 and rows[0][1] == f"{pooled:.3f} / {inside:.3f}"
