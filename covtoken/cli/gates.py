@@ -38,7 +38,7 @@ def gate(
     table: Annotated[str | None, typer.Option("--csv", help="Also write every metric to this CSV file.")] = None,
 ) -> None:
     """Run a gate on a cohort, from pixels."""
-    from covtoken.cli.app import terminal
+    from covtoken.cli import terminal
     from covtoken.gates import runs
 
     inputs = {"backbone": backbone, "data": data, "weights": weights, "name": name}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from covtoken.cli.app import terminal
+from covtoken.cli import terminal
 from covtoken.protocol.report import GateReport, committed_reports, metric
 
 GATES = ("0", "1", "2", "3", "4", "negative_result")

@@ -13,7 +13,7 @@ from covtoken.data.splits import assign
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate0, runs
 from covtoken.gates.substrate import checks as substrate
-from covtoken.gates.substrate.checks import geometry
+from covtoken.gates.substrate import geometry
 from covtoken.paper.tables.gate0 import locked_text
 from covtoken.protocol.report import GateRun, committed_reports, read_report
 from covtoken.protocol.setting import Setting
