@@ -33,7 +33,7 @@ def ablate(
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(tables.single_table(content))
     console.print(tables.factorial_table(content))
-    say(f"written: {ablation.write_ablation(content, recorded=record)}")
+    say(f"written: {ablation.STUDY.write(content, recorded=record)}")
 
 
 def banks(
@@ -54,7 +54,7 @@ def banks(
         return
     content = study.run_banks(cohort, backbone, data=data)
     console.print(tables.banks_table(study.ranked({content["cohort"]: content})))
-    say(f"written: {study.write_banks(content, recorded=record)}")
+    say(f"written: {study.STUDY.write(content, recorded=record)}")
 
 
 def in_organ(
@@ -69,13 +69,13 @@ def in_organ(
     from covtoken.studies import in_organ as study
 
     if choose:
-        recipe, ranking = study.recommend_in_organ()
+        recipe, ranking = study.recommend()
         console.print(tables.in_organ_table(ranking))
         say(str(recipe))
         return
     content = study.run_in_organ(cohort, backbone, data=data)
     console.print(tables.in_organ_table(content["variants"]))
-    say(f"written: {study.write_in_organ(content, recorded=record)}")
+    say(f"written: {study.STUDY.write(content, recorded=record)}")
 
 
 def alarm(

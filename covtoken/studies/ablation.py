@@ -37,7 +37,15 @@ from covtoken.scores.grids import middle_blocks
 from covtoken.scores.memberships import token_maps
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import SIGMAS
-from covtoken.studies.study import content_of, open_study, read_table, recipe_cohorts, split_features, write_table
+from covtoken.studies.study import (
+    Study,
+    content_of,
+    from_the_usual,
+    open_study,
+    ranked,
+    recipe_cohorts,
+    split_features,
+)
 from covtoken.subspace.direction import (
     Direction,
     DirectionSettings,
@@ -51,7 +59,7 @@ from covtoken.subspace.direction import (
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.ridge import Moments
 
-SCHEMA = "covtoken-ablation/1"
+STUDY = Study("ablation", "covtoken-ablation/1", "covtoken ablate", rows="factorial")
 QUANTILES = (0.8, 0.85, 0.9, 0.95)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SIZES = (1_000, 3_000, 12_000)
@@ -59,7 +67,6 @@ SHARES = (0.25, 0.5, 1.0)
 KEYS = (KEY, "covtoken-ablation-1", "covtoken-ablation-2")
 ROUNDS, ROUND_RIDGES = (0, 1, 2, 3), (1.0, 3.0)
 HEADS = ("kept", "its direction out", "all it says linearly out")
-TIED = 0.002
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def run_ablation(
     blocks = sorted({*steps["block"], *steps["target_block"]})
     splits = bank, selection, labels = split_features(setting, blocks, vit.has_saliency_head)
     found = ablate(bank, selection, labels, vit.n_blocks, with_head=vit.has_saliency_head, progress=progress)
-    return content_of(SCHEMA, setting, splits, started, **found)
+    return content_of(STUDY, setting, splits, started, **found)
 
 
 def ablate(
@@ -168,16 +175,6 @@ def ablate(
     }
 
 
-def write_ablation(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
-    """Write to ``gate_reports/<cohort>/ablation.json``, or to the ignored ``_run`` folder."""
-    return write_table(content, "ablation", recorded=recorded, root=root)
-
-
-def read_ablation(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed ablation; errors as ``read_table``."""
-    return read_table(cohort, "ablation", SCHEMA, "covtoken ablate", root)
-
-
 def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe that the rule above gives, and the ranking behind it: tied variants in the rule's order, then the rest
     by mean; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
@@ -188,7 +185,7 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
     Raises:
         CovtokenError: an ablation is not recorded, or the cohorts' are of other backbones or grids.
     """
-    found = {cohort: read_ablation(cohort, root) for cohort in cohorts or recipe_cohorts()}
+    found = {cohort: STUDY.read(cohort, root) for cohort in cohorts or recipe_cohorts()}
     kinds = {(c["backbone"], c["provenance"]["weights_sha256"], json.dumps(c["ladder"])) for c in found.values()}
     if len(kinds) > 1:
         raise CovtokenError(
@@ -205,19 +202,10 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
         each = {cohort: table[key] for cohort, table in values.items()}
         if key[0] <= content["n_blocks"] / 2:
             rows.append(dict(zip(five, key)) | {"mean": sum(each.values()) / len(each)} | each)
-    best = max(row["mean"] for row in rows)
-    for row in rows:
-        row["tied"] = row["mean"] >= best - TIED
-    rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
+    rows = ranked(rows, lambda row: (row["block"], row["sigma"], *from_the_usual(row), row["rounds"], -row["mean"]))
     first, target = rows[0], content["default"]["target_block"]
     settings = DirectionSettings(target, first["quantile"], first["ridge"], first["rounds"])
     return Recipe("direction", first["block"], True, first["sigma"], settings=settings), rows
-
-
-def _cost(row: dict[str, Any]) -> tuple:
-    """How the rule orders tied variants."""
-    ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
-    return row["block"], row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], -row["mean"]
 
 
 def _rarity(bank: Features, variant: Variant) -> torch.Tensor:

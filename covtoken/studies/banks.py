@@ -15,7 +15,6 @@ the grid after a look at the same selection splits (``EXPLORED``).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -32,17 +31,17 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.scores.memberships import token_maps
 from covtoken.scores.recipe import Recipe
-from covtoken.studies import ablation
-from covtoken.studies.ablation import TIED, values_of
+from covtoken.studies import ablation, study
+from covtoken.studies.ablation import values_of
 from covtoken.studies.study import (
     NOTE,
+    Study,
     content_of,
+    from_the_usual,
     open_study,
-    read_variants,
     recipe_cohorts,
     share_of,
     split_features,
-    write_table,
 )
 from covtoken.subspace.direction import (
     Direction,
@@ -55,7 +54,7 @@ from covtoken.subspace.direction import (
     two_views,
 )
 
-SCHEMA = "covtoken-banks/1"
+STUDY = Study("banks", "covtoken-banks/1", "covtoken banks")
 FIELDS = ("inside", "quantile", "ridge", "rounds", "sigma")
 INSIDES = (0.0, 0.5, 0.75, 1.0)
 QUANTILES = (0.9, 0.93, 0.95)
@@ -90,7 +89,7 @@ def run_banks(
         about = {"share": share, "key": key, "bank_units": len(set(part.units))}
         rows += [about | row for row in evaluate(part, selection, labels, centre.block, centre.target_block)]
     more = {"block": centre.block, "target_block": centre.target_block, "variants": rows}
-    return content_of(SCHEMA, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
+    return content_of(STUDY, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
 
 
 def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:
@@ -129,16 +128,6 @@ def evaluate(
     ]
 
 
-def write_banks(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
-    """Write to ``gate_reports/<cohort>/banks.json``, or to the ignored ``_run`` folder."""
-    return write_table(content, "banks", recorded=recorded, root=root)
-
-
-def read_banks(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table; errors as ``read_variants``."""
-    return read_variants(cohort, "banks", SCHEMA, "covtoken banks", root)
-
-
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
     """{variant: its mean pooled and image AUROC, the lowest pooled one, over the banks} of one cohort's table."""
     by: dict[tuple, list[dict]] = {}
@@ -161,7 +150,7 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
         CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or the block is
             not the one that the ablation gives.
     """
-    found = {cohort: read_banks(cohort, root) for cohort in cohorts or recipe_cohorts()}
+    found = {cohort: STUDY.read(cohort, root) for cohort in cohorts or recipe_cohorts()}
     content = next(iter(found.values()))
     kinds = {
         (
@@ -170,7 +159,7 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
         )
         for c in found.values()
     }
-    weights = {ablation.read_ablation(cohort, root)["provenance"]["weights_sha256"] for cohort in found}
+    weights = {ablation.STUDY.read(cohort, root)["provenance"]["weights_sha256"] for cohort in found}
     if len(kinds) > 1 or weights != {content["provenance"]["weights_sha256"]}:
         raise CovtokenError(
             f"the tables of {', '.join(found)}, or the ablations that the block comes from, are of other weights, "
@@ -197,13 +186,4 @@ def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         each = {cohort: table[key] for cohort, table in means.items()}
         mean = float(np.mean([numbers[k] for numbers in each.values() for k in ("auroc", "image_auroc")]))
         rows.append(dict(zip(FIELDS, key)) | {"mean": mean} | each)
-    best = max(row["mean"] for row in rows)
-    rows = [row | {"tied": row["mean"] >= best - TIED} for row in rows]
-    rows.sort(key=lambda row: (0, *_cost(row)) if row["tied"] else (1, -row["mean"]))
-    return rows
-
-
-def _cost(row: dict[str, Any]) -> tuple:
-    """How the rule orders tied variants."""
-    ratio, distance = abs(math.log(row["ridge"])), abs(row["quantile"] - 0.9)
-    return row["sigma"], round(ratio, 9), round(distance, 9), row["rounds"], row["inside"]
+    return study.ranked(rows, lambda row: (row["sigma"], *from_the_usual(row), row["rounds"], row["inside"]))

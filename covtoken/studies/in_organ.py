@@ -1,7 +1,7 @@
 """The choice of O, the score for inside an organ, on the selection splits of the recipe cohorts.
 
     content = run_in_organ("busi")     # selection split alone; no organ mask exists there, and none is opened
-    recipe, ranking = recommend_in_organ()
+    recipe, ranking = recommend()
 
 **The rule.** Of A's block × the student's weight × σ, the highest mean over the recipe cohorts of pooled token AUROC.
 Variants within 0.002 of that are tied; a tie goes to the earlier block, then to the smaller weight, then to the smaller
@@ -25,10 +25,10 @@ from covtoken.evaluation.labels import SplitLabels
 from covtoken.scores.in_organ import in_organ_parts
 from covtoken.scores.recipe import InOrganSettings, Recipe
 from covtoken.scores.scorers import choices
-from covtoken.studies.ablation import TIED, values_of
-from covtoken.studies.study import content_of, open_study, read_variants, recipe_cohorts, split_features, write_table
+from covtoken.studies.ablation import values_of
+from covtoken.studies.study import Study, content_of, open_study, ranked, recipe_cohorts, split_features
 
-SCHEMA = "covtoken-in-organ/1"
+STUDY = Study("in_organ", "covtoken-in-organ/1", "covtoken in-organ")
 FIELDS = ("block", "weight", "sigma")
 
 
@@ -48,7 +48,7 @@ def run_in_organ(
     blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.settings.student_block)})
     splits = bank, selection, labels = split_features(setting, blocks, True)
     variants = evaluate(bank, selection, labels, vit.n_blocks, progress)
-    return content_of(SCHEMA, setting, splits, started, variants=variants)
+    return content_of(STUDY, setting, splits, started, variants=variants)
 
 
 def evaluate(
@@ -70,23 +70,13 @@ def evaluate(
     return rows
 
 
-def write_in_organ(content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
-    """Write to ``gate_reports/<cohort>/in_organ.json``, or to the ignored ``_run`` folder."""
-    return write_table(content, "in_organ", recorded=recorded, root=root)
-
-
-def read_in_organ(cohort: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table; errors as ``read_variants``."""
-    return read_variants(cohort, "in_organ", SCHEMA, "covtoken in-organ", root)
-
-
-def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
+def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
     """The recipe that the rule above gives, and the ranking: rows {block, weight, sigma, mean, <cohort>…, tied}.
 
     Raises:
         CovtokenError: a table is not recorded, or the cohorts' are of other weights or variants.
     """
-    found = {cohort: read_in_organ(cohort, root) for cohort in recipe_cohorts()}
+    found = {cohort: STUDY.read(cohort, root) for cohort in recipe_cohorts()}
     values = {c: {tuple(r[k] for k in FIELDS): r for r in content["variants"]} for c, content in found.items()}
     students = {name: {row["student_block"] for row in c["variants"]} for name, c in found.items()}
     kinds = {
@@ -99,9 +89,7 @@ def recommend_in_organ(root: Path | None = None) -> tuple[Recipe, list[dict[str,
         each = {cohort: table[key]["auroc"] for cohort, table in values.items()}
         row = dict(zip(FIELDS, key)) | {"mean": float(np.mean(list(each.values())))} | each
         rows.append(row | {"student_block": first["student_block"]})
-    best = max(row["mean"] for row in rows if row["weight"])
-    rows = [row | {"tied": bool(row["weight"]) and row["mean"] >= best - TIED} for row in rows]
-    rows.sort(key=lambda row: (0, *(row[k] for k in FIELDS)) if row["tied"] else (1, -row["mean"]))
+    rows = ranked(rows, lambda row: tuple(row[name] for name in FIELDS), lambda row: row["weight"] > 0)
     first = rows[0]
     recipe = Recipe("in_organ", first["block"], False, first["sigma"])
     return replace(recipe, settings=InOrganSettings(first["student_block"], first["weight"])), rows

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,51 @@ from covtoken.protocol.report import provenance, report_path
 from covtoken.protocol.scoring import need_lesions
 from covtoken.protocol.setting import Setting, open_setting
 
+TIED = 0.002  # of the mean AUROC
 NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table of variants beside the gate reports.
+
+    Attributes:
+        stem: of its file. schema: that the content names. command: that records it, for the errors.
+        rows: key of the content that must hold rows.
+    """
+
+    stem: str
+    schema: str
+    command: str
+    rows: str = "variants"
+
+    def write(self, content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
+        """Write to ``gate_reports/<cohort>/<stem>.json``, or to the ignored ``_run`` folder."""
+        path = report_path(content["cohort"], self.stem, recorded=recorded, root=root)
+        with write_then_rename(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        return path
+
+    def read(self, cohort: str, root: Path | None = None) -> dict[str, Any]:
+        """Read a committed table.
+
+        Raises:
+            CovtokenError: none is recorded, it is not readable, empty, or of another schema or split.
+        """
+        path = report_path(cohort, self.stem, recorded=True, root=root)
+        again = f"run `{self.command} --cohort {cohort} --record`"
+        if not path.is_file():
+            raise CovtokenError(f"no table at {path}: {again}")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
+        known = content if isinstance(content, dict) else {}
+        if known.get("schema") != self.schema or known.get("split") != "selection":
+            raise CovtokenError(f"{path}: expected schema {self.schema!r} on the selection split; {again}")
+        if not content.get(self.rows):
+            raise CovtokenError(f"the table {self.stem}.json of {cohort} holds no {self.rows}: restore it from git")
+        return content
 
 
 def open_study(cohort: str, backbone: str = "embedded", **inputs) -> Setting:
@@ -69,7 +115,7 @@ def split_features(
 
 
 def content_of(
-    schema: str,
+    study: Study,
     setting: Setting,
     splits: tuple[FeatureSet, FeatureSet, SplitLabels],
     started: float,
@@ -79,7 +125,7 @@ def content_of(
     """Write a study down as JSON content: cohort, backbone, counts, provenance, and the study's own fields.
 
     Args:
-        schema: name of the form.
+        study: whose table it is.
         setting: as ``open_study`` gives.
         splits: as ``split_features`` gives.
         started: ``time.perf_counter`` before the work.
@@ -89,7 +135,7 @@ def content_of(
     cohort, vit = setting.cohort, setting.vit
     bank, selection, labels = splits
     return {
-        "schema": schema,
+        "schema": study.schema,
         "cohort": cohort.name,
         "split": "selection",
         "note": note,
@@ -116,46 +162,29 @@ def content_of(
     }
 
 
-def write_table(content: dict[str, Any], stem: str, *, recorded: bool, root: Path | None = None) -> Path:
-    """Write to ``gate_reports/<cohort>/<stem>.json``, or to the ignored ``_run`` folder."""
-    path = report_path(content["cohort"], stem, recorded=recorded, root=root)
-    with write_then_rename(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return path
-
-
-def read_table(cohort: str, stem: str, schema: str, command: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table.
+def ranked(
+    rows: list[dict[str, Any]],
+    order: Callable[[dict[str, Any]], tuple],
+    may_win: Callable[[dict[str, Any]], bool] = lambda row: True,
+) -> list[dict[str, Any]]:
+    """Rank variants: those tied with the best by ``order``, then the rest by mean; each row gets ``tied``.
 
     Args:
-        schema: that its content must name. command: that records it, for the errors.
-
-    Raises:
-        CovtokenError: none is recorded, it is not readable, or of another schema or split.
+        rows: variants, each with ``mean``.
+        order: sorts tied variants, the cheapest first.
+        may_win: tells a variant from one that is there for comparison.
     """
-    path = report_path(cohort, stem, recorded=True, root=root)
-    again = f"run `{command} --cohort {cohort} --record`"
-    if not path.is_file():
-        raise CovtokenError(f"no table at {path}: {again}")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
-    known = content if isinstance(content, dict) else {}
-    if known.get("schema") != schema or known.get("split") != "selection":
-        raise CovtokenError(f"{path}: expected schema {schema!r} on the selection split; {again}")
-    return content
+    best = max(row["mean"] for row in rows if may_win(row))
+    rows = [row | {"tied": bool(may_win(row)) and row["mean"] >= best - TIED} for row in rows]
+    return sorted(rows, key=lambda row: (0, *order(row)) if row["tied"] else (1, -row["mean"]))
 
 
-def read_variants(cohort: str, stem: str, schema: str, command: str, root: Path | None = None) -> dict[str, Any]:
-    """A committed table with ``variants``; arguments and errors as ``read_table``, and it must hold some."""
-    content = read_table(cohort, stem, schema, command, root)
-    if not content.get("variants"):
-        raise CovtokenError(f"the table {stem}.json of {cohort} holds no variants: restore it from git")
-    return content
+def from_the_usual(row: dict[str, Any]) -> tuple[float, float]:
+    """Say how far a variant's ridge lies from 1, in ratio, and its quantile from 0.9."""
+    return round(abs(math.log(row["ridge"])), 9), round(abs(row["quantile"] - 0.9), 9)
 
 
 def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
-    """The pictures of the ``n_units`` units with the smallest keyed hashes: blind to everything but their names."""
+    """Keep the pictures of the ``n_units`` units with the smallest keyed hashes: blind to all but their names."""
     wanted = set(smallest(set(bank.units), n_units, key))
     return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])

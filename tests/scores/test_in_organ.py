@@ -86,15 +86,15 @@ def _write(root, values, weights="w", **other):
             {"block": b, "weight": w, "sigma": s, "student_block": 6, "auroc": v - 0.02 * i, "image_auroc": 0.9}
             for (b, w, s), v in values.items()
         ]
-        content = {"schema": choice.SCHEMA, "cohort": cohort, "split": "selection", "variants": rows}
+        content = {"schema": choice.STUDY.schema, "cohort": cohort, "split": "selection", "variants": rows}
         content["provenance"] = {"weights_sha256": weights if i else "w"}
-        path = choice.write_in_organ(content | other, recorded=True, root=root)
+        path = choice.STUDY.write(content | other, recorded=True, root=root)
     return path
 
 
 def test_the_rule_takes_the_best_mean_and_breaks_ties_by_cost(tmp_path):
     _write(tmp_path, {(9, 0.5, 0.5): 0.9, (8, 1.0, 1.0): 0.8985, (8, 0.5, 0.5): 0.8975, (8, 0.0, 0.5): 0.95})
-    recipe, rows = choice.recommend_in_organ(tmp_path)
+    recipe, rows = choice.recommend(tmp_path)
     assert recipe == Recipe(
         "in_organ", 8, False, 1.0, settings=InOrganSettings(6, 1.0)
     )  # tied with 9; 0.0025 is no tie; A is no O
@@ -110,29 +110,29 @@ def test_a_cohort_that_is_evaluated_whole_chooses_nothing():
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
     with pytest.raises(CovtokenError, match="covtoken in-organ --cohort busi --record"):
-        choice.recommend_in_organ(tmp_path)
+        choice.recommend(tmp_path)
     _write(tmp_path, {(9, 0.5, 0.5): 0.9}, weights="other")
     with pytest.raises(CovtokenError, match="other weights"):
-        choice.recommend_in_organ(tmp_path)
+        choice.recommend(tmp_path)
     path = _write(tmp_path, {(9, 0.5, 0.5): 0.9}, split="test")
     with pytest.raises(CovtokenError, match="on the selection split"):
-        choice.recommend_in_organ(tmp_path)
+        choice.recommend(tmp_path)
     path.write_text("[]")
     with pytest.raises(CovtokenError, match="on the selection split"):
-        choice.read_in_organ(path.parent.name, tmp_path)
+        choice.STUDY.read(path.parent.name, tmp_path)
     path = _write(tmp_path, {})
     with pytest.raises(CovtokenError, match="holds no variants"):
-        choice.read_in_organ(path.parent.name, tmp_path)
+        choice.STUDY.read(path.parent.name, tmp_path)
     path.write_text("[")
     with pytest.raises(CovtokenError, match="not readable as JSON"):
-        choice.read_in_organ(path.parent.name, tmp_path)
+        choice.STUDY.read(path.parent.name, tmp_path)
 
 
 def test_the_recipe_is_what_the_rule_gives_of_the_committed_tables():
     missing = [c for c in recipe_cohorts() if not report_path(c, "in_organ", recorded=True).is_file()]
     if missing:
         pytest.skip(f"no table is recorded of {', '.join(missing)}")
-    assert choice.recommend_in_organ()[0] == IN_ORGAN, "set IN_ORGAN to what `covtoken in-organ --choose` prints"
+    assert choice.recommend()[0] == IN_ORGAN, "set IN_ORGAN to what `covtoken in-organ --choose` prints"
     content = json.loads((project_root() / "gate_reports" / "busi" / "in_organ.json").read_text())
     assert content["split"] == "selection" and "no test split" in content["note"]
 

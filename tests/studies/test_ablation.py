@@ -114,7 +114,7 @@ def _content(cohort, factorial, **changes):
         for row in factorial
     ]
     content = {
-        "schema": ablation.SCHEMA, "split": "selection", "cohort": cohort, "backbone": "b", "n_blocks": 12,
+        "schema": ablation.STUDY.schema, "split": "selection", "cohort": cohort, "backbone": "b", "n_blocks": 12,
         "n": {"units": 3, "images": 4, "bank_units": 5}, "n_variants": len(rows), "factorial": rows, "rounds": [],
         "default": {"target_block": 9, "block": 6}, "ladder": {"block": [6]},
         "single": [{"setting": "block", "value": 6, "auroc": 0.912345, "image_auroc": 0.9}],
@@ -127,7 +127,7 @@ def _write(tmp_path, by_row, **changes):
     """Both cohorts' files from {(block, quantile, ridge, σ): mean}; the cohorts differ by ± 0.01."""
     for cohort, off in zip(ablation.recipe_cohorts(), (0.01, -0.01), strict=True):
         rows = [(*key, mean + off) for key, mean in by_row.items()]
-        ablation.write_ablation(_content(cohort, rows), recorded=True, root=tmp_path)
+        ablation.STUDY.write(_content(cohort, rows), recorded=True, root=tmp_path)
     return tmp_path
 
 
@@ -157,20 +157,20 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         ablation.recommend(tmp_path)
     _write(tmp_path, {(6, 0.9, 1.0, 0.5): 0.9})
     other = _content("busi", [(6, 0.9, 1.0, 0.5, 0.9)], backbone="c")
-    ablation.write_ablation(other, recorded=True, root=tmp_path)
+    ablation.STUDY.write(other, recorded=True, root=tmp_path)
     with pytest.raises(CovtokenError, match="other backbones"):
         ablation.recommend(tmp_path)
-    path = ablation.write_ablation(other | {"split": "test"}, recorded=True, root=tmp_path)
+    path = ablation.STUDY.write(other | {"split": "test"}, recorded=True, root=tmp_path)
     with pytest.raises(CovtokenError, match="on the selection split"):
-        ablation.read_ablation("busi", tmp_path)
+        ablation.STUDY.read("busi", tmp_path)
     path.write_text("{")
     with pytest.raises(CovtokenError, match="not readable as JSON"):
-        ablation.read_ablation("busi", tmp_path)
+        ablation.STUDY.read("busi", tmp_path)
 
 
 def test_tables_mark_the_default_and_name_every_setting(tmp_path, found):
     content = _content("busi", []) | found | {"cohort": "busi"}
-    path = ablation.write_ablation(content, recorded=False, root=tmp_path)
+    path = ablation.STUDY.write(content, recorded=False, root=tmp_path)
     assert path == tmp_path / "gate_reports" / "_run" / "busi" / "ablation.json"
     content = json.loads(path.read_text())  # keys are sorted there: the table's order is that of its rows
     assert set(WORDS) == set(found["ladder"])
@@ -190,7 +190,7 @@ def test_an_ablation_is_no_gate_report():
 
 @pytest.mark.parametrize("cohort", RECORDED)
 def test_recorded_ablations_are_of_the_selection_split_and_small(cohort):
-    content = ablation.read_ablation(cohort)
+    content = ablation.STUDY.read(cohort)
     assert content["split"] == "selection" and "no test split" in content["note"]
     assert (project_root() / "gate_reports" / cohort / "ablation.json").stat().st_size < 300_000
     assert content["default"] == asdict(ablation.default(content["n_blocks"]))

@@ -1,6 +1,7 @@
 """The recipe is chosen over banks of many sizes: the rows are the recipes, the rule is the stated one."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,10 +57,10 @@ def _content(cohort, means, **changes):
 def _write(root, means, monkeypatch, block=6, **changes):
     monkeypatch.setattr(choice.ablation, "recommend", lambda root=None, cohorts=(): (Recipe("direction", block), []))
     about = {"provenance": {"weights_sha256": "w"}}
-    monkeypatch.setattr(choice.ablation, "read_ablation", lambda cohort, root=None: about)
+    monkeypatch.setattr(choice.ablation, "STUDY", SimpleNamespace(read=lambda cohort, root=None: about))
     for cohort in recipe_cohorts():
         found = _content(cohort, means, **(changes if cohort == recipe_cohorts()[-1] else {}))
-        choice.write_banks(found, recorded=True, root=root)
+        choice.STUDY.write(found, recorded=True, root=root)
     return root
 
 
@@ -112,13 +113,13 @@ def test_the_committed_tables_give_the_recommended_recipe():
     places = product(choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, choice.SIGMAS)
     assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(places)
     for cohort in recipe_cohorts():
-        content = choice.read_banks(cohort)
+        content = choice.STUDY.read(cohort)
         assert len(content["variants"]) == len(ranking) * len({(r["share"], r["key"]) for r in content["variants"]})
         assert np.isfinite([row["auroc"] for row in content["variants"]]).all()
 
 
 def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
-    contents = {cohort: choice.read_banks(cohort) for cohort in recipe_cohorts()}
+    contents = {cohort: choice.STUDY.read(cohort) for cohort in recipe_cohorts()}
     rows = bank_rows(contents)
     assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
     assert all(len(row) == 1 + len(contents) * len(compared(contents)) for row in rows) and "–" not in rows[0]

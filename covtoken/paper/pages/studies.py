@@ -16,15 +16,17 @@ from covtoken.errors import CovtokenError
 from covtoken.paper.pages.base import Reader, make_table
 from covtoken.paper.tables.studies import WORDS, value_text
 from covtoken.scores.recipe import RECOMMENDED
-from covtoken.studies.ablation import read_ablation, recipe_cohorts, settings
-from covtoken.studies.banks import FIELDS, mean_over_banks, read_banks
+from covtoken.studies import ablation, banks
+from covtoken.studies.ablation import settings as settings_of
+from covtoken.studies.banks import FIELDS, mean_over_banks
+from covtoken.studies.study import Study, recipe_cohorts
 
 
 class AblationTable(Reader, SphinxDirective):
     """A row a value of a setting; pooled and image AUROC of each recipe cohort; the default is marked."""
 
     def run(self) -> list[nodes.Node]:
-        contents, warnings = _contents(self, "ablation", read_ablation)
+        contents, warnings = _contents(self, ablation.STUDY)
         if not contents:
             return warnings
         head = ["setting", "value", *(f"{c}, {k}" for c in contents for k in ("token AUROC", "AUROC in one image"))]
@@ -38,7 +40,7 @@ class BankTable(Reader, SphinxDirective):
     """A row a share of the bank's units; of each recipe cohort the recommended recipe and two to hold it to."""
 
     def run(self) -> list[nodes.Node]:
-        contents, warnings = _contents(self, "banks", read_banks)
+        contents, warnings = _contents(self, banks.STUDY)
         if not contents:
             return warnings
         head = ["share of the bank's units", *(f"{c}, {name}" for c in contents for name in compared(contents))]
@@ -85,13 +87,13 @@ def bank_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _contents(directive, stem: str, read) -> tuple[dict[str, dict[str, Any]], list[nodes.Node]]:
+def _contents(directive: Reader, study: Study) -> tuple[dict[str, dict[str, Any]], list[nodes.Node]]:
     """The committed table of each recipe cohort, and a warning for each that is not there."""
     root, contents, warnings = directive.root(), {}, []
     for cohort in recipe_cohorts():
-        directive.depends_on(root / "gate_reports" / cohort / f"{stem}.json")
+        directive.depends_on(root / "gate_reports" / cohort / f"{study.stem}.json")
         try:
-            contents[cohort] = read(cohort, root)
+            contents[cohort] = study.read(cohort, root)
         except CovtokenError as error:
             # The error names the file by its full path, which is no business of a page.
             short = CovtokenError(str(error).replace(f"{root}/", ""))
@@ -103,7 +105,7 @@ def table_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
     """[setting, value, then pooled and image AUROC of each cohort]; a dash where a cohort lacks the value."""
     found: dict[tuple, dict[str, dict]] = {}
     for cohort, content in contents.items():
-        for name, rows in settings(content):
+        for name, rows in settings_of(content):
             for row in rows:
                 text = value_text(name, row["value"]) + (" (default)" if row["default"] else "")
                 found.setdefault((WORDS[name], text), {})[cohort] = row

@@ -10,7 +10,8 @@ from rich.table import Table
 from covtoken.bank.token_bank import KEY
 from covtoken.studies import banks as bank_choice
 from covtoken.studies import in_organ as in_organ_choice
-from covtoken.studies.ablation import TIED, settings
+from covtoken.studies.ablation import settings
+from covtoken.studies.study import TIED
 
 WORDS = {
     "block": "block that is read",
