@@ -50,7 +50,7 @@ def _content(cohort, means, **changes):
         for off in (0.0, 0.02, -0.02)
     ]
     about = {"backbone": "b", "block": 6, "target_block": 9, "provenance": {"weights_sha256": "w"}}
-    found = {"schema": choice.SCHEMA, "cohort": cohort, "split": "selection", "variants": variants}
+    found = {"schema": choice.STUDY.schema, "cohort": cohort, "split": "selection", "variants": variants}
     return found | about | changes
 
 
@@ -96,9 +96,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
         with pytest.raises(CovtokenError, match="record them alike"):
             choice.recommend(_write(tmp_path, means, monkeypatch, **changed))
     _write(tmp_path, means, monkeypatch)
-    monkeypatch.setattr(
-        choice.ablation, "read_ablation", lambda cohort, root: {"provenance": {"weights_sha256": "other"}}
-    )
+    other = {"provenance": {"weights_sha256": "other"}}
+    monkeypatch.setattr(choice.ablation, "STUDY", SimpleNamespace(read=lambda cohort, root: other))
     with pytest.raises(CovtokenError, match="the ablations that the block comes from, are of other weights"):
         choice.recommend(tmp_path)
     with pytest.raises(CovtokenError, match="gives block 5, the tables of banks are of block 6"):
