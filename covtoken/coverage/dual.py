@@ -1,9 +1,8 @@
-"""The constrained pruner: keep as few tokens as a coverage floor allows, with a dual variable (book/method.md).
+"""Prune each picture to as few tokens as a coverage floor allows, with a dual variable (book/method.md).
 
-Per picture: minimise the number kept subject to C* − C(S) ≤ δ, by the Lagrangian Σm + μ(C* − C(S) − δ): descent on the
-logits of a straight-through Gumbel-sigmoid mask, ascent on μ, which would read as the price, in tokens, of one unit of
-coverage. ``prune`` runs it as it was first specified, or repaired so that the floor *is* met (``REPAIRED``): a negative
-result that rests on the first alone could be a bad optimiser, not a bad objective.
+Minimise the number kept subject to C* − C(S) ≤ δ, by the Lagrangian Σm + μ(C* − C(S) − δ): descent on the logits of a
+straight-through Gumbel-sigmoid mask, ascent on μ, the price in tokens of a unit of coverage. ``SPECIFIED`` may miss the
+floor and ``REPAIRED`` meets it: a negative result from the first alone could be a bad optimiser, not a bad objective.
 """
 
 from __future__ import annotations
@@ -24,31 +23,27 @@ SLACK = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the saddle point is looked for.
+    """Settings of the search for the saddle point. SGD, not Adam, which would undo what the dual variable scales.
 
     Attributes:
-        steps: of descent. logit: where every token starts. rate, momentum: of SGD (not Adam, which would undo what the
-            dual variable scales). mu, mu_rate, mu_cap: start, rate and cap of the dual variable.
-        temperature, last_temperature: of the mask, geometric from the first to the last step.
-        rows: the mask multiplies the tokens, Z_S = m ⊙ Z, so that its square is in the Gram matrix and a dropped token
-            has no slope of its own: the literal form. Else it enters the Gram linearly (``functionals``).
+        rows: the mask multiplies the tokens, Z_S = m ⊙ Z (the literal form): its square is in the Gram matrix, and a
+            dropped token has no slope. Else it enters the Gram linearly (``functionals``).
         scaled: measure coverage and size as shares, and divide each picture's gradient by its root mean square, so
             that μ weighs the two terms but cannot set the length of a step.
-        repair: at the end, add the best tokens until the floor is met.
     """
 
     steps: int = 200
-    logit: float = 2.0
+    logit: float = 2.0  # of every token at the start
     rate: float = 0.5
     momentum: float = 0.9
-    mu: float = 1.0
+    mu: float = 1.0  # the dual variable at the start
     mu_rate: float = 0.2
     mu_cap: float = 1e4
-    temperature: float = 0.5
-    last_temperature: float = 0.5
+    temperature: float = 0.5  # of the mask: geometric from the first step
+    last_temperature: float = 0.5  # to the last
     rows: bool = True
     scaled: bool = False
-    repair: bool = False
+    repair: bool = False  # at the end, add the best tokens until the floor is met
 
 
 SPECIFIED = Schedule()
@@ -57,51 +52,36 @@ REPAIRED = replace(SPECIFIED, rate=0.05, temperature=1.0, last_temperature=0.1, 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What the pruner found, for B pictures of T tokens.
+    """The pruner's result for B pictures of T tokens."""
 
-    Attributes:
-        mask: [B, T] bool, the deterministic mask (logit > 0, then repaired where asked). logits: [B, T].
-        mu: [B], the last dual value; mu_path: [steps, B]. k_path: [steps, B], tokens kept by the sampled masks.
-        full: [B], C*. covered: [B], C(S). drop: [B], C* − C(S). delta: [B], the slack. met: [B] bool, drop ≤ delta.
-        met_before_repair: [B] bool, the same of the mask before tokens were added.
-        k: [B], tokens kept.
-    """
-
-    mask: Tensor
-    logits: Tensor
-    mu: Tensor
-    mu_path: Tensor
-    k_path: Tensor
-    full: Tensor
-    covered: Tensor
-    drop: Tensor
-    delta: Tensor
-    met: Tensor
-    met_before_repair: Tensor
-    k: Tensor
+    mask: Tensor  # [B, T] bool, deterministic: logit > 0, then repaired where asked
+    logits: Tensor  # [B, T]
+    mu: Tensor  # [B], the last dual value
+    mu_path: Tensor  # [steps, B]
+    k_path: Tensor  # [steps, B], tokens kept by the sampled masks
+    full: Tensor  # [B], C*
+    covered: Tensor  # [B], C(S)
+    drop: Tensor  # [B], C* − C(S)
+    delta: Tensor  # [B], the allowed drop
+    met: Tensor  # [B] bool, drop ≤ delta
+    met_before_repair: Tensor  # [B] bool, the same before tokens were added
+    k: Tensor  # [B], tokens kept
 
 
 @dataclass(frozen=True)
 class CoverageCertificate:
-    """What the pruner certifies about one picture; it says nothing about lesions.
+    """The coverage certificate of one picture; it says nothing about lesions."""
 
-    Attributes:
-        delta: allowed drop. n_tokens: before pruning; k: kept; retention: k / n_tokens.
-        full, covered, drop, met: C*, C(S), C* − C(S), and whether the drop stays within delta.
-        mu: price in tokens of one unit of coverage, at the last step.
-        directions_retained: share of the energy along each of the first 8 directions of P_L that kept tokens hold.
-    """
-
-    delta: float
-    n_tokens: int
-    k: int
-    retention: float
-    full: float
-    covered: float
-    drop: float
-    met: bool
-    mu: float
-    directions_retained: tuple[float, ...]
+    delta: float  # allowed drop
+    n_tokens: int  # before pruning
+    k: int  # tokens kept
+    retention: float  # k / n_tokens
+    full: float  # C*
+    covered: float  # C(S)
+    drop: float  # C* − C(S)
+    met: bool  # drop ≤ delta
+    mu: float  # price in tokens of one unit of coverage, at the last step
+    directions_retained: tuple[float, ...]  # kept share of the energy along each of the first directions of P_L
 
 
 def prune(
@@ -116,9 +96,11 @@ def prune(
     """Run the constrained pruner on every picture at once.
 
     Args:
-        name: of the coverage functional. y: [B, T, r] projected tokens. width: D of the unprojected tokens.
-        slack: δ as a share of C*, in [0, 1). seed: of the mask's noise, one a picture (one number: the same noise in
-            all), so that a picture's result does not depend on its neighbours in the batch.
+        name: the coverage functional.
+        y: projected tokens [B, T, r].
+        width: D of the unprojected tokens.
+        slack: δ as a share of C*, in [0, 1).
+        seed: one a picture, so that no result depends on the rest of the batch; a number gives all the same noise.
 
     Raises:
         CovtokenError: tokens of another shape, NaN, a slack outside [0, 1).
@@ -138,8 +120,7 @@ def prune(
     logits = torch.full((n, n_tokens), schedule.logit, dtype=torch.float64)
     velocity = torch.zeros_like(logits)
     mu = torch.full((n,), schedule.mu, dtype=torch.float64)
-    streams = streams_of(seed, n)
-    mu_path, k_path = [], []
+    streams, mu_path, k_path = streams_of(seed, n), [], []
     torch.set_flush_denormal(True)  # masks that are certain, and Grams of few tokens, otherwise cost minutes
     try:
         for step in range(schedule.steps):
@@ -176,7 +157,7 @@ def prune(
 
 
 def certificate(pruned: Pruned, y: Tensor, index: int, n_directions: int = 8) -> CoverageCertificate:
-    """The coverage certificate of one picture of the batch. y: [B, T, r], as it was pruned."""
+    """Certify the picture at ``index`` of the batch; y: the tokens [B, T, r] that were pruned."""
     energy = y[index].double().square()[:, :n_directions]
     total = energy.sum(0)
     kept = energy[pruned.mask[index]].sum(0) / torch.where(total > 0, total, torch.ones_like(total))

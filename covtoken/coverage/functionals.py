@@ -1,8 +1,8 @@
-"""How much a set of kept tokens covers: RankMe, coding rate and energy of projected, centred tokens (book/method.md).
+"""Measure what kept tokens cover: RankMe, coding rate and energy of projected, centred tokens (book/method.md).
 
 Each is a function of the weighted Gram matrix Σ w_t y_t y_tᵀ of projected tokens y, w = 1 for kept and 0 for dropped
-tokens, so that a set needs one small symmetric matrix and never an SVD of [T, D]. Between 0 and 1 the weight is linear
-in that matrix: a dropped token then still has a gradient, which a mask on the rows (w²) would take from it.
+tokens: one small symmetric matrix a set, never an SVD of [T, D]. The weight is linear in that matrix, so that a dropped
+token still has a gradient, which a mask on the tokens (w²) would take from it.
 
 Everything is float64: in float32 the RankMe of a single token comes out as 1.012.
 """
@@ -26,9 +26,9 @@ FLOOR = 1e-2  # of the largest singular value: see _RankMe.backward
 
 
 def project(tokens: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
-    """Tokens [..., D] centred by ``mean`` [D], in coordinates of orthonormal ``directions`` [D, r]; float64 [..., r].
+    """Centre tokens [..., D] by ``mean`` [D] and give their coordinates in orthonormal ``directions`` [D, r], float64.
 
-    Their Gram spectrum is that of P_L z, P_L = directions · directionsᵀ.
+    The Gram spectrum of the coordinates [..., r] is that of P_L z, P_L = directions · directionsᵀ.
     """
     if tokens.shape[-1] != len(mean) or directions.shape[0] != len(mean):
         raise CovtokenError(
@@ -38,10 +38,13 @@ def project(tokens: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
 
 
 def coverage(name: str, y: Tensor, weight: Tensor | None = None, *, width: int, rows: bool = False) -> Tensor:
-    """One functional of each set, [...]. y: [..., T, r] projected tokens; weight: [..., T] (None: all kept).
+    """Measure the coverage [...] of each set of tokens.
 
     Args:
-        name: ``rankme``, ``coding_rate`` or ``energy``. width: D, the width of the unprojected tokens.
+        name: ``rankme``, ``coding_rate`` or ``energy``.
+        y: projected tokens [..., T, r].
+        weight: [..., T]; None keeps all.
+        width: D of the unprojected tokens.
         rows: the weight multiplies the tokens, so that w² stands in the Gram: equal for 0 and 1, but not in slope.
     """
     if name not in FUNCTIONALS:
@@ -55,16 +58,15 @@ def coverage(name: str, y: Tensor, weight: Tensor | None = None, *, width: int, 
 
 
 def rankme(y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """exp(−Σ p log p), p the singular values of the kept tokens normalised to sum 1 (+ 1e-7); 0 for none.
+    """Compute exp(−Σ p log p), p the singular values of the kept tokens normalised to sum 1 (+ 1e-7); 0 for none.
 
-    Between 1 and min(k, r) up to 1e-3 (the added 1e-7). Source: Garrido et al. 2023. Adding a token may *lower* it:
-    a token that repeats the strongest direction makes the spectrum less even.
+    Between 1 and min(k, r) up to 1e-3 (Garrido et al. 2023). A token that repeats the strongest direction *lowers* it.
     """
     return rankme_of_gram(gram(y, weight))
 
 
 def coding_rate(y: Tensor, weight: Tensor | None = None, *, width: int) -> Tensor:
-    """½ log det(I + D / (k ε_c²) Σ w y yᵀ), k = Σ w, ε_c = ½; 0 for none. Source: Yu et al. 2020.
+    """Compute ½ log det(I + D / (k ε_c²) Σ w y yᵀ), k = Σ w, ε_c = ½; 0 for none (Yu et al. 2020).
 
     Not monotone either: k stands in the denominator, so a token of norm 0 lowers it.
     """
@@ -73,49 +75,50 @@ def coding_rate(y: Tensor, weight: Tensor | None = None, *, width: int) -> Tenso
 
 
 def energy(y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Σ w ‖y‖² / Σ ‖y‖², in 0 … 1, monotone; its best set of k tokens are the k largest norms. 0 where all is 0."""
+    """Compute Σ w ‖y‖² / Σ ‖y‖² in 0 … 1, 0 where all is 0; monotone, so the k largest norms are the best k tokens."""
     y, weight = _checked(y, weight)
-    each = y.square().sum(-1)
-    total = each.sum(-1)
-    return (weight * each).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
+    squares = y.square().sum(-1)
+    total = squares.sum(-1)
+    return (weight * squares).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def gram(y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Σ w_t y_t y_tᵀ, [..., r, r] float64."""
+    """Sum w_t y_t y_tᵀ over the tokens, [..., r, r] float64."""
     y, weight = _checked(y, weight)
     return (y * weight[..., None]).transpose(-1, -2) @ y
 
 
 def _small_gram(y: Tensor, weight: Tensor) -> Tensor:
-    """Gram of weighted tokens w y, of the smaller side: kept × kept where fewer are kept than there are directions.
+    """Gram of weighted tokens w y, kept × kept where fewer are kept than there are directions.
 
-    Its spectrum is the same but for zeros, and a dropped token has no slope on either side.
+    The spectrum of either side is the same but for zeros, and a dropped token has no slope in either.
     """
     most = max(1, int((weight > 0).sum(-1).max()))
     if most >= y.shape[-1]:
         return gram(y, weight.square())
     held, index = weight.topk(most, dim=-1)
-    rows = torch.gather(y, -2, index[..., None].expand(*index.shape, y.shape[-1])) * (held * (held > 0))[..., None]
-    return rows @ rows.transpose(-1, -2)
+    kept = torch.gather(y, -2, index[..., None].expand(*index.shape, y.shape[-1])) * (held * (held > 0))[..., None]
+    return kept @ kept.transpose(-1, -2)
 
 
 def set_coverage(name: str, y: Tensor, sets: Tensor, *, width: int) -> Tensor:
-    """One functional of sets of k tokens, [..., n_sets], without gradients; through the smaller of the two Grams.
+    """Measure the coverage [..., n_sets] of sets of k tokens, without gradients, through the smaller of the two Grams.
 
     Args:
-        y: [..., T, r]. sets: int [..., n_sets, k], different tokens of that picture.
+        name: the coverage functional.
+        y: projected tokens [..., T, r].
+        sets: int [..., n_sets, k], different tokens of that picture.
+        width: D of the unprojected tokens.
     """
+    y, k = y.double(), sets.shape[-1]
     if name == "energy":
-        each = y.double().square().sum(-1)
-        total = each.sum(-1, keepdim=True)
-        return _take(each, sets).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
-    k = sets.shape[-1]
-    rows = torch.gather(
-        y.double().unsqueeze(-3).expand(*sets.shape[:-1], *y.shape[-2:]),
-        -2,
-        sets.unsqueeze(-1).expand(*sets.shape, y.shape[-1]),
-    )
-    small = rows @ rows.transpose(-1, -2) if k < y.shape[-1] else rows.transpose(-1, -2) @ rows
+        squares = y.square().sum(-1)
+        total = squares.sum(-1, keepdim=True)
+        kept = torch.gather(squares.unsqueeze(-2).expand(*sets.shape[:-1], y.shape[-2]), -1, sets)
+        return kept.sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
+    pictures = y.unsqueeze(-3).expand(*sets.shape[:-1], *y.shape[-2:])
+    kept = torch.gather(pictures, -2, sets.unsqueeze(-1).expand(*sets.shape, y.shape[-1]))
+    small = kept @ kept.transpose(-1, -2) if k < y.shape[-1] else kept.transpose(-1, -2) @ kept
     if name == "rankme":
         return rankme_of_gram(small)
     if name == "coding_rate":
@@ -124,14 +127,14 @@ def set_coverage(name: str, y: Tensor, sets: Tensor, *, width: int) -> Tensor:
 
 
 def rankme_of_gram(matrix: Tensor) -> Tensor:
-    """RankMe [...] from Gram matrices [..., n, n] of either side (tokens × tokens, or coordinates × coordinates)."""
-    return (
-        _RankMe.apply(matrix) if matrix.requires_grad else _entropy_rank(_in_parts(torch.linalg.eigvalsh, matrix)[0])[0]
-    )
+    """Compute RankMe [...] from Gram matrices [..., n, n] of either side (tokens or coordinates)."""
+    if matrix.requires_grad:
+        return _RankMe.apply(matrix)
+    return _entropy_rank(_in_parts(torch.linalg.eigvalsh, matrix)[0])[0]
 
 
 def coding_rate_of_gram(matrix: Tensor, k: Tensor, width: int) -> Tensor:
-    """Coding rate [...] from Gram matrices [..., n, n] of k tokens [...] of width D."""
+    """Compute the coding rate [...] from Gram matrices [..., n, n] of k tokens [...] of width D."""
     scale = width / (k.clamp(min=1) * CODING_EPSILON**2)
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     factor = torch.linalg.cholesky(eye + scale[..., None, None] * matrix)
@@ -139,14 +142,11 @@ def coding_rate_of_gram(matrix: Tensor, k: Tensor, width: int) -> Tensor:
 
 
 def _in_parts(decompose, matrix: Tensor) -> tuple[Tensor, ...]:
-    """An eigendecomposition of many small matrices, a part of them in each thread.
-
-    torch takes them one after the other and gives each all threads, which are slower together than one on 64 × 64.
-    """
+    """Decompose small matrices, a part in each thread: all threads on each, torch's way, are slower at 64 × 64."""
     flat = matrix.reshape(-1, *matrix.shape[-2:])
     parts = flat.chunk(os.cpu_count() or 1) if len(flat) >= FEWEST_IN_PARTS else (flat,)
-    found = [out if isinstance(out, tuple) else (out,) for out in _threads().map(decompose, parts)]
-    return tuple(torch.cat(pieces).reshape(*matrix.shape[:-2], *pieces[0].shape[1:]) for pieces in zip(*found))
+    results = [out if isinstance(out, tuple) else (out,) for out in _threads().map(decompose, parts)]
+    return tuple(torch.cat(pieces).reshape(*matrix.shape[:-2], *pieces[0].shape[1:]) for pieces in zip(*results))
 
 
 @cache
@@ -178,30 +178,24 @@ class _RankMe(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         values, vectors = _in_parts(torch.linalg.eigh, matrix)
-        found, singular, total, share = _entropy_rank(values)
-        ctx.save_for_backward(found, vectors, singular, total, share)
-        return found
+        rank, singular, total, share = _entropy_rank(values)
+        ctx.save_for_backward(rank, vectors, singular, total, share)
+        return rank
 
     @staticmethod
     def backward(ctx, above: Tensor) -> Tensor:
-        """∂/∂λ = ∂/∂s · 1/(2s), with s held above 1 % of the largest.
+        """∂/∂λ = ∂/∂s · 1/(2s), with s held above 1 % of the largest; exact where all singular values are larger.
 
-        A direction that no kept token has yet would have an infinite slope. A token is added whole, not by an
-        infinitely small part, so a slope about as large as the gain of a whole token is the useful one. Where all
-        singular values are larger, the gradient is exact.
+        A direction that no kept token has yet would have an infinite slope. A token is added whole, so a slope about
+        as large as the gain of a whole token is the useful one.
         """
-        found, vectors, singular, total, share = ctx.saved_tensors
+        rank, vectors, singular, total, share = ctx.saved_tensors
         slope = -(share.log() + 1)
         by_singular = (slope - (slope * singular).sum(-1, keepdim=True) / total) / total
         floor = FLOOR * singular.amax(-1, keepdim=True)
         held = torch.maximum(singular, torch.where(floor > 0, floor, torch.ones_like(floor)))
-        by_value = found[..., None] * by_singular / (2 * held)
+        by_value = rank[..., None] * by_singular / (2 * held)
         return above[..., None, None] * (vectors * by_value[..., None, :]) @ vectors.transpose(-1, -2)
-
-
-def _take(values: Tensor, sets: Tensor) -> Tensor:
-    """values [..., T] at sets [..., n, k] → [..., n, k]."""
-    return torch.gather(values.unsqueeze(-2).expand(*sets.shape[:-1], values.shape[-1]), -1, sets)
 
 
 def _checked(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
-"""Strong optimisers of coverage: a spanning choice by pivoted QR, and stochastic greedy maximisation with swaps.
+"""Maximise coverage strongly: a spanning choice by pivoted QR, and stochastic greedy maximisation with swaps.
 
-They answer one question: does the pruner of ``dual`` lose lesions because it optimises badly, or because of what it
-optimises? Energy needs none of them: its best set of k tokens are the k largest norms.
+Does the pruner of ``dual`` lose lesions because it optimises badly, or because of what it optimises?
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ SPENT = 1e-9  # of the largest squared norm: what is left of a token that the ch
 
 
 def spanning(y: Tensor, k: int, first: Tensor | None = None) -> Tensor:
-    """k tokens of each picture by column-pivoted QR, int [B, k], in the order chosen.
+    """Choose k tokens of each picture by column-pivoted QR, int [B, k], in the order chosen.
+
+    Args:
+        y: projected tokens [B, T, r].
+        first: int [B], the token to begin with (None: the largest norm).
 
     Each step takes the token with the largest part outside the span of those chosen, which greedily maximises their
     volume. Past the rank it starts over on the remaining tokens.
-
-    Args:
-        y: [B, T, r] projected tokens. first: int [B], the token to begin with (None: the largest norm).
     """
     y = y.double()
     n, n_tokens, _ = y.shape
@@ -49,7 +49,7 @@ def spanning(y: Tensor, k: int, first: Tensor | None = None) -> Tensor:
 
 
 def largest_norms(y: Tensor, k: int) -> Tensor:
-    """The k tokens of each picture that maximise energy, int [B, k]: a closed form."""
+    """Choose the k tokens of each picture that maximise energy, int [B, k]: a closed form."""
     _check_k(k, y.shape[1])
     return y.double().square().sum(-1).sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
@@ -57,13 +57,15 @@ def largest_norms(y: Tensor, k: int) -> Tensor:
 def greedy(
     name: str, y: Tensor, k: int, *, width: int, candidates: int = CANDIDATES, swaps: int = SWAPS, seed=0
 ) -> Tensor:
-    """k tokens of each picture that nearly maximise a functional, int [B, k].
-
-    Each step looks at ``candidates`` random remaining tokens of each picture and takes the best (Mirzasoleiman et al.
-    2015); then ``swaps`` random exchanges of a chosen for another token are tried, and kept where they gain.
+    """Choose k tokens of each picture that nearly maximise a functional, int [B, k].
 
     Args:
-        name: of the functional. y: [B, T, r]. width: D. seed: one number, or one a picture (``streams_of``).
+        name: the coverage functional.
+        y: projected tokens [B, T, r].
+        width: D of the unprojected tokens.
+        candidates: random remaining tokens of which each step takes the best (Mirzasoleiman et al. 2015).
+        swaps: random exchanges of a chosen for another token, tried at the end and kept where they gain.
+        seed: a number, or one a picture.
     """
     y = y.double()
     n, n_tokens, _ = y.shape
@@ -76,9 +78,9 @@ def greedy(
     for _ in range(k):
         draw = _uniform(streams, n_tokens).masked_fill(taken, 2.0)
         offered = draw.argsort(dim=1)[:, : min(candidates, n_tokens - chosen.shape[1])]
-        found = _with_each(name, y, chosen, offered, width)
-        best = found.argmax(dim=1)
-        pick, value = offered[everyone, best], found[everyone, best]
+        gained = _with_each(name, y, chosen, offered, width)
+        best = gained.argmax(dim=1)
+        pick, value = offered[everyone, best], gained[everyone, best]
         chosen = torch.cat([chosen, pick[:, None]], dim=1)
         taken[everyone, pick] = True
     for _ in range(swaps if k < n_tokens else 0):
@@ -86,20 +88,20 @@ def greedy(
         new = _uniform(streams, n_tokens).masked_fill(taken, 2.0).argmin(dim=1)
         trial = chosen.clone()
         trial[everyone, out] = new
-        found = set_coverage(name, y, trial[:, None], width=width)[:, 0]
-        better = found > value
+        tried = set_coverage(name, y, trial[:, None], width=width)[:, 0]
+        better = tried > value
         taken[everyone[better], chosen[better, out[better]]] = False
         taken[everyone[better], new[better]] = True
-        chosen, value = torch.where(better[:, None], trial, chosen), torch.where(better, found, value)
+        chosen, value = torch.where(better[:, None], trial, chosen), torch.where(better, tried, value)
     return chosen
 
 
 def streams_of(seed: int | Sequence[int], n: int) -> list[torch.Generator]:
-    """A random stream a picture: all of one seed, or one seed each."""
+    """Give each of n pictures a random stream: all of the same seed, or each of its own."""
     seeds = [seed] * n if isinstance(seed, int) else list(seed)
     if len(seeds) != n:
         raise CovtokenError(f"{len(seeds)} seeds for {n} pictures: give one, or one a picture")
-    return [torch.Generator().manual_seed(int(one)) for one in seeds]
+    return [torch.Generator().manual_seed(int(number)) for number in seeds]
 
 
 def _uniform(streams: Sequence[torch.Generator], size: int) -> Tensor:
@@ -107,29 +109,24 @@ def _uniform(streams: Sequence[torch.Generator], size: int) -> Tensor:
 
 
 def _with_each(name: str, y: Tensor, chosen: Tensor, offered: Tensor, width: int) -> Tensor:
-    """Coverage of the chosen tokens [B, k] together with each one of the offered [B, c]; [B, c]."""
+    """Coverage [B, c] of the chosen tokens [B, k] together with each of the offered [B, c]."""
     if name != "coding_rate":
         sets = torch.cat([chosen[:, None].expand(-1, offered.shape[1], -1), offered[..., None]], dim=2)
         return set_coverage(name, y, sets, width=width)
     # det(A + c u uᵀ) = det A · (1 + c uᵀ A⁻¹ u): one factor a step serves every candidate.
-    rows, new = _rows(y, chosen), _rows(y, offered)
+    kept, new = (torch.gather(y, 1, index[..., None].expand(-1, -1, y.shape[-1])) for index in (chosen, offered))
     scale = width / ((chosen.shape[1] + 1) * CODING_EPSILON**2)
     eye = torch.eye(y.shape[-1], dtype=torch.float64)
-    factor = torch.linalg.cholesky(eye + scale * rows.transpose(1, 2) @ rows)
+    factor = torch.linalg.cholesky(eye + scale * kept.transpose(1, 2) @ kept)
     before = factor.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
     solved = torch.linalg.solve_triangular(factor, new.transpose(1, 2), upper=False)
     return before + 0.5 * torch.log1p(scale * solved.square().sum(1))
 
 
-def _rows(y: Tensor, chosen: Tensor) -> Tensor:
-    return torch.gather(y, 1, chosen[..., None].expand(*chosen.shape, y.shape[-1]))
-
-
 def repaired(name: str, y: Tensor, mask: Tensor, least: Tensor, *, width: int) -> Tensor:
-    """``mask`` [B, T] with the best tokens added, one by one, until each picture's coverage reaches ``least`` [B].
+    """Add the best tokens to ``mask`` [B, T], one by one, until each picture's coverage reaches ``least`` [B].
 
-    Best is the largest slope of the functional in the token's weight, one small eigendecomposition a step for all
-    tokens. A picture stops where its constraint holds, or with all tokens kept.
+    The best token has the largest slope of the functional in its weight: one eigendecomposition a step for all tokens.
     """
     y, mask = y.double(), mask.clone()
     empty = ~mask.any(dim=1)  # without a token no slope tells them apart
