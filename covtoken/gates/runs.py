@@ -58,7 +58,7 @@ def run_and_write(
     if gate == "0":  # it chooses nothing and scores no label: no lock is needed, no look is logged
         setting = open_setting(cohort, None, **inputs)
         _refuse_another_folder(setting, gate, record)
-        run = gate0.run(setting)
+        run = GATES[gate](setting)
         return run, write_report(run.report, report_path(run.report.cohort, 0, recorded=record))
     if record and split == "selection":
         raise CovtokenError("--record needs --split test: selection runs are never committed")

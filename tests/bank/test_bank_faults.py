@@ -116,11 +116,13 @@ def test_twenty_kills_lose_nothing(tmp_path):
     once.mkdir()
     torch.set_num_threads(1)
     script = [sys.executable, __file__]
-    honest = subprocess.run([*script, "whole", str(once / "bank.safetensors")], capture_output=True, text=True)
+    how = {"capture_output": True, "text": True}
+    how["env"] = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # the stubs lie in tests/
+    honest = subprocess.run([*script, "whole", str(once / "bank.safetensors")], **how)
     assert honest.returncode == 0, honest.stderr
     many = tmp_path / "many"
     many.mkdir()
-    run = subprocess.run([*script, "killed", str(many)], capture_output=True, text=True)
+    run = subprocess.run([*script, "killed", str(many)], **how)
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert len(report["killed"]) == KILLS

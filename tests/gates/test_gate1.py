@@ -20,7 +20,7 @@ from covtoken.protocol import locks, planning, scoring
 from covtoken.protocol.alarm_limits import Recipes, alarm_sentence
 from covtoken.protocol.plan import binding
 from covtoken.protocol.report import committed_reports
-from covtoken.protocol.setting import Setting, open_setting
+from covtoken.protocol.setting import Setting
 from covtoken.scores.alarm import Limits
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import raw_maps, score_maps
@@ -208,14 +208,3 @@ def test_scores_that_cannot_be_saved_leave_no_report(monkeypatch, tmp_path):
     with pytest.raises(CovtokenError, match="at most 2000000"):
         runs.run_and_write(1, "phantom", "test", record=True)
     assert not written
-
-
-@pytest.mark.slow
-def test_phantom_from_pixels_repeats_the_committed_report():
-    report = next(r for r in REPORTS if r.cohort == "phantom")
-    setting = open_setting("phantom", "test", progress=False)
-    run = gate1.run(setting, planning.plan_for(setting))
-    assert run.report.decision == report.decision
-    for name in ("auroc.recommended", "auroc.density", "auroc.attention_best", "auroc_gain.middle_minus_final"):
-        assert run.report.metrics[name]["value"] == pytest.approx(report.metrics[name]["value"], abs=0.01)
-    assert np.isfinite(run.records.scores["density"].astype(float)).all()

@@ -44,7 +44,7 @@ def test_it_is_a_and_the_student_in_the_banks_own_units(both):
 
 
 def test_recipes_of_another_form_are_refused(both):
-    with pytest.raises(CovtokenError, match="takes InOrganSettings.student_block, weight."):
+    with pytest.raises(CovtokenError, match=r"takes InOrganSettings\(student_block, weight\)"):
         raw_maps("in_organ", 3, False, *both)
 
 

@@ -208,7 +208,7 @@ def test_ranks_do_not_hide_a_mask(features, kind, inside):
     with pytest.raises(LabelLeak):
         two_views(mask, inside)
     with pytest.raises(LabelLeak):
-        distilled(features, 2, reference, mask, inside=inside)
+        distilled(features, 2, reference, mask, DirectionSettings(inside=inside))
 
 
 def test_rarity_of_the_bank_leaves_the_own_unit_out(features):
