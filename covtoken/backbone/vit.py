@@ -1,7 +1,7 @@
-"""FrozenViT: pictures in, patch tokens of any block and CLS attention out, through an unmodified timm ViT.
+"""Extract patch tokens of any block and CLS attention from pictures, through an unmodified timm ViT.
 
-The model's own ``forward_intermediates`` runs the blocks; attention is read by hooks on the query and key
-normalisations that every timm attention calls, so no method copies the ViT and no second pass is made.
+The model's own ``forward_intermediates`` runs the blocks; hooks on the query and key normalisations that every timm
+attention calls read the attention: no copy of the ViT, no second pass.
 """
 
 from __future__ import annotations
@@ -34,34 +34,31 @@ MAX_TOKENS = 128 * 128
 
 @dataclass
 class Extraction:
-    """What one pass gave; tokens are patch tokens alone, float32, row-major on (rows, cols).
+    """Features of one pass: patch tokens alone, float32, row-major on (rows, cols)."""
 
-    Attributes:
-        tokens: [N, T, D] by block. attention: [N, T] by block. saliency: [N, T] logits, or None.
-    """
-
-    tokens: dict[Block, Tensor]
-    attention: dict[int, Tensor]
-    saliency: Tensor | None
+    tokens: dict[Block, Tensor]  # [N, T, D] by block
+    attention: dict[int, Tensor]  # [N, T] by block
+    saliency: Tensor | None  # [N, T] logits
     rows: int
     cols: int
 
 
 @dataclass
 class FrozenViT:
-    """A frozen timm ViT with what its users must know. Made by ``covtoken.backbone.weights.load_backbone``.
+    """A frozen timm ViT with its preprocessing, as ``covtoken.backbone.weights.load_backbone`` makes it.
 
     One instance serves one thread at a time: attention is read by hooks on its modules.
 
     Attributes:
         model: the unmodified timm model in eval mode, no gradients, created for ``picture_size``.
-        name: as asked for. label: how prose must call it.
+        name: as asked for.
         picture_size: S, pixels; pictures are squashed to S × S.
         weights_sha256: of the file the weights came from.
         mean, std: per channel, on the input's scale.
+        label: the name in prose.
         saliency_head: the embedded model's own decoder, else None.
-        input: what pictures must be given as, ``"unit"`` (0…1) or ``"hu"`` (Hounsfield units within ±1000);
-            ``covtoken.data.intensity.to_input`` makes either.
+        input: ``"unit"`` (pictures in 0…1) or ``"hu"`` (Hounsfield units within ±1000), as
+            ``covtoken.data.intensity.to_input`` makes them.
     """
 
     model: nn.Module = field(repr=False)
@@ -118,7 +115,7 @@ class FrozenViT:
 
     @property
     def preprocessing(self) -> str:
-        """Names everything done to a picture of this backbone's input; part of cache keys and bank headers."""
+        """Name of all that is done to a picture of this backbone's input; part of cache keys and bank headers."""
         numbers = [",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std)]
         low, high = INPUT_RANGE[self.input]
         # The unit range goes unnamed, as it did before there was another: a name would orphan every stored feature.
@@ -143,17 +140,17 @@ class FrozenViT:
         return torch.from_numpy(np.array(squashed, dtype=np.float32)).clamp_(low, high)  # bicubic overshoots at edges
 
     def brightness(self, squashed: Tensor) -> Tensor:
-        """Squashed pictures on the unit range, whatever the input: what patch intensity and variance are taken of."""
+        """Scale squashed pictures to the unit range, whatever the input, for patch intensity and variance."""
         low, high = INPUT_RANGE[self.input]
         return squashed if self.input == "unit" else (squashed - low) / (high - low)
 
     def normalise(self, squashed: Tensor) -> Tensor:
-        """Squashed pictures [..., S, S] → [..., 3, S, S] as the weights ask."""
+        """Repeat the channel of squashed pictures [..., S, S] → [..., 3, S, S] and normalise as the weights ask."""
         mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
         return (squashed.unsqueeze(-3) - mean) / std
 
     def prepare(self, pixels: np.ndarray) -> Tensor:
-        """One picture [H, W] of ``input``'s range → [3, S, S]: squash, clip, repeat the channel, normalise."""
+        """Squash and normalise a picture [H, W] of ``input``'s range → [3, S, S]."""
         return self.normalise(self.squash(pixels))
 
     def extract(
@@ -164,13 +161,13 @@ class FrozenViT:
         saliency: bool = False,
         precision: str = "fp32",
     ) -> Extraction:
-        """One pass over ``images`` that stops after the deepest block asked for.
+        """Extract features in one pass that stops after the deepest block asked for.
 
         Args:
             images: [N, 3, S, S] from ``prepare``.
-            blocks: tokens wanted, 1…L and ``"norm"``.
-            attention: blocks whose CLS attention is wanted: softmax of the CLS query over the *patch* keys (a head that
-                looks mostly at CLS or registers counts as much as the others), mean over heads; each row sums to 1.
+            blocks: 1…L and ``"norm"``, to give tokens of.
+            attention: blocks 1…L, to give CLS attention of: softmax of the CLS query over the *patch* keys (a head that
+                looks mostly at CLS or registers counts as much as the others), mean over heads; sums to 1.
             saliency: also the saliency head's logits, averaged over each patch (embedded weights only).
             precision: ``"fp32"``, or ``"bf16"`` for autocast. Results are float32 either way.
 
@@ -186,17 +183,12 @@ class FrozenViT:
             raise CovtokenError("nothing to extract: ask for at least one block, attention or saliency")
         cast = torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         rows_of_attention: dict[int, Tensor] = {}
+        options = {"stop_early": True, "output_fmt": "NLC", "intermediates_only": True}
         with torch.no_grad(), cast, ExitStack() as hooks:
             for block in attention:
                 hooks.enter_context(_CLSAttention(self.model, block, rows_of_attention))
-            outputs = self.model.forward_intermediates(
-                images,
-                indices=[depth - 1 for depth in depths],
-                stop_early=True,
-                output_fmt="NLC",
-                intermediates_only=True,
-            )
-            streams = dict(zip(depths, outputs))
+            indices = [depth - 1 for depth in depths]
+            streams = dict(zip(depths, self.model.forward_intermediates(images, indices=indices, **options)))
             tokens = {block: streams[block].float().contiguous() for block in blocks if block != "norm"}
             normed = self.model.norm(streams[self.n_blocks]).float().contiguous() if final else None
         if "norm" in blocks:
@@ -204,13 +196,8 @@ class FrozenViT:
         # The head runs in float32 even under bf16: it costs little, and its logits are a baseline.
         with torch.no_grad():
             logits = self.saliency_head.token_logits(normed, self.rows, self.cols) if saliency else None
-        return Extraction(
-            {block: tokens[block] for block in blocks},
-            {block: rows_of_attention[block] for block in attention},
-            logits,
-            self.rows,
-            self.cols,
-        )
+        ordered = ({b: tokens[b] for b in blocks}, {b: rows_of_attention[b] for b in attention})
+        return Extraction(*ordered, logits, self.rows, self.cols)
 
     def check_block(self, block: Block, allow_norm: bool = True) -> None:
         """Refuse a block that this model does not have."""
@@ -221,10 +208,11 @@ class FrozenViT:
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
     def check_request(self, images, blocks, attention, saliency, precision) -> None:
+        """Refuse arguments of ``extract`` that this backbone cannot serve."""
         expected = (3, self.picture_size, self.picture_size)
         if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {got}")
+            came = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise CovtokenError(f"images: expected [N, {', '.join(map(str, expected))}], got {came}")
         for block in _listed(blocks, "blocks"):
             self.check_block(block)
         for block in _listed(attention, "attention"):
@@ -248,14 +236,14 @@ def check_is_vit(model: nn.Module, name: str) -> None:
 
 
 def _listed(blocks: Sequence[Block], argument: str) -> list[Block]:
-    """Blocks as a list; a string or a lone number is refused."""
+    """List blocks; refuse a string or a lone number."""
     if isinstance(blocks, str) or not isinstance(blocks, Iterable):
         raise CovtokenError(f"{argument}: expected a list of blocks, such as [6, 'norm'], got {blocks!r}")
     return list(blocks)
 
 
 class _CLSAttention:
-    """While entered, puts [N, T] CLS attention of one block into ``into`` whenever the model runs."""
+    """While entered, put the CLS attention [N, T] of a block into ``into`` whenever the model runs."""
 
     def __init__(self, model: nn.Module, block: int, into: dict[int, Tensor]):
         self.attn, self.block, self.into = model.blocks[block - 1].attn, block, into

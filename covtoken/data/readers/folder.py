@@ -1,10 +1,9 @@
-"""A folder of one's own: ``index.csv`` with the columns image, mask and, optionally, organ, patient, slice, spacing, …
+"""Read a folder with ``index.csv``: the columns image, mask and, optionally, organ, patient, slice, spacing, …
 
-Columns are separated by commas, semicolons or tabs; capital letters and blanks in their names do not matter. Paths are
-relative to the folder of ``index.csv`` and stay inside it (a link inside it may point anywhere); backslashes are read
-as slashes. An empty mask means: this case holds no lesion. An empty patient means that the patient is unknown: such
-cases are grouped by near-duplicates. Columns that describe the lesion (``lesion_px``, ``lesion_frac``, ``note``) are
-never read, so that no label can reach a case.
+Commas, semicolons or tabs separate columns; capitals and blanks in their names do not matter. Paths are relative to the
+folder and stay inside it (a link inside it may point anywhere); backslashes are read as slashes. An empty mask means
+that the case holds no lesion. Cases with an empty patient are grouped by near-duplicates. Columns that describe the
+lesion (``lesion_px``, ``lesion_frac``, ``note``) are never read, so that no label can reach a case.
 
 A mask is black (0) with one other value where the lesion is, the same value in all masks; a JPEG mask is read from 128
 on, a palette and colours by their brightest channel. Other masks need one of two columns, the same in every row:
@@ -54,14 +53,15 @@ def read(
     """List the cohort of ``folder/index.csv``; masks are registered, and none is opened.
 
     Args:
-        name: of the cohort; the folder's name if empty.
-        modality: of all cases; a ``modality`` column wins. Without either: ``"ct"`` for .npy and NIfTI, else
-            ``"ultrasound"``.
+        name: the cohort's; the folder's name if empty.
+        modality: a ``modality`` column wins; without either ``"ct"`` for .npy and NIfTI, else ``"ultrasound"``.
         channel: R, G or B of colour pictures.
         organ: names the HU window; an ``organ_name`` column wins.
         lesion_value, mask_at_least, organ_at_least: as the columns of these names, above.
-        window_sides: (smallest, largest) side of one square window cut from every picture, its size and place decided
-            by a keyed hash of the picture's file name, blind to the mask.
+        window_sides: smallest and largest side, in pixels, of a square window to cut from every picture; a keyed hash
+            of the picture's file name decides size and place, blind to the mask.
+        curated: upstream curation that a table must mention.
+        splits_folder: for tests.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -103,11 +103,11 @@ def read(
             Case(
                 case,
                 unit,
-                row.get("modality", "").lower() or modality or _modality_of(file),
+                row.get("modality", "").lower() or modality or ("ct" if is_array(file) else "ultrasound"),
                 partial(read_picture, file, channel, window),
                 source=str(file),
                 spacing_mm=_spacing(row.get("spacing", ""), root),
-                slice_index=_slice(row.get("slice", "")),
+                slice_index=int(at) if (at := row.get("slice", "")).isdecimal() and len(at) < 10 else None,
                 organ=row.get("organ_name") or organ,
             )
         )
@@ -119,7 +119,11 @@ def read(
             masks[case] = ref("empty", key="{}x{}".format(*sizes[case]), **how)
         if organ_files[case]:
             organs[case] = ref("png", (organ_files[case],), at_least=organ_at_least)
-    _refuse_odd_modality(cases, index)
+    odd = [case for case in cases if case.modality not in MODALITIES]
+    if odd and len({case.modality for case in cases}) > 1:  # where all cases have it, their gates say what is known
+        raise CovtokenError(
+            f"{index}: case {odd[0].name!r} has the modality {odd[0].modality!r}. Known: {', '.join(MODALITIES)}"
+        )
     modality = modality or (cases[0].modality if cases else "ultrasound")
     return Cohort(name, modality, tuple(cases), masks, organs, curated, left_out)
 
@@ -158,7 +162,7 @@ def _rows(root: Path) -> list[dict[str, str]]:
 
 
 def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
-    """The lines of the list, each with its number and the cells of the columns that are read."""
+    """Read the list's lines, each with its number and the cells of ``READ_COLUMNS``."""
     try:
         text = index.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -176,8 +180,7 @@ def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
     separator = max(",;\t", key=lambda mark: len({"image", "mask"} & set(_names(head.split(mark)))))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        columns = _names(next(reader, []))
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        columns, lines = _names(next(reader, [])), [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
         raise CovtokenError(
             f"{index}, line {reader.line_num}: no comma-separated text ({error}); is a quotation mark left open?"
@@ -202,7 +205,7 @@ def _names(header: list[str]) -> list[str]:
 
 
 def _relative(root: Path, text: str) -> str:
-    """A path inside the folder, with slashes. Raises ValueError for one that leads out."""
+    """Give a path inside the folder, with slashes. Raises ValueError where it leads out."""
     if "\\" in text and not (root / text).exists():
         text = text.replace("\\", "/")
     if os.path.isabs(text) or PureWindowsPath(text).drive:
@@ -213,10 +216,10 @@ def _relative(root: Path, text: str) -> str:
 
 
 def _named(rows: list[dict[str, str]], index: Path) -> dict[str, dict[str, str]]:
-    """The rows by case name: the image's file name without suffix, or its whole path where a file name occurs twice."""
+    """Name the rows by their image's file name without suffix, or by its whole path where a file name occurs twice."""
     paths = [Path(row["image"]).with_suffix("") for row in rows]
     files = dict(zip((path.name for path in paths), rows))
-    if len(files) < len(rows):  # the same file name in two subfolders: use whole relative paths
+    if len(files) < len(rows):
         files = dict(zip((path.as_posix() for path in paths), rows))
     if len(files) == len(rows):
         return files
@@ -235,7 +238,7 @@ def _named(rows: list[dict[str, str]], index: Path) -> dict[str, dict[str, str]]
 
 
 def _option(column: str, given: float | None, rows: list[dict[str, str]], index: Path) -> float | None:
-    """The one value of an option, from its argument or its column."""
+    """Take an option's value from its argument or its column."""
     told = {row[column] for row in rows if row.get(column)} | (set() if given is None else {given})
     try:
         values = {float(value) for value in told}
@@ -251,7 +254,7 @@ def _option(column: str, given: float | None, rows: list[dict[str, str]], index:
 
 
 def _organ_file(root: Path, row: dict[str, str]) -> Path | None:
-    """The organ mask: its own column, or the file of the mask's name in a sibling folder ``organ/``."""
+    """Find the organ mask: its own column, or the file of the mask's name in a sibling folder ``organ/``."""
     if row.get("organ"):
         return root / row["organ"]
     beside = root / "organ" / Path(row["mask"] or row["image"]).with_suffix(".png").name
@@ -288,25 +291,8 @@ def _window(file: Path, size: tuple[int, int], sides: tuple[int, int] | None) ->
     return down % (height - side + 1), across % (width - side + 1), side, side
 
 
-def _slice(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 10 else None
-
-
-def _modality_of(file: Path) -> str:
-    return "ct" if is_array(file) else "ultrasound"
-
-
-def _refuse_odd_modality(cases: list[Case], index: Path) -> None:
-    """Refuse a modality that nobody knows beside others: where all cases have it, their gates say what is known."""
-    odd = [case for case in cases if case.modality not in MODALITIES]
-    if odd and len({case.modality for case in cases}) > 1:
-        raise CovtokenError(
-            f"{index}: case {odd[0].name!r} has the modality {odd[0].modality!r}. Known: {', '.join(MODALITIES)}"
-        )
-
-
 def _spacing(text: str, root: Path) -> tuple[float, float] | None:
-    """``"0.7"`` or ``"0.7 0.7"`` (row, column) in mm."""
+    """Read ``"0.7"`` or ``"0.7 0.7"`` (row, column) in mm."""
     if not text:
         return None
     try:

@@ -1,7 +1,6 @@
-"""Phantom pictures in which the lesion's size alone varies: one picture, one place, one texture, 1 to 64 tokens.
+"""Grow a lesion in a lesion-free phantom picture: same picture, place and texture, 1 to 64 tokens.
 
-The frozen phantom draws everything anew for each picture; here a lesion-free picture is taken from it and the same
-lesion grows in it. Nothing here feeds a bank or a choice: the pictures are only scored.
+Nothing here feeds a bank or a choice: the pictures are only scored.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ GRID = 16
 
 
 def grown(case: Case, n_tokens: int) -> tuple[Case, np.ndarray]:
-    """A lesion of ``n_tokens`` tokens in a lesion-free phantom picture: the new case, and its mask [H, W] bool.
+    """Plant a lesion of ``n_tokens`` / 256 of the area in a lesion-free phantom picture.
 
-    Area is n_tokens / 256 of the picture. Place and texture follow from the picture's name, not from the size.
+    Returns:
+        the new case, and its mask [H, W] bool. Place and texture follow from the picture's name, not from the size.
     """
-    name = f"{case.name}-lesion-{n_tokens}"
+    name, source = f"{case.name}-lesion-{n_tokens}", f"{case.source}, a lesion of {n_tokens} tokens"
     load = partial(_pixels, case, n_tokens)
-    source = f"{case.source}, a lesion of {n_tokens} tokens"
     new = Case(name, case.unit, case.modality, load, source, case.spacing_mm, organ=case.organ)
     return new, _lesion(case, n_tokens)[1] < 1
 
@@ -44,7 +43,7 @@ def _pixels(case: Case, n_tokens: int) -> np.ndarray:
 
 
 def _lesion(case: Case, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texture [H, W] of unit standard deviation, and the level function [H, W] of the outline (< 1 inside)."""
+    """Draw texture [H, W] of unit standard deviation and the level function [H, W] of the outline (< 1 inside)."""
     shape = case.pixels().shape
     rng = np.random.default_rng(seed_of(case.name))
     texture = noise_field(rng, shape, 3.0)

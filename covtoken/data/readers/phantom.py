@@ -1,10 +1,9 @@
-"""The phantom cohort: seeded ultrasound-like and CT-like pictures with planted lesions and exact masks.
+"""Draw the phantom cohort: seeded ultrasound-like and CT-like pictures with planted lesions and exact masks.
 
-It is the cohort that every notebook and test can draw, so it must be fair to every score: lesions differ from their
-surroundings in texture, edge and a little in brightness, lie anywhere in the organ, and share the picture with vessels,
-shadows, cysts and nodes that look odd too. What is asserted: raw patch intensity, either
-sign, reaches an AUROC of at most 0.75, and the centre prior at most 0.60. The generator is frozen: changing any picture
-means a new VERSION and voids every lock made on the old one. It was never tuned with a transformer's score.
+It must be fair to every score: lesions differ from their surroundings in texture, edge and a little in brightness, lie
+anywhere in the organ, and share the picture with vessels, shadows, cysts and nodes that look odd too. Tests hold raw
+patch intensity, either sign, to an AUROC of at most 0.75, and the centre prior to at most 0.60. The generator is
+frozen: changing a picture means a new VERSION and voids every lock. It was never tuned with a transformer's score.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SHADED, FILLED = 3.0, 1.85  # radii to which a blob's level is needed: for soft 
 
 
 def read(n: int = 240, seed: int = 0) -> Cohort:
-    """A cohort of ``n`` pictures, odd ones ultrasound-like (0–255), even ones CT-like (HU); each its own unit.
+    """List ``n`` pictures, odd numbers ultrasound-like (0–255), even ones CT-like (HU), each its own unit.
 
     Growing ``n`` keeps the pictures that were there.
     """
@@ -34,30 +33,27 @@ def read(n: int = 240, seed: int = 0) -> Cohort:
     for index in range(1, n + 1):
         key = f"{seed}:{index}"
         name = f"phantom-{index:04d}" if seed == 0 else f"phantom-s{seed}-{index:04d}"
-        modality = "ultrasound" if index % 2 else "ct"
-        organ = "breast" if index % 2 else "abdomen"
-        source = f"phantom v{VERSION} {key}"
-        spacing = (0.3, 0.3) if index % 2 else (1.4, 1.4)
-        load = partial(pixels_of, key)
-        cases.append(Case(name, name, modality, load, source=source, spacing_mm=spacing, organ=organ))
+        modality, organ, spacing = ("ultrasound", "breast", 0.3) if index % 2 else ("ct", "abdomen", 1.4)
+        source, load = f"phantom v{VERSION} {key}", partial(pixels_of, key)
+        cases.append(Case(name, name, modality, load, source=source, spacing_mm=(spacing, spacing), organ=organ))
         masks[name] = MaskRef("phantom", key=key)
         organs[name] = MaskRef("phantom", key=f"{key}:organ")
     return Cohort("phantom", "phantom", tuple(cases), masks, organs)
 
 
 def pixels_of(key: str) -> np.ndarray:
-    """The picture of ``"seed:index"``, [H, W] float32, whole numbers (grey levels 0–255, or HU)."""
+    """Draw the picture of ``"seed:index"``, [H, W] float32, whole numbers (grey levels 0–255, or HU)."""
     return _draw(key)[0]
 
 
 def mask_of(key: str) -> np.ndarray:
-    """The lesion mask of ``"seed:index"``, or the organ mask of ``"seed:index:organ"``, [H, W] bool."""
+    """Draw the lesion mask of ``"seed:index"``, or the organ mask of ``"seed:index:organ"``, [H, W] bool."""
     refuse_labels(f"the phantom mask {key}")
     return _draw(key.removesuffix(":organ"))[2 if key.endswith(":organ") else 1]
 
 
 def _draw(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Picture [H, W] float32, lesion mask and organ mask [H, W] bool."""
+    """Draw picture [H, W] float32, lesion mask and organ mask [H, W] bool."""
     pixels, *masks = _packed(key)
     lesion, organ = (np.unpackbits(mask, count=pixels.size).reshape(pixels.shape).astype(bool) for mask in masks)
     return pixels.astype(np.float32), lesion, organ
@@ -73,11 +69,8 @@ def _packed(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return pixels.astype(np.int16), np.packbits(lesion), np.packbits(organ)
 
 
-# ---- shapes shared by both kinds -------------------------------------------------------------------------------------
-
-
 def noise_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
-    """Smooth Gaussian noise with unit standard deviation and grain ``sigma`` pixels."""
+    """Draw smooth Gaussian noise with unit standard deviation and grain ``sigma`` pixels."""
     factor = max(1, int(sigma // 3))  # coarse grain is drawn on a coarse grid: the same look, a tenth of the time
     small = tuple(-(-side // factor) + 1 for side in shape)
     field = gaussian_filter(rng.standard_normal(small), sigma / factor, mode="wrap")
@@ -86,12 +79,14 @@ def noise_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) 
 
 
 def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0, reach=SHADED) -> np.ndarray:
-    """Level function of a blob: < 1 inside; ``ripple`` makes the outline irregular (0 smooth … 0.3 lobed).
+    """Compute the level function [H, W] of a blob: < 1 inside, 9 far outside.
 
-    Worked out to ``reach`` radii (of the long axis), and 9 beyond: ``FILLED`` is enough where only < 1 is asked.
+    Args:
+        ripple: irregularity of the outline (0 smooth … 0.3 lobed).
+        reach: radii of the long axis to which the level is computed; ``FILLED`` is enough where only < 1 is asked.
     """
     angle, waves, phases = rng.uniform(0, np.pi), rng.standard_normal(6), rng.uniform(0, 2 * np.pi, 6)
-    level = np.full(shape, 9.0)  # far outside; only the neighbourhood is worked out
+    level = np.full(shape, 9.0)
     reach = reach * radius * np.sqrt(aspect)
     top, bottom = np.clip([int(row - reach), int(row + reach) + 1], 0, shape[0])
     left, right = np.clip([int(column - reach), int(column + reach) + 1], 0, shape[1])
@@ -108,15 +103,15 @@ def blob_level(rng, shape, row, column, radius, aspect=1.0, ripple=0.0, reach=SH
 
 
 def inside_of(level: np.ndarray, soft: float) -> np.ndarray:
-    """1 inside a level function, 0 outside, with an edge of relative width ``soft``."""
+    """Turn a level function into 1 inside, 0 outside, with an edge of relative width ``soft``."""
     return 1.0 / (1.0 + np.exp(np.clip((level - 1.0) / max(soft, 1e-3), -40, 40)))
 
 
 def _places(rng, allowed: np.ndarray, radii: list[float]) -> list[tuple[float, float] | None]:
-    """A place for each radius in the allowed region, apart from each other, None where there is no room.
+    """Draw a place in the allowed region for each radius, apart from each other, None where there is no room.
 
-    The rim of a picture is less often inside an organ than its middle: places near the rim are drawn more often, so
-    that a lesion's distance from the centre tells little.
+    Organs lie more often in a picture's middle than at its rim: places near the rim are drawn more often, so that a
+    lesion's distance from the centre tells little.
     """
     rows, columns = np.nonzero(allowed)
     if len(rows) == 0:
@@ -139,7 +134,7 @@ def _places(rng, allowed: np.ndarray, radii: list[float]) -> list[tuple[float, f
 
 
 def _radii(rng, smallest: float, largest: float) -> list[float]:
-    """None to two lesion radii in pixels, log-uniform: a quarter of the pictures hold no lesion."""
+    """Draw none to two lesion radii in pixels, log-uniform: a quarter of the pictures hold no lesion."""
     count = int(rng.choice([0, 1, 2], p=[0.25, 0.5, 0.25]))
     return [float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))) for _ in range(count)]
 
@@ -148,17 +143,13 @@ def _shape(rng) -> tuple[int, int]:
     return [(256, 256), (256, 288), (240, 304), (288, 256)][int(rng.choice(4, p=[0.5, 0.2, 0.15, 0.15]))]
 
 
-# ---- ultrasound ------------------------------------------------------------------------------------------------------
-
-
 def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = shape = _shape(rng)
     depth = np.linspace(0, 1, height)[:, None] * np.ones(shape)
     across = np.linspace(0, 1, width)[None, :] * np.ones(shape)
 
     # Layers: skin, fat, gland, muscle, each with its echo level (log scale), bent by slow waves.
-    wave = noise_field(rng, shape, 40) * 0.025
-    level = depth + wave
+    level = depth + noise_field(rng, shape, 40) * 0.025
     skin, fat, muscle = 0.045, rng.uniform(0.16, 0.30), rng.uniform(0.80, 0.92)
     gland = (level > fat) & (level < muscle)
     echo = np.where(level < skin, 1.3, np.where(level < fat, 0.15, np.where(level < muscle, 0.75, 0.35)))
@@ -223,13 +214,9 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _below(blob, row, rows, columns, column, radius) -> np.ndarray:
-    """The column of tissue behind a blob, 0…1, fading with distance."""
+    """Mark the column of tissue behind a blob, 0…1, fading with distance."""
     lateral = np.exp(-(((columns[:1] - column) / (0.8 * radius)) ** 4))
-    along = np.exp(-(rows[:, :1] - row) / (6.0 * radius))
-    return lateral * (rows > row) * (blob > 1) * along
-
-
-# ---- CT --------------------------------------------------------------------------------------------------------------
+    return lateral * (rows > row) * (blob > 1) * np.exp(-(rows[:, :1] - row) / (6.0 * radius))
 
 
 def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -286,8 +273,7 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for radius, place in zip(vessels, places[len(radii) : len(radii) + len(vessels)]):
         if place is not None:
             level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05, FILLED)
-            where = (level < 1) & organ
-            hu[where] = parenchyma + rng.uniform(35, 75)
+            hu[(level < 1) & organ] = parenchyma + rng.uniform(35, 75)
     for radius, place in zip(cysts, places[len(radii) + len(vessels) :]):
         if place is not None:
             weight = inside_of(blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4)), 0.04) * organ
