@@ -1,1 +1,1 @@
-"""The ``covtoken`` command."""
+"""Offer the package as the ``covtoken`` command."""

@@ -1,4 +1,4 @@
-"""The ``covtoken`` command."""
+"""Assemble the ``covtoken`` command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ for command in (studies.ablate, studies.banks, studies.in_organ, studies.alarm):
 
 
 def main() -> None:
-    """Entry point: a ``CovtokenError`` is one line on standard error and exit code 2, a warning one line.
+    """Run the command; print an error (then exit with code 2) or a warning as one line on standard error.
 
     A terminal that lacks a character gets the nearest it has, so that no result is lost in printing it.
     """

@@ -1,4 +1,4 @@
-"""Commands about gates: run one, lock what was decided, write the tables, sign a report off."""
+"""Run a gate, lock what was decided, write the tables, sign a report off."""
 
 from __future__ import annotations
 
@@ -98,6 +98,5 @@ def signoff(
     from covtoken.protocol.report import read_report, report_path, write_report
 
     path = report_path(cohort_name(cohort), number, recorded=True)
-    when = datetime.now(UTC).strftime("%Y-%m-%d")
-    write_report(read_report(path).signed(name, when, remark), path)
+    write_report(read_report(path).signed(name, datetime.now(UTC).strftime("%Y-%m-%d"), remark), path)
     say(f"{path}: signed by {name}")

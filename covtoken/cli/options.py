@@ -1,4 +1,4 @@
-"""What commands share: their options, and how they print."""
+"""Define what commands share: options, and how a line is printed."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ ReasonOption = Annotated[str, typer.Option(help="Why a lock changes; kept in its
 
 
 def say(line: str) -> None:
-    """Print a line as it is: names of folders and files are no markup, and nothing is cut."""
+    """Print a line as it is, neither cut nor read as markup, which names of files may look like."""
     console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Commands about what is tried on selection splits: D's settings, its banks, O, and the alarm."""
+"""Run a study on selection splits: D's settings, its banks, O, and the alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gate says in a terminal: the rows of the README, the decision, and why in words; or all of it."""
+"""Say a gate's report in a terminal, in ten lines or whole, and give the reason of its decision in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from covtoken.gates import gate2, gate3, gate4, gate5
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.names import METHOD_NAMES
-from covtoken.paper.numbers import cell
+from covtoken.paper.numbers import as_text, gate_name
 from covtoken.paper.readme_table import ROWS
 from covtoken.paper.summary import NUMBERS
 from covtoken.paths import write_then_rename
@@ -20,26 +20,30 @@ from covtoken.protocol.report import GateReport
 
 def brief(report: GateReport) -> list[str]:
     """Say a report in about ten lines: the headline numbers, the decision and why."""
-    rows = ROWS if str(report.gate) == "1" else NUMBERS.get(str(report.gate), {})
+    gate = str(report.gate)
+    rows = ROWS if gate == "1" else NUMBERS.get(gate, {})
     units, images = (max((e[key] for e in report.metrics.values()), default=0) for key in ("n_units", "n_images"))
-    found = [(words, report.metrics[name]) for name, words in rows.items() if name in report.metrics]
-    fewer = {words: f" ({e['n_units']} units)" if e["n_units"] < units else "" for words, e in found}
-    shown = [(words.removeprefix("… "), cell(e) + fewer[words]) for words, e in found if e["value"] is not None]
+    entries = ((words.removeprefix("… "), report.metrics.get(name)) for name, words in rows.items())
+    shown = [
+        (words, as_text(e) + (f" ({e['n_units']} units)" if e["n_units"] < units else ""))
+        for words, e in entries
+        if e and e["value"] is not None
+    ]
     width = max((len(words) for words, _ in shown), default=0)
-    head = f"{name_of(report)}, {report.cohort}, {report.split}: {units} units, {images} images, {report.backbone}"
+    head = f"{gate_name(gate)}, {report.cohort}, {report.split}: {units} units, {images} images, {report.backbone}"
     return [head, *(f"  {words:<{width}}  {number}" for words, number in shown), f"{report.decision}: {why(report)}"]
 
 
 def why(report: GateReport) -> str:
     """Give the reason of a report's decision in words, with the numbers that decided."""
-    return {"0": _why0, "1": _why1, "2": _why2, "3": _why3, "4": _why4, "5": _why5, "negative_result": _why_negative}[
-        str(report.gate)
-    ](report)
+    by_gate = (_why0, _why1, _why2, _why3, _why4, _why5)
+    gate = str(report.gate)
+    return (by_gate[int(gate)] if gate.isdigit() else _why_negative)(report)
 
 
 def full_table(report: GateReport) -> Table:
     """Lay out every metric of a report, a row each; long names are folded, never cut."""
-    table = Table(title=escape(f"{name_of(report)}, {report.cohort}, {report.split}: {report.decision}"))
+    table = Table(title=escape(f"{gate_name(str(report.gate))}, {report.cohort}, {report.split}: {report.decision}"))
     table.add_column("metric", overflow="fold")
     for column in ("value", "95 % interval", "units", "images"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -65,12 +69,6 @@ def write_csv(report: GateReport, path: Path) -> Path:
     return path
 
 
-def name_of(report: GateReport) -> str:
-    """``gate 1`` or ``negative result``."""
-    gate = str(report.gate)
-    return f"gate {gate}" if gate.isdigit() else gate.replace("_", " ")
-
-
 def _why0(report: GateReport) -> str:
     failed = sorted(name for name, holds in report.checks.items() if not holds)
     return f"these checks fail: {', '.join(failed)}" if failed else f"all {len(report.checks)} checks hold"
@@ -82,8 +80,8 @@ def _why1(report: GateReport) -> str:
     beats, reaches = checks["middle_beats_final"], checks["lower_bound_beats_threshold"]
     parts = {
         f"the middle block {'beats' if beats else 'does not beat'} the final one: "
-        f"{cell(m['auroc_gain.middle_minus_final'], '+.2f')}": beats,
-        f"the recommended score, {cell(m['auroc.recommended'])}, "
+        f"{as_text(m['auroc_gain.middle_minus_final'], '+.2f')}": beats,
+        f"the recommended score, {as_text(m['auroc.recommended'])}, "
         f"{'lies above' if reaches else 'does not lie above'} the threshold {threshold}": reaches,
     }
     few = _few(m["auroc.recommended"])
@@ -97,8 +95,8 @@ def _why2(report: GateReport) -> str:
     rankme, control = (m[f"spearman.{name}.{gate2.DECIDING}"] for name in ("rankme", "control"))
     follows, reaches = checks["control_follows_recall"], checks["rankme_reaches_attention_mass"]
     threshold = f"{report.thresholds['value']:.3f} ({report.thresholds['reason']})"
-    words = f"RankMe's ρ with recall, {cell(rankme)}, {'reaches' if reaches else 'does not reach'} {threshold}"
-    no_control = "" if follows else f"membership mass, the control, does not follow recall: {cell(control)}"
+    words = f"RankMe's ρ with recall, {as_text(rankme)}, {'reaches' if reaches else 'does not reach'} {threshold}"
+    no_control = "" if follows else f"membership mass, the control, does not follow recall: {as_text(control)}"
     return _said(report, {words: reaches}, _few(rankme) or no_control)
 
 
@@ -107,52 +105,48 @@ def _why3(report: GateReport) -> str:
     beats = report.checks["recommended_beats_attention"]
     words = (
         f"at keep 0.25 the recommended score loses {'fewer' if beats else 'not surely fewer'} small lesions than "
-        f"tuned attention: {cell(gain, '+.3f')}"
+        f"tuned attention: {as_text(gain, '+.3f')}"
     )
     return _said(report, {words: beats}, _few(gain, "with small lesions"))
 
 
 def _why4(report: GateReport) -> str:
-    m, checks = report.metrics, report.checks
-    stable, met = checks["dual.mu_is_stable"], checks["dual.constraint_met"]
+    cv, share = (report.metrics[f"dual.{name}"] for name in ("mu_cv", "constraint_met"))
+    stable, met = (report.checks[f"dual.{name}"] for name in ("mu_is_stable", "constraint_met"))
     parts = {
-        f"μ {'is' if stable else 'is not'} stable over seeds: CV {cell(m['dual.mu_cv'])} against {gate4.MOST_CV}": (
-            stable
-        ),
-        f"the floor is {'met' if met else 'not met'}: on {cell(m['dual.constraint_met'])} of pictures, "
-        f"{gate4.LEAST_MET} asked": met,
+        f"μ {'is' if stable else 'is not'} stable over seeds: CV {as_text(cv)} against {gate4.MOST_CV}": stable,
+        f"the floor is {'met' if met else 'not met'}: on {as_text(share)} of pictures, {gate4.LEAST_MET} asked": met,
     }
-    return _said(report, parts, _few(m["dual.mu_cv"]))
+    return _said(report, parts, _few(cv))
 
 
 def _why5(report: GateReport) -> str:
     name, checks = f"auroc.recommended.{gate5.DECIDING}", report.checks
-    entry, of = report.metrics[name], report.parameters["elsewhere"]
+    entry, cohort = report.metrics[name], report.parameters["elsewhere"]
     reaches = checks["lower_bound_beats_threshold"]
     threshold = f"{report.thresholds[name]:.3f} ({report.thresholds['reason']})"
     parts = {
-        f"the recommended score under the recipe of {of}, {cell(entry)}, "
+        f"the recommended score under the recipe of {cohort}, {as_text(entry)}, "
         f"{'lies above' if reaches else 'does not lie above'} the threshold {threshold}": reaches,
-        f"the recipe of {of} was not chosen elsewhere": checks["recipe_chosen_elsewhere"],
+        f"the recipe of {cohort} was not chosen elsewhere": checks["recipe_chosen_elsewhere"],
         f"a bank does not fit the pictures: {'; '.join(report.parameters['misfits'])}": checks["bank_fits"],
     }
-    said = {words: holds for words, holds in parts.items() if not holds or "threshold" in words}
+    parts = {words: holds for words, holds in parts.items() if not holds or "threshold" in words}
     few = _few(entry)
     if report.decision == "NO-VERDICT" and not few:
         few = "the recipes are of another backbone, so they decide nothing here"
-    return _said(report, said, few)
+    return _said(report, parts, few)
 
 
 def _why_negative(report: GateReport) -> str:
-    parts, counts = {}, []
-    for name in ("coverage_repaired", "coverage_greedy"):
-        gain = report.metrics[f"recall_gain.membership_minus_{name}"]
+    names = ("coverage_repaired", "coverage_greedy")
+    gains = {name: report.metrics[f"recall_gain.membership_minus_{name}"] for name in names}
+    parts = {}
+    for name, gain in gains.items():
         beats = report.checks[f"membership_beats_{name}"]
         more = "more" if beats else "not surely more"
-        words = f"membership keeps {more} of small lesions than {METHOD_NAMES[name]}: {cell(gain, '+.3f')}"
-        parts[words] = beats
-        counts.append(gain)
-    fewest = min(counts, key=lambda gain: gain["n_units"])
+        parts[f"membership keeps {more} of small lesions than {METHOD_NAMES[name]}: {as_text(gain, '+.3f')}"] = beats
+    fewest = min(gains.values(), key=lambda gain: gain["n_units"])
     return _said(report, parts, _few(fewest, "with small lesions"))
 
 
@@ -163,7 +157,7 @@ def _few(entry: dict, which: str = "evaluated") -> str:
 
 
 def _said(report: GateReport, parts: dict[str, bool], undecided: str) -> str:
-    """The reason: why nothing is decided; else what failed; else what holds."""
+    """Say why nothing is decided; else what failed; else what holds."""
     if report.decision == "NO-VERDICT":
         return f"{undecided}; {'; '.join(parts)}" if undecided else "; ".join(parts)
     failed = [words for words, holds in parts.items() if not holds]

@@ -1,4 +1,4 @@
-"""Numbers of committed reports in words: read by name, with interval, split and n."""
+"""Read numbers of committed reports by name, and write them as text with interval, split and n."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
-from covtoken.names import WAYS
+from covtoken.names import LABELS, WAYS
 
 MISSING = "not recorded yet"
 READABLE = {
@@ -17,12 +17,8 @@ READABLE = {
     "organ_auroc": "token AUROC inside the organ",
     "organ_aupr": "token AUPR inside the organ",
     "organ_image_auroc": "AUROC inside one image's organ",
-    "organ_auroc_gain": "difference in token AUROC inside the organ",
-    "organ_image_auroc_gain": "difference in AUROC inside one image's organ",
     "organ_froc": "lesion sensitivity inside the organ",
     "aupr": "token AUPR",
-    "auroc_gain": "difference in token AUROC",
-    "image_auroc_gain": "difference in AUROC inside one image",
     "froc": "lesion sensitivity",
     "spearman": "Spearman's ρ with recall",
     "miss_small": "small lesions missed",
@@ -37,16 +33,59 @@ READABLE = {
     "likeness": "mean squared cosine",
     "rank": "rank in the order of choice",
 }
+READABLE |= {f"{name}_gain": f"difference in {words}" for name, words in READABLE.items() if name.endswith("auroc")}
+
+
+def as_text(
+    entry: dict[str, Any] | None,
+    style: str = ".3f",
+    *,
+    interval: bool = True,
+    signed: bool = False,
+    none: str = "",
+    gap: str = " ",
+) -> str:
+    """Write a metric as ``0.912 [0.897, 0.925]``; the value alone where it has no interval.
+
+    Args:
+        style: format of the three numbers.
+        signed: put a plus before positive numbers, as differences need.
+        none: text for a metric that is missing or has no value.
+        gap: what separates the bounds.
+    """
+    if not entry or entry["value"] is None:
+        return none
+    bounds = (entry.get("ci95") if interval else None) or ()
+    value, *bounds = (format(number, "+" * signed + style) for number in (entry["value"], *bounds))
+    return f"{value} [{bounds[0]},{gap}{bounds[1]}]".replace("-", "−") if bounds else value.replace("-", "−")
+
+
+def cell(entry: dict[str, Any] | None, style: str = ".3f") -> str:
+    """Write a metric for a narrow column: a line can break before the bracket, not inside it."""
+    return as_text(entry, style, gap="\u00a0")
+
+
+def read_content(root: Path, place: str) -> dict[str, Any]:
+    """Read ``gate_reports/<place>.json`` of the checkout ``root``.
+
+    Raises:
+        CovtokenError: there is no such report.
+    """
+    path = root / "gate_reports" / f"{place}.json"
+    if not path.is_file():
+        raise CovtokenError(f"gate_reports/{place}.json: {MISSING}")
+    return json.loads(path.read_text())
 
 
 def read_metric(root: Path, where: str) -> dict[str, Any]:
-    """One metric of a committed report.
+    """Read one metric of a committed report.
 
     Args:
-        root: the checkout. where: ``"<cohort>/gate<N> <metric>"``.
+        root: the checkout.
+        where: ``"<cohort>/gate<N> <metric>"``.
 
     Raises:
-        CovtokenError: no such report, no such metric, or no value in it.
+        CovtokenError: there is no such report, no such metric, or no value in it.
     """
     place, _, name = where.strip().partition(" ")
     entry = read_content(root, place)["metrics"].get(name.strip())
@@ -55,38 +94,23 @@ def read_metric(root: Path, where: str) -> dict[str, Any]:
     return entry
 
 
-def as_text(entry: dict[str, Any], *, interval: bool = True, signed: bool = False) -> str:
-    """``0.912 [0.897, 0.925]``; differences carry their sign."""
-    style = "+.3f" if signed else ".3f"
-    text = format(entry["value"], style)
-    if interval and entry.get("ci95"):
-        text += " [" + ", ".join(format(bound, style) for bound in entry["ci95"]) + "]"
-    return text.replace("-", "−")
-
-
-def read_content(root: Path, place: str) -> dict[str, Any]:
-    path = root / "gate_reports" / f"{place}.json"
-    if not path.is_file():
-        raise CovtokenError(f"gate_reports/{place}.json: {MISSING}")
-    return json.loads(path.read_text())
-
-
 def is_signed(name: str) -> bool:
+    """Tell whether a metric is a difference, by its name."""
     return "_gain." in name or "_minus_" in name
 
 
 def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
-    """What stands under every table: split, the n of its numbers, backbone, how pictures were curated, the decision."""
-    found = dict.fromkeys(f"{entry['n_units']} units, {entry['n_images']} images" for entry in entries)
+    """Write the note under a table: split, n of its numbers, backbone, how pictures were curated, decision."""
+    counts = dict.fromkeys(f"{entry['n_units']} units, {entry['n_images']} images" for entry in entries)
     curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
-    n = " or ".join(found) or "no number"
+    n = " or ".join(counts) or "no number"
     return f"{cohort}: {report['split']} split, {n}, {report['backbone']}{curated}; {report['decision']}."
 
 
 def readable(name: str) -> str:
-    """A metric's name in words: ``auroc_gain.density_minus_centre_prior`` → difference in token AUROC, …"""
+    """Write a metric's name in words: ``aupr.density.keep0.5`` → token AUPR, membership A, keep 0.5."""
     kind, _, rest = name.partition(".")
-    words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", "membership A")
+    words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", LABELS["density"])
     words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
     for way, title in WAYS.items():
         words = words.replace(f".{way}", f": {title}").replace(f"− {way}", f"− {title}")
@@ -94,18 +118,16 @@ def readable(name: str) -> str:
 
 
 def stem_of(gate: str) -> str:
-    """How a gate's reports are called: ``gate1``, or ``negative_result``."""
+    """Give the file name of a gate's reports without its ending: ``gate1``, or ``negative_result``."""
     return f"gate{gate}" if gate.isdigit() else gate
 
 
+def gate_name(gate: str) -> str:
+    """Write a gate's name in words: ``gate 1``, or ``negative result``."""
+    return f"gate {gate}" if gate.isdigit() else gate.replace("_", " ")
+
+
 def cohorts_of(root: Path, gate: str) -> list[str]:
-    found = [path.parent.name for path in root.glob(f"gate_reports/*/{stem_of(gate)}.json")]
-    return sorted((c for c in found if not c.startswith("_")), key=lambda cohort: (cohort != "phantom", cohort))
-
-
-def cell(entry: dict | None, style: str = ".3f", none: str = "", gap: str = " ") -> str:
-    """``0.912 [0.897, 0.925]``, or ``none`` where there is no value."""
-    if not entry or entry["value"] is None:
-        return none
-    bounds = f" [{entry['ci95'][0]:{style}},{gap}{entry['ci95'][1]:{style}}]" if entry["ci95"] else ""
-    return f"{entry['value']:{style}}{bounds}".replace("-", "−")
+    """List the cohorts with a committed report of a gate, the phantom first."""
+    cohorts = (path.parent.name for path in root.glob(f"gate_reports/*/{stem_of(gate)}.json"))
+    return sorted((c for c in cohorts if not c.startswith("_")), key=lambda cohort: (cohort != "phantom", cohort))

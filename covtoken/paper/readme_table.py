@@ -1,65 +1,61 @@
-"""Tables written from committed reports, between markers, so that no number is typed by hand."""
+"""Write the tables that show committed reports, between markers, so that no number is typed by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
+from covtoken.names import LABELS
 from covtoken.paper import summary
+from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.report import GateReport, committed_reports
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
 ROWS = {
     "auroc.recommended": "recommended score, D",
-    "auroc.density": "membership A",
+    "auroc.density": LABELS["density"],
     "auroc.attention_best": "CLS attention",
-    "auroc.saliency_head": "saliency head",
-    "auroc.head_student": "head's student",
-    "auroc.intensity": "brightness",
-    "auroc.centre_prior": "centre prior",
+    **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", "intensity", "centre_prior")},
     "image_auroc.recommended": "D inside one image",
     "organ_auroc.recommended": "D inside the organ",
     "organ_auroc.density": "A inside the organ",
-    "auroc_gain.middle_minus_final": "A, middle − final block",
+    "auroc_gain.middle_minus_final": summary.NUMBERS["1"]["auroc_gain.middle_minus_final"],
 }
-
 ELSEWHERE = "auroc.recommended.elsewhere"
 
 
 def readme_table(reports: list[GateReport]) -> str:
-    """The README's table: a row a score, a column a cohort; token AUROC with interval, then decision and notebook."""
+    """Write the README's table: a row a score with interval, a column a cohort, then decisions and notebook."""
     transferred = {report.cohort: report for report in reports if str(report.gate) == "5"}
     reports = [report for report in reports if report.gate == 1]
-    n = [report.metrics["auroc.density"] for report in reports]
-    heads = [f"{r.cohort} ({e['n_units']} units, {e['n_images']} images)" for r, e in zip(reports, n, strict=True)]
+    densities = [report.metrics["auroc.density"] for report in reports]
+    units = [entry["n_units"] for entry in densities]
+    counts = (f"({entry['n_units']} units, {entry['n_images']} images)" for entry in densities)
+    heads = [f"{report.cohort} {count}" for report, count in zip(reports, counts, strict=True)]
     rows = [
-        [label, *(_cell(report.metrics.get(name), e["n_units"]) for report, e in zip(reports, n, strict=True))]
+        [label, *(_cell(report.metrics.get(name), n) for report, n in zip(reports, units, strict=True))]
         for name, label in ROWS.items()
     ]
     chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
     rows.append(["pictures chosen by lesion upstream", *chosen])
     rows.append(["gate 1 says", *(report.decision for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]
-    elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, e["n_units"]) for r, e in zip(fifth, n, strict=True))
+    elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, n) for r, n in zip(fifth, units, strict=True))
     rows.append(["D under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
     rows.append(["gate 5 says", *(r.decision if r else "–" for r in fifth)])
     rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
-    lines = [["", *heads], ["---"] * (len(heads) + 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(summary.markdown_lines(["", *heads], rows))
 
 
 def _cell(entry: dict | None, n_units: int) -> str:
-    """Value and interval; how many units stand behind it where they are not the column's."""
-    if entry is None or entry["value"] is None:
-        return "–"
-    low, high = entry["ci95"] or (float("nan"), float("nan"))
-    fewer = "" if entry["n_units"] == n_units else f" ({entry['n_units']} units)"
-    return f"{entry['value']:.3f} [{low:.3f}, {high:.3f}]{fewer}"
+    """Write value and interval, and the number of units where it is not the column's."""
+    same = not entry or entry["value"] is None or entry["n_units"] == n_units
+    return as_text(entry, none="–") + ("" if same else f" ({entry['n_units']} units)")
 
 
 def replace_between(text: str, body: str, where: str, begin: str = BEGIN, end: str = END) -> str:
-    """``text`` with what stands between the markers replaced.
+    """Replace what stands between two markers in ``text``.
 
     Raises:
         CovtokenError: a marker is missing.
@@ -71,7 +67,7 @@ def replace_between(text: str, body: str, where: str, begin: str = BEGIN, end: s
 
 
 def write_all(root: Path | None = None) -> list[Path]:
-    """Rewrite every table; returns the files written."""
+    """Rewrite every table; return the files written."""
     root = root or project_root()
     reports, readme = committed_reports(root), root / "README.md"
     texts = {

@@ -1,11 +1,13 @@
-"""``SUMMARY.md`` and ``NEGATIVE_RESULT.md``, written from the committed JSON reports: no number in them is typed."""
+"""Write ``SUMMARY.md`` and ``NEGATIVE_RESULT.md`` from the committed JSON reports: no number in them is typed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
-from covtoken.paper.numbers import cell
+from covtoken.names import WAYS
+from covtoken.paper.numbers import as_text, gate_name
 from covtoken.protocol.report import GateReport
 
 ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
@@ -36,11 +38,11 @@ NUMBERS = {
     },
     "5": {
         "auroc.recommended.refitted": "token AUROC, recommended, own recipe and bank",
-        "auroc.recommended.elsewhere": "… recipe chosen elsewhere, own bank (decides)",
-        "auroc.recommended.carried": "… bank of another cohort, same modality",
-        "auroc.recommended.foreign": "… bank of the other modality (control)",
+        "auroc.recommended.elsewhere": f"… {WAYS['elsewhere']} (decides)",
+        "auroc.recommended.carried": f"… {WAYS['carried']}",
+        "auroc.recommended.foreign": f"… {WAYS['foreign']} (control)",
         "auroc.density.elsewhere": "token AUROC, membership A, recipe chosen elsewhere",
-        "auroc.density.carried": "… A, bank of another cohort, same modality",
+        "auroc.density.carried": f"… A, {WAYS['carried']}",
     },
     "negative_result": {
         "recall_small.membership": "recall of small lesions, membership A, keep 0.25",
@@ -54,11 +56,11 @@ SMALL_N = "95 % intervals over units in brackets."
 
 
 def summary(reports: Iterable[GateReport]) -> str:
-    """Decisions of every gate on every cohort, then the headline numbers."""
+    """Write the decision of every gate on every cohort, then the headline numbers."""
     by_gate: dict[str, dict[str, GateReport]] = {}
     for report in reports:
         by_gate.setdefault(str(report.gate), {})[report.cohort] = report
-    cohorts = sorted({c for found in by_gate.values() for c in found}, key=lambda c: (c != "phantom", c))
+    cohorts = sorted({c for of_gate in by_gate.values() for c in of_gate}, key=lambda c: (c != "phantom", c))
     gates = [gate for gate in ORDER if gate in by_gate]
     decisions = [
         [_title(gate, by_gate[gate]), *(by_gate[gate][c].decision if c in by_gate[gate] else "–" for c in cohorts)]
@@ -68,7 +70,7 @@ def summary(reports: Iterable[GateReport]) -> str:
     for gate in (gate for gate in gates if gate in NUMBERS):
         for name, words in NUMBERS[gate].items():
             entries = [by_gate[gate][c].metrics.get(name) if c in by_gate[gate] else None for c in cohorts]
-            numbers.append([f"{_short(gate)}: {words}", *map(_cell, entries)])
+            numbers.append([f"{gate_name(gate)}: {words}", *map(_cell, entries)])
     return "\n".join(
         [
             "# Every gate, every cohort",
@@ -77,19 +79,18 @@ def summary(reports: Iterable[GateReport]) -> str:
             "units, or no answer possible. NO-GO is a finding like any other; GO of the negative result means that it "
             "holds.",
             "",
-            *_markdown(["gate", *cohorts], decisions),
+            *markdown_lines(["gate", *cohorts], decisions),
             "",
             f"Headline numbers. {SMALL_N}",
             "",
-            *_markdown(["", *cohorts], numbers),
+            *markdown_lines(["", *cohorts], numbers),
             "",
         ]
     )
 
 
 def negative_result(reports: Iterable[GateReport]) -> str:
-    """For each cohort: objective, optimiser, floor met, miss rates, n and intervals; then the mechanism in numbers."""
-    found = [report for report in reports if str(report.gate) == "negative_result"]
+    """Write a table a cohort, a row an objective and optimiser, and the mechanism in numbers under it."""
     lines = [
         "# The negative result, in numbers",
         "",
@@ -97,37 +98,38 @@ def negative_result(reports: Iterable[GateReport]) -> str:
         f"pictures. Missed: small lesions of which less than half is kept. {SMALL_N}",
         "",
     ]
-    for report in found:
+    for report in (report for report in reports if str(report.gate) == "negative_result"):
         metrics, p = report.metrics, report.parameters
         rows = []
         for functional, optimiser in PAIRS:
             title = f"{functional}.{optimiser}"
-            met = metrics[f"constraint_met.{title}"]
-            missed = metrics[f"miss_small.{title}.coverage"]
-            kept = metrics[f"tokens_kept.{title}"]
-            theirs = metrics[f"miss_small.{title}.membership"]
-            lesions = str(missed.get("n_lesions", ""))
+            met, kept = metrics[f"constraint_met.{title}"], metrics[f"tokens_kept.{title}"]
+            coverage, membership = (metrics[f"miss_small.{title}.{name}"] for name in ("coverage", "membership"))
             words = [OBJECTIVES[functional], OPTIMISERS[optimiser], str(met["n_images"])]
-            rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(missed), _cell(theirs)])
-        head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions"]
-        lines += [f"## {report.cohort}: {report.decision}", ""]
+            lesions = str(coverage.get("n_lesions", ""))
+            rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(coverage), _cell(membership)])
+        head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions", "missed"]
         curated = f" {p['curated']}." if p.get("curated") else ""
         lines += [
+            f"## {report.cohort}: {report.decision}",
+            "",
             f"{report.split} split, {p['n_lesion_images']} lesion pictures, small lesions in "
             f"{metrics['recall_small.membership']['n_units']} units, {report.backbone}; floor: a drop of at most "
             f"{p['slack']:g} of C\\*.{curated}",
             "",
+            *markdown_lines([*head, "missed by membership A"], rows),
+            "",
+            mechanism(report),
+            "",
         ]
-        lines += [*_markdown([*head, "missed", "missed by membership A"], rows), "", mechanism(report), ""]
     return "\n".join(lines)
 
 
 def mechanism(report: GateReport) -> str:
-    """One paragraph of what the data support, in computed numbers; its words follow from them."""
+    """Write one paragraph on what the data support: computed numbers, and words that follow from them."""
     m = report.metrics
-    gain, spectrum = m["recall_gain.membership_minus_coverage_greedy"], report.checks["lesion_spectrum"]
-    likeness = m["likeness.inside_minus_outside"]
-    more = _low(likeness) > 0
+    gain, gain_repaired = (m[f"recall_gain.membership_minus_coverage_{name}"] for name in ("greedy", "repaired"))
+    more = _low(m["likeness.inside_minus_outside"]) > 0
     alike = "repeat each other more than" if more else "do not repeat each other beyond doubt more than"
     so = (
         "coverage pays for few of them"
@@ -139,14 +141,16 @@ def mechanism(report: GateReport) -> str:
         if _low(gain) > 0
         else "does not keep less of small lesions than membership A beyond doubt"
     )
-    words = {
+    spectrum = {
         "richer": "richer than that of as many background tokens, so lesions are not of low rank",
         "poorer": "poorer than that of as many background tokens",
         "undecided": "not told apart from that of as many background tokens",
-    }[spectrum]
-    at_repaired = m["recall_gain.membership_minus_coverage_repaired"]
+    }[report.checks["lesion_spectrum"]]
     met = {name: _value(m[f"constraint_met.rankme.{name}"], ".0%") for name in ("dual", "repaired")}
-    rank = {name: _value(m[f"rank.{name}"], ".0%") for name in RANKS}
+    first, half = (
+        {name: _value(m[f"rank.{part}.{name}"], ".0%") for name in ("spanning", "membership")}
+        for part in ("first", "half")
+    )
     recalls = [_cell(m[f"recall_small.{name}"]) for name in ("coverage_greedy", "rankme.greedy.membership")]
     cosines = [_cell(m[f"likeness.{name}"]) for name in ("inside", "outside")]
     tokens = _value(m["tokens_kept.rankme.dual"], ".1f")
@@ -154,38 +158,27 @@ def mechanism(report: GateReport) -> str:
     return (
         f"**Mechanism.** Well optimised RankMe {lost}: recall {recalls[0]} against {recalls[1]}, difference "
         f"{_cell(gain, '+.3f')}. The repaired dual, whose floor is met on {met['repaired']} of pictures, differs by "
-        f"{_cell(at_repaired, '+.3f')}; as specified the floor is met on {met['dual']}, with {tokens} tokens kept. "
+        f"{_cell(gain_repaired, '+.3f')}; as specified the floor is met on {met['dual']}, with {tokens} tokens kept. "
         f"Tokens of one lesion {alike} those of a patch of the same shape elsewhere in the picture (mean squared "
         f"cosine {cosines[0]} against {cosines[1]}): {so}. A choice that is paid for new directions takes the first "
-        f"token of a small lesion at rank {rank['first.spanning']} of the picture's tokens and half of them at "
-        f"{rank['half.spanning']}; membership at "
-        f"{rank['first.membership']} and {rank['half.membership']}. The spectrum of pooled lesion tokens (RankMe "
-        f"{ranks[0]} against {ranks[1]}) is {words}."
+        f"token of a small lesion at rank {first['spanning']} of the picture's tokens and half of them at "
+        f"{half['spanning']}; membership at {first['membership']} and {half['membership']}. The spectrum of pooled "
+        f"lesion tokens (RankMe {ranks[0]} against {ranks[1]}) is {spectrum}."
     )
-
-
-RANKS = ("first.spanning", "half.spanning", "first.membership", "half.membership")
 
 
 def _low(entry: dict) -> float:
     return entry["ci95"][0] if entry["ci95"] else float("-inf")
 
 
-def _title(gate: str, found: dict[str, GateReport]) -> str:
-    return f"{_short(gate)}, {next(iter(found.values())).title.lower()}" if gate.isdigit() else _short(gate)
+def _title(gate: str, reports: dict[str, GateReport]) -> str:
+    return gate_name(gate) + (f", {next(iter(reports.values())).title.lower()}" if gate.isdigit() else "")
 
 
-def _short(gate: str) -> str:
-    return f"gate {gate}" if gate.isdigit() else gate.replace("_", " ")
+_cell = partial(as_text, none="–")
+_value = partial(_cell, interval=False)
 
 
-def _cell(entry: dict | None, style: str = ".3f") -> str:
-    return cell(entry, style, none="–")
-
-
-def _value(entry: dict, style: str) -> str:
-    return "–" if entry["value"] is None else format(entry["value"], style)
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_lines(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Write a Markdown table, a line a row."""
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]

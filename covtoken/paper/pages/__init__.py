@@ -1,4 +1,4 @@
-"""The Sphinx extension of the paper: every measured number on a page comes from a committed report.
+"""Extend Sphinx for the paper: every measured number on a page comes from a committed report.
 
 What no report holds is a warning, and the book is built with warnings as errors: a page cannot quietly show a number
 that was never recorded.
@@ -14,7 +14,7 @@ from covtoken.paper.pages import checks, reports, scores, scripts, studies
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register roles, directives and scripts."""
+    """Register every part of the extension."""
     for part in (reports, checks, scores, studies, scripts):
         part.register(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

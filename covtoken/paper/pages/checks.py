@@ -1,7 +1,6 @@
-"""Sphinx extension of the working paper: tables of a gate's checks, cohort by cohort, from committed reports.
+"""Show a gate's checks, a column a cohort: ``{checks-table}``, and ``{bounds-table}`` with measured values.
 
-Directives: ``{checks-table}`` (every check, a column a cohort) and ``{bounds-table}`` (what was measured beside its
-bound). Both take ``:gate:``; like ``reports`` they warn where no report is recorded.
+Both directives take ``:gate:`` and warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import METHOD_NAMES
-from covtoken.paper.numbers import MISSING, cohorts_of, read_content, stem_of
-from covtoken.paper.pages.base import Reader, make_table
+from covtoken.paper.numbers import MISSING
+from covtoken.paper.pages.base import Reader, make_number, make_table
 
 READABLE = {
     "agreement.same": "extraction: the same again",
@@ -46,41 +45,33 @@ READABLE = {
 
 
 class _GateTable(Reader, SphinxDirective):
-    """What both tables share: the reports of a gate, or the warning that there are none."""
+    """Read a gate's reports for a table, or warn that there are none."""
 
     option_spec: ClassVar = {"gate": directives.unchanged, "without": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        gate, root = self.options.get("gate", "0"), self.root()
-        reports = {}
-        try:
-            for cohort in cohorts_of(root, gate):
-                self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
-                reports[cohort] = read_content(root, f"{cohort}/{stem_of(gate)}")
-            if not reports:
-                raise CovtokenError(f"gate {gate}: {MISSING}")
-        except CovtokenError as error:
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
-        return [self.table(reports)]
+        gate = self.options.get("gate", "0")
+        reports = self.reports(gate)
+        return [self.table(reports)] if reports else self.refused(CovtokenError(f"gate {gate}: {MISSING}"))
 
     def table(self, reports: dict[str, dict]) -> nodes.Node:
         raise NotImplementedError
 
 
 class ChecksTable(_GateTable):
-    """A row a check, a column a cohort: holds or fails; the decision below. ``:without:`` names prefixes left out."""
+    """Lay out whether each check holds, and the decision below; ``:without:`` names prefixes to leave out."""
 
     def table(self, reports: dict[str, dict]) -> nodes.Node:
         left_out = tuple(self.options.get("without", "").split())
         names = dict.fromkeys(name for report in reports.values() for name in report["checks"])
         names = [name for name in names if not (left_out and name.startswith(left_out))]
-        order = sorted(names, key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
-        rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in order]
+        names.sort(key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
+        rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in names]
         return make_table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
 
 
 class BoundsTable(_GateTable):
-    """A row a bound: what was measured, at the worst block where there are several."""
+    """Lay out what was measured beside each bound, at the worst block where there are several."""
 
     def table(self, reports: dict[str, dict]) -> nodes.Node:
         names = dict.fromkeys(
@@ -89,14 +80,14 @@ class BoundsTable(_GateTable):
         rows = []
         for name in names:
             bounds = {report["thresholds"][name] for report in reports.values() if name in report["thresholds"]}
-            bound = ", ".join(map(scientific, sorted(bounds)))
-            bound = nodes.inline(text=bound, classes=["covtoken-number"])
-            rows.append([READABLE.get(name, name), bound, *(number(worst(r, name)) for r in reports.values())])
+            texts = [", ".join(map(scientific, sorted(bounds)))]
+            texts += [scientific(worst(report, name)) for report in reports.values()]
+            rows.append([READABLE.get(name, name), *map(make_number, texts)])
         return make_table(["quantity", "bound", *reports], rows)
 
 
 def in_words(check: str) -> str:
-    """A check's name in words: ``miss.recommended_against_merging`` → missed, recommended against token merging."""
+    """Write a check's name in words: ``miss.density_against_random`` → missed: membership A against random."""
     if check in READABLE:
         return READABLE[check]
     kind, _, pair = check.partition(".")
@@ -107,30 +98,26 @@ def in_words(check: str) -> str:
 
 
 def word(outcome: Any) -> str:
-    """``holds``, ``FAILS``, or a dash where a report has no such check."""
+    """Write a check's outcome: ``holds``, ``FAILS``, or a dash where a report has no such check."""
     return "–" if outcome is None else "holds" if outcome is True else "FAILS" if outcome is False else str(outcome)
 
 
 def worst(report: dict[str, Any], name: str) -> float | None:
-    """The largest measured value behind a check: over all blocks where the report has them, else its metric."""
+    """Give the largest measured value behind a check: over all blocks where the report has them, else its metric."""
     rows = report["chart_data"].get("agreement", [])
-    found = [row["value"] for row in rows if f"agreement.{row['comparison']}" == name]
-    found = found or [report["metrics"].get(name, {}).get("value")]
-    return None if None in found else max(found)
+    by_block = [row["value"] for row in rows if f"agreement.{row['comparison']}" == name]
+    values = by_block or [report["metrics"].get(name, {}).get("value")]
+    return None if None in values else max(values)
 
 
 def scientific(value: float | None) -> str:
-    """``1.4 · 10⁻²``; ``equal`` for zero, a dash for nothing."""
+    """Write ``1.4 · 10⁻²``; ``equal`` for zero, a dash for None."""
     if value is None:
         return "–"
     if value == 0:
         return "equal"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')} · 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
-def number(value: float | None) -> nodes.inline:
-    return nodes.inline(text=scientific(value), classes=["covtoken-number"])
 
 
 def register(app: Sphinx) -> None:

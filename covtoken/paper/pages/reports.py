@@ -1,4 +1,4 @@
-"""Numbers, tables and charts of committed gate reports.
+"""Show numbers, tables and charts of committed gate reports.
 
 Roles: ``{report}`busi/gate1 auroc.density` `` (value with its 95 % interval), ``{report-value}`` (value alone),
 ``{report-decision}`busi/gate1` `` and ``{report-parameter}`busi/gate1 middle` ``. Directives: ``{report-table}``,
@@ -17,50 +17,40 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
 from covtoken.paper.charts.offline_renderer import to_html
-from covtoken.paper.numbers import (
-    MISSING,
-    about,
-    as_text,
-    cohorts_of,
-    is_signed,
-    read_content,
-    read_metric,
-    readable,
-    stem_of,
-)
-from covtoken.paper.pages.base import Reader, make_table
+from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
+from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 
 
 class ReportRole(Reader, SphinxRole):
-    """A number of a report, with the n behind it as a tooltip."""
+    """Show a number, the decision or a parameter of a report."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
     def run(self):
         place, _, name = self.text.strip().partition(" ")
-        self.depends_on(self.root() / "gate_reports" / f"{place}.json")
         try:
             text = self._find(place, name.strip())
         except CovtokenError as error:
             return [self.missing(error, self.lineno)], []
-        # Numbers stay on one line; a parameter may be a sentence.
-        return [nodes.inline(text=text, classes=[] if self.kind == "parameter" else ["covtoken-number"])], []
+        # A parameter may be a sentence, which breaks into lines.
+        return [nodes.inline(text=text) if self.kind == "parameter" else make_number(text)], []
 
     def _find(self, place: str, name: str) -> str:
+        report = self.report(place)
         if self.kind == "decision":
-            return read_content(self.root(), place)["decision"]
+            return report["decision"]
         if self.kind == "parameter":
-            found = read_content(self.root(), place)["parameters"].get(name)
-            if found is None:
+            parameter = report["parameters"].get(name)
+            if parameter is None:
                 raise CovtokenError(f"{place} {name}: {MISSING}")
-            return str(found)
+            return str(parameter)
         entry = read_metric(self.root(), f"{place} {name}")
         return as_text(entry, interval=self.kind == "interval", signed=is_signed(name))
 
 
 class ReportTable(Reader, SphinxDirective):
-    """Metrics of every committed report of a gate (or of the named cohorts), long form, one row a number."""
+    """Lay out metrics of every committed report of a gate (or of the named cohorts), a row a number."""
 
     option_spec: ClassVar = {
         "gate": directives.unchanged,
@@ -72,28 +62,26 @@ class ReportTable(Reader, SphinxDirective):
         gate, root = self.options.get("gate", "1"), self.root()
         cohorts = self.options.get("cohorts", "").split() or cohorts_of(root, gate)
         if not cohorts:
-            return [nodes.paragraph("", "", self.missing(CovtokenError(f"gate {gate}: {MISSING}"), self.lineno))]
+            return self.refused(CovtokenError(f"gate {gate}: {MISSING}"))
         rows, notes = [], []
         for cohort in cohorts:
             place = f"{cohort}/{stem_of(gate)}"
-            self.depends_on(root / "gate_reports" / f"{place}.json")
             try:
-                report = read_content(root, place)
+                report = self.report(place)
                 entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
                 for name, entry in entries.items():
-                    value = nodes.inline(text=as_text(entry, signed=is_signed(name)), classes=["covtoken-number"])
-                    rows.append([cohort, readable(name), value])
+                    rows.append([cohort, readable(name), make_number(as_text(entry, signed=is_signed(name)))])
                 notes.append(about(cohort, report, entries.values()))
             except CovtokenError as error:
                 rows.append([cohort, "", self.missing(error, self.lineno)])
         table = make_table(["cohort", "quantity", "value [95 % over units]"], rows)
-        return [table, nodes.paragraph(text=" ".join(notes), classes=["covtoken-note"])]
+        return [table, make_note(" ".join(notes))]
 
 
 class ReportChart(Reader, SphinxDirective):
-    """A chart drawn from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``.
+    """Draw a chart from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``.
 
-    ``gate5`` without a cohort draws the rows of all cohorts together; ``:score:`` says of which score.
+    ``gate5`` without a cohort draws the rows of all cohorts together, for the score that ``:score:`` names.
     """
 
     required_arguments = 3
@@ -109,11 +97,10 @@ class ReportChart(Reader, SphinxDirective):
             if chart not in CHARTS:
                 raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(CHARTS)}")
             rows = []
-            for one in places:
-                self.depends_on(self.root() / "gate_reports" / f"{one}.json")
-                report = read_content(self.root(), one)
+            for name in places:
+                report = self.report(name)
                 if not report["chart_data"].get(key):
-                    raise CovtokenError(f"{one} chart_data {key}: {MISSING}")
+                    raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
                 rows += report["chart_data"][key]
             options = {name: self.options[name] for name in ("title", "score") if name in self.options}
             if chart == "auroc_by_block":
@@ -121,12 +108,12 @@ class ReportChart(Reader, SphinxDirective):
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
             spec = CHARTS[chart](rows, **options).to_dict()
         except CovtokenError as error:
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+            return self.refused(error)
         return [nodes.raw("", to_html(spec), format="html")]
 
 
 class PublishedTable(Reader, SphinxDirective):
-    """``configs/published.json``: published figures beside what this project measured, on which data."""
+    """Show ``configs/published.json``: published figures beside what this project measured, on which data."""
 
     def run(self) -> list[nodes.Node]:
         path = self.root() / "configs" / "published.json"
@@ -135,28 +122,26 @@ class PublishedTable(Reader, SphinxDirective):
         for figure in json.loads(path.read_text())["figures"]:
             measured = []
             for where in figure["here"]:
-                self.depends_on(self.root() / "gate_reports" / f"{where.split()[0]}.json")
+                place, name = where.split()
+                self.depends_on(self.root() / "gate_reports" / f"{place}.json")
                 try:
-                    name = where.split()[1]
                     text = as_text(read_metric(self.root(), where), signed=is_signed(name))
-                    measured.append(f"{where.split('/')[0]}, {readable(name)}: {text}")
+                    measured.append(f"{place.split('/')[0]}, {readable(name)}: {text}")
                 except CovtokenError as error:
                     measured.append(self.missing(error, self.lineno).astext())
-            rows.append(
-                [figure["what"], figure["setting"], figure["published"], "; ".join(measured) or "not measured yet"]
-            )
+            columns = (figure[name] for name in ("what", "setting", "published"))
+            rows.append([*columns, "; ".join(measured) or "not measured yet"])
         return [make_table(["headline", "published setting", "published, not reproduced here", "measured here"], rows)]
 
 
 class LooksTable(Reader, SphinxDirective):
-    """How often each test split was looked at, from ``gate_reports/test_log.jsonl``."""
+    """Show how often each test split was looked at, from ``gate_reports/test_log.jsonl``."""
 
     def run(self) -> list[nodes.Node]:
         path = self.root() / "gate_reports" / "test_log.jsonl"
         self.depends_on(path)
         if not path.is_file():
-            error = CovtokenError(f"gate_reports/test_log.jsonl: {MISSING}")
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
+            return self.refused(CovtokenError(f"gate_reports/test_log.jsonl: {MISSING}"))
         looks: dict[tuple, list[str]] = {}
         for line in filter(None, path.read_text().splitlines()):
             look = json.loads(line)

@@ -1,8 +1,7 @@
-"""Sphinx extension of the working paper: scores beside each other, cohort by cohort, from committed reports.
+"""Show scores beside each other, cohort by cohort, from committed reports.
 
 Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
-against every baseline: wins, loses, undecided) and ``{alarm-table}`` (alarm against failure). Like ``reports``
-they warn where no report is recorded.
+against every baseline) and ``{alarm-table}`` (alarm against failure). They warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -18,24 +17,15 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
-from covtoken.paper.numbers import (
-    MISSING,
-    about,
-    as_text,
-    cohorts_of,
-    is_signed,
-    read_content,
-    readable,
-    stem_of,
-)
-from covtoken.paper.pages.base import Reader, make_table
+from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable
+from covtoken.paper.pages.base import Reader, make_note, make_table
 
 
 class ReportMatrix(Reader, SphinxDirective):
-    """A row a number and a column a cohort; a dash where a cohort has none.
+    """Lay out numbers, a row a number and a column a cohort; a dash where a cohort has none.
 
-    Either ``:metrics:``, by their full names, or one ``:kind:`` of number and the ``:scores:`` it is shown of, ``:at:``
-    a budget where the kind has them (``keep0.25``).
+    Either ``:metrics:``, by their full names, or one ``:kind:`` of number for the ``:scores:`` named, ``:at:`` a budget
+    where the kind has them (``keep0.25``).
     """
 
     option_spec: ClassVar = {
@@ -43,72 +33,57 @@ class ReportMatrix(Reader, SphinxDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        gate, root, kind = self.options.get("gate", "1"), self.root(), self.options.get("kind", "")
+        gate, kind = self.options.get("gate", "1"), self.options.get("kind", "")
         place = f".{self.options['at']}" if "at" in self.options else ""
         names = {f"{kind}.{score}{place}": NAMES[score] for score in self.options.get("scores", "").split()}
         names |= {name: readable(name) for name in self.options.get("metrics", "").split()}
-        cohorts = self.options.get("cohorts", "").split() or cohorts_of(root, gate)
         try:
-            reports = {cohort: read_content(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts}
+            reports = self.reports(gate, self.options.get("cohorts", "").split())
         except CovtokenError as error:
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
-        for cohort in reports:
-            self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
-        found = {cohort: _found(report, names) for cohort, report in reports.items()}
+            return self.refused(error)
+        entries = {cohort: _with_value(report["metrics"], names) for cohort, report in reports.items()}
         rows = [
-            [label, *(_stacked(name, found[cohort][name]) if name in found[cohort] else "–" for cohort in reports)]
+            [label, *(_stacked(name, of_cohort[name]) if name in of_cohort else "–" for of_cohort in entries.values())]
             for name, label in names.items()
         ]
-        notes = [about(cohort, report, found[cohort].values()) for cohort, report in reports.items()]
+        notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
-        return [make_table(["", *reports], rows), nodes.paragraph(text=words, classes=["covtoken-note"])]
+        return [make_table(["", *reports], rows), make_note(words)]
 
 
-def _found(report: dict, names: Iterable[str]) -> dict[str, dict]:
-    """The entries of those names that have a value."""
-    metrics = report["metrics"]
+def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
     return {name: metrics[name] for name in names if metrics.get(name) and metrics[name]["value"] is not None}
 
 
 def _stacked(name: str, entry: dict) -> nodes.Node:
-    """A value with its interval under it: five cohorts then fit beside each other."""
+    """Put the interval under its value: five cohorts then fit beside each other."""
     value, _, interval = as_text(entry, signed=is_signed(name)).partition(" ")
     lines = [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
     return nodes.inline("", "", *lines, classes=["covtoken-number"])
 
 
 NAMES = METHOD_NAMES | MEASURE_NAMES
-KIND_WORDS = {
+KIND_WORDS = {name: words[0].upper() + words[1:] for name, words in READABLE.items()} | {
     "miss_small": "Small lesions missed (less than half of the tokens kept)",
     "recall_small": "Recall of small lesions, pooled over their tokens",
     "spearman": "Spearman's ρ with lesion recall, mean over pictures",
     "auroc": "Pooled token AUROC",
-    "image_auroc": "AUROC inside one image",
-    "aupr": "Token AUPR",
-    "organ_auroc": "Token AUROC inside the organ",
-    "organ_aupr": "Token AUPR inside the organ",
-    "organ_froc.fp1": "Lesion sensitivity inside the organ at 1 false positive an image",
-    "organ_froc.fp4": "Lesion sensitivity inside the organ at 4 false positives an image",
-    "froc.fp1": "Lesion sensitivity at 1 false positive an image",
-    "froc.fp4": "Lesion sensitivity at 4 false positives an image",
 }
+for _kind in ("froc", "organ_froc"):
+    KIND_WORDS[f"{_kind}.fp1"] = f"{KIND_WORDS[_kind]} at 1 false positive an image"
+    KIND_WORDS[f"{_kind}.fp4"] = f"{KIND_WORDS[_kind]} at 4 false positives an image"
 
 
 class VerdictTable(Reader, SphinxDirective):
-    """One score against every baseline: wins, loses or undecided, a row a baseline and a column a cohort."""
+    """Say whether one score wins, loses or is undecided: a row a baseline and a column a cohort."""
 
     option_spec: ClassVar = {name: directives.unchanged for name in ("gate", "kinds", "ours")}
 
     def run(self) -> list[nodes.Node]:
-        gate, root = self.options.get("gate", "1"), self.root()
-        try:
-            reports = {cohort: read_content(root, f"{cohort}/{stem_of(gate)}") for cohort in cohorts_of(root, gate)}
-            if not reports:
-                raise CovtokenError(f"gate {gate}: {MISSING}")
-        except CovtokenError as error:
-            return [nodes.paragraph("", "", self.missing(error, self.lineno))]
-        for cohort in reports:
-            self.depends_on(root / "gate_reports" / cohort / f"{stem_of(gate)}.json")
+        gate = self.options.get("gate", "1")
+        reports = self.reports(gate)
+        if not reports:
+            return self.refused(CovtokenError(f"gate {gate}: {MISSING}"))
         rows, ours = [], self.options.get("ours", "density")
         for kind in self.options.get("kinds", "auroc image_auroc").split():
             start = f"{kind}.{ours}_against_"
@@ -117,52 +92,46 @@ class VerdictTable(Reader, SphinxDirective):
                 label = f"{name.removeprefix(start).replace('_', ' ')}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
         words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
-        ns = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
-        note = nodes.paragraph(text=" ".join(ns), classes=["covtoken-note"])
-        return [make_table([f"{OURS[ours]} against", *reports], rows), words, note]
+        notes = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
+        return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
 
 
 KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}
-OURS = {"density": "membership A", "recommended": "the recommended score"}
+OURS = METHOD_NAMES | {"recommended": "the recommended score"}
 
 
 def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
-    """One sentence that names every baseline that beats the method, cohort by cohort."""
-    found = []
+    """Name in one sentence every baseline that beats the method, cohort by cohort."""
+    parts = []
     for column, cohort in enumerate(reports, start=1):
         lost = [row[0] for row in rows if row[column] == "loses"]
-        found.append(f"on {cohort} to {'; '.join(lost)}" if lost else f"on {cohort} to nothing")
-    return f"Read as: {ours} loses {', '.join(found[:-1])}{' and ' if found[:-1] else ''}{found[-1]}."
+        parts.append(f"on {cohort} to {'; '.join(lost) or 'nothing'}")
+    return f"Read as: {ours} loses {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
 
 
 class AlarmTable(Reader, SphinxDirective):
-    """How often alarm and failure go together, a row a cohort, from the committed alarm reports."""
+    """Show how often alarm and failure go together, a row a cohort, from the committed alarm reports."""
 
     def run(self) -> list[nodes.Node]:
-        root, rows, total = self.root(), [], np.zeros((2, 2), dtype=int)
-        found = sorted(path.parent.name for path in root.glob("gate_reports/*/alarm.json"))
-        for cohort in (name for name in found if not name.startswith("_")):
-            self.depends_on(root / "gate_reports" / cohort / "alarm.json")
-            report = read_content(root, f"{cohort}/alarm")
+        rows, total = [], np.zeros((2, 2), dtype=int)
+        for cohort in sorted(cohorts_of(self.root(), "alarm")):
+            report = self.report(f"{cohort}/alarm")
             checks, metrics = report["checks"], report["metrics"]
             failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
             means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
             total += [failed, worked]
             rows.append([f"{cohort}, {report['split']}", *_right(failed, worked), *means])
         if not rows:
-            return [nodes.paragraph("", "", self.missing(CovtokenError(f"alarm: {MISSING}"), self.lineno))]
+            return self.refused(CovtokenError(f"alarm: {MISSING}"))
         rows.append(["all", *_right(*total), "–", "–", "–"])
         head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
         return [make_table(head, rows)]
 
 
 def _right(failed, worked) -> list[str]:
-    """Of (fired, silent) where D failed and where it worked: how many of each were right, and of all."""
-    return [
-        f"{failed[0]} of {sum(failed)}",
-        f"{worked[1]} of {sum(worked)}",
-        f"{failed[0] + worked[1]} of {sum(failed) + sum(worked)}",
-    ]
+    """Count the right alarms where D failed and where it worked, and both; each argument is (fired, silent)."""
+    pairs = ((failed[0], sum(failed)), (worked[1], sum(worked)))
+    return [f"{right} of {n}" for right, n in (*pairs, map(sum, zip(*pairs, strict=True)))]
 
 
 def register(app: Sphinx) -> None:

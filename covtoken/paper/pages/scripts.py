@@ -1,4 +1,4 @@
-"""The scripts that a page needs to draw formulas and charts without a network."""
+"""Give pages the scripts that draw formulas and charts without a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cb
 
 
 def write_scripts(app: Sphinx, config) -> None:
-    """Put the two scripts that pages need into ``_extra``: MathJax and Vega, both from installed packages."""
+    """Copy MathJax and Vega from installed packages into the book's ``_extra``."""
     extra = Path(app.srcdir) / "_extra"
     write_bundle(extra / "vega" / "vega-bundle.js")
     target = extra / "mathjax" / "tex-svg-full.js"
@@ -24,10 +24,10 @@ def write_scripts(app: Sphinx, config) -> None:
         return
     try:
         # The wheel holds npm's files unchanged (same digest), so that no node is needed to draw formulas offline.
-        found = [f for f in files("sphinx-mathjax-offline") or [] if f.name == "tex-svg-full.js"]
+        scripts = [f for f in files("sphinx-mathjax-offline") or [] if f.name == "tex-svg-full.js"]
     except PackageNotFoundError:
-        found = []
-    content = found[0].locate().read_bytes() if found else b""
+        scripts = []
+    content = scripts[0].locate().read_bytes() if scripts else b""
     if hashlib.sha256(content).hexdigest() != MATHJAX_SHA256:
         logger.warning(
             "formulas cannot be drawn: install MathJax 3.2.2 with `pip install sphinx-mathjax-offline==0.0.2`"

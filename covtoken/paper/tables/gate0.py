@@ -1,4 +1,4 @@
-"""What gate 0's notebook shows: checks, planted defects, and the text of its locked cell."""
+"""Make what gate 0's notebook shows: checks, planted defects, and the text of its locked cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def locked_text(report: GateReport, committed: Sequence[GateReport] | None = Non
     """Write the notebook's locked cell: this run's checks, then those of every other cohort.
 
     Args:
-        report: of this run.
+        report: this run's.
         committed: reports of any gate (None: all committed ones).
     """
     committed = committed_reports() if committed is None else committed
@@ -33,19 +33,19 @@ def locked_text(report: GateReport, committed: Sequence[GateReport] | None = Non
 
 
 def check_table(report: GateReport) -> pd.DataFrame:
-    """One row a check: whether it holds, its worst number and its bound, where it has them."""
+    """Lay out whether each check holds, with its worst number and its bound where it has them."""
     rows = []
     for name, outcome in report.checks.items():
         worst = [entry["value"] for key, entry in report.metrics.items() if f"{key}.".startswith(f"{name}.")]
-        found = [r["value"] for r in report.chart_data["agreement"] if name == f"agreement.{r['comparison']}"] or worst
+        by_block = [r["value"] for r in report.chart_data["agreement"] if name == f"agreement.{r['comparison']}"]
+        measured = f"{max(by_block or worst):.2g}" if by_block or worst else ""
         bound = report.thresholds.get(name)
-        measured = f"{max(found):.2g}" if found else ""
         rows.append({"check": name, "holds": outcome, "measured": measured, "bound": "" if bound is None else bound})
     return pd.DataFrame(rows).set_index("check").sort_index()
 
 
 def defect_table() -> pd.DataFrame:
-    """Each defect planted into a small phantom and a tiny random ViT: the decision, and the checks that failed."""
+    """Plant each defect into a small phantom and a tiny random ViT; lay out the decision and the failed checks."""
     cohort, vit = open_cohort("phantom", n=24), load_backbone("random:vit_tiny_patch16_224", 96)
     setting = open_setting(cohort, None, vit, progress=False)
     rows = []

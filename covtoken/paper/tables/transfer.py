@@ -1,4 +1,4 @@
-"""What gate 5's notebook shows: rows of the heat map, a table, and verdicts in words."""
+"""Make what gate 5's notebook shows: rows of the heat map, a table, and verdicts in words."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ import pandas as pd
 
 from covtoken.gates.gate5 import DECIDING, RECORDED, cells
 from covtoken.names import METHOD_NAMES, WAYS
-from covtoken.paper.numbers import cell
+from covtoken.paper.numbers import as_text, cell
 from covtoken.protocol.plan import BASELINES
 from covtoken.protocol.report import GateReport, committed_reports
 
 
 def heat_rows(report: GateReport, recorded: dict[str, dict[str, dict]]) -> list[dict]:
-    """Give the heat map's rows of this run and of every cohort that was recomputed from its records."""
-    rows = list(report.chart_data["cells"])
-    return rows + [row for cohort, metrics in recorded.items() for row in cells(cohort, metrics)]
+    """Give the heat map's rows of this run and of every recomputed cohort.
+
+    Args:
+        recorded: cohort → metrics, recomputed from its records.
+    """
+    return [*report.chart_data["cells"], *(row for c, metrics in recorded.items() for row in cells(c, metrics))]
 
 
 def transfer_table(metrics: dict[str, dict], kind: str = "auroc") -> pd.DataFrame:
-    """Lay out one kind of AUROC: a row a score, a column a way, with 95 % intervals; baselines where they are there."""
+    """Lay out one kind of AUROC with 95 % intervals: a row a score with any, a column a way."""
     rows = []
     for score in (*RECORDED, *BASELINES):
         entries = {title: metrics.get(f"{kind}.{score}.{way}") for way, title in WAYS.items()}
         if any(entries.values()):
-            rows.append({"score": METHOD_NAMES[score]} | {title: cell(e, gap="\u00a0") for title, e in entries.items()})
+            rows.append({"score": METHOD_NAMES[score]} | {title: cell(e) for title, e in entries.items()})
     return pd.DataFrame(rows).set_index("score")
 
 
 def verdicts(report: GateReport) -> str:
-    """Say, a line a cohort, whether the recipe holds there: this run's, then the committed reports'."""
+    """Say, a line a cohort, whether the recipe holds there: for this run, then for the committed reports."""
     others = [r for r in committed_reports() if str(r.gate) == "5" and r.cohort != report.cohort]
     return "\n".join(map(verdict, [report, *others]))
 
 
 def verdict(report: GateReport) -> str:
     """Say of one cohort, by anatomy and modality, whether a recipe chosen elsewhere holds."""
-    p, entry = report.parameters, report.metrics[f"auroc.recommended.{DECIDING}"]
+    name, p = f"auroc.recommended.{DECIDING}", report.parameters
+    entry, threshold = report.metrics[name], report.thresholds[name]
     where = f"{report.cohort} ({', '.join(p['organs']) or 'no organ named'}; {p['modality']})"
-    threshold = report.thresholds[f"auroc.recommended.{DECIDING}"]
     holds = {"GO": "holds", "NO-GO": "does not hold", "NO-VERDICT": "decides nothing"}[report.decision]
     return (
-        f"{where}: {report.decision}; the recipe of {p['elsewhere']} {holds}: {cell(entry)}, {entry['n_units']} units, "
-        f"against {threshold:.3f}"
+        f"{where}: {report.decision}; the recipe of {p['elsewhere']} {holds}: {as_text(entry)}, "
+        f"{entry['n_units']} units, against {threshold:.3f}"
     )
