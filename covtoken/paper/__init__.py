@@ -1,1 +1,1 @@
-"""The paper: charts, pages, tables, and its numbers in words."""
+"""Make the paper: charts, pages, tables, and its numbers in words."""

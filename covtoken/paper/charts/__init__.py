@@ -1,1 +1,1 @@
-"""Charts: rows in, an Altair chart out."""
+"""Draw charts: rows in, an Altair chart out."""

@@ -1,4 +1,4 @@
-"""The chart of the label-free alarm: what it saw against whether D failed."""
+"""Chart the label-free alarm: what it saw against whether D failed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts.style import COLOURS, styled, table_of
+from covtoken.paper.charts.style import COLOURS, plain_legend, styled, table_of
 
 
 def alarm_against_failure(
     rows: Iterable[Mapping], title: str = "Does the alarm fire where D fails?", statistic: str = "backing"
 ):
-    """Each condition by a label-free statistic and by what D gains over A; colour: the alarm, shape: what happened.
+    """Plot each condition by a label-free statistic and D's gain over A; colour: the alarm, shape: what happened.
 
     Args:
         rows: mappings with ``condition``, the statistic (None: left out), ``gain`` (AUROC of D minus A's), ``fired``
             and ``failed``; optionally ``cohort``.
         statistic: backing, agreement, drift or units.
+
+    Raises:
+        CovtokenError: unknown statistic.
     """
     if statistic not in _STATISTICS:
         raise CovtokenError(f"statistic {statistic!r}: expected one of {', '.join(_STATISTICS)}")
@@ -31,7 +34,10 @@ def alarm_against_failure(
         outcome=np.where(table["failed"].astype(bool), "D failed", "D worked"),
     )
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(y="zero:Q")
-    legend = alt.Legend(title=None, orient="top", labelFontSize=12, symbolSize=80)
+    legend = plain_legend()
+    alarms = alt.Scale(domain=["alarm", "silent"], range=[COLOURS[1], COLOURS[0]])
+    outcomes = alt.Scale(domain=["D failed", "D worked"], range=["cross", "circle"])
+    numbers = (alt.Tooltip(f"{name}:Q", format="+.3f") for name in (statistic, "gain"))
     named = ["cohort:N"] if "cohort" in table else []
     points = (
         alt.Chart(table)
@@ -39,19 +45,9 @@ def alarm_against_failure(
         .encode(
             x=alt.X(f"{statistic}:Q", title=_STATISTICS[statistic], scale=alt.Scale(zero=False)),
             y=alt.Y("gain:Q", title="AUROC of D minus A's"),
-            color=alt.Color(
-                "alarm:N", scale=alt.Scale(domain=["alarm", "silent"], range=[COLOURS[1], COLOURS[0]]), legend=legend
-            ),
-            shape=alt.Shape(
-                "outcome:N", scale=alt.Scale(domain=["D failed", "D worked"], range=["cross", "circle"]), legend=legend
-            ),
-            tooltip=[
-                *named,
-                "condition:N",
-                *(alt.Tooltip(f"{name}:Q", format="+.3f") for name in (statistic, "gain")),
-                "alarm:N",
-                "outcome:N",
-            ],
+            color=alt.Color("alarm:N", scale=alarms, legend=legend),
+            shape=alt.Shape("outcome:N", scale=outcomes, legend=legend),
+            tooltip=[*named, "condition:N", *numbers, "alarm:N", "outcome:N"],
         )
     )
     return styled(alt.layer(zero, points), title, 300, "One mark a condition: a bank and the pictures it is used on.")

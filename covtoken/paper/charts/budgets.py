@@ -1,8 +1,4 @@
-"""Charts of budgets and coverage: gates 2 to 4 and the negative result. Rows in, an Altair chart out.
-
-Membership is blue, coverage vermilion, baselines grey, wherever a chart has room for only these three. Panels share one
-view, and only its height is divided between them: a concatenation of views would not take the width of its page.
-"""
+"""Chart gates 2 and 3. Of three colours, blue is membership, vermilion coverage, grey a baseline."""
 
 from __future__ import annotations
 
@@ -18,8 +14,10 @@ from covtoken.paper.charts.style import (
     COLOURS,
     GREY,
     PERCENT,
+    in_order,
     legends_below_each_other,
     named_legend,
+    plain_legend,
     styled,
     table_of,
     with_bounds,
@@ -33,12 +31,15 @@ DECIDING = "0.25"
 
 
 def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers more hold more of the lesion?"):
-    """Spearman's ρ between what a set of kept tokens covers and the share of the lesion in it, with 95 % intervals.
+    """Plot Spearman's ρ of a kept set's coverage with the share of the lesion in it, with 95 % intervals.
 
     Args:
         rows: mappings with ``measure`` (rankme, coding_rate, energy, control, attention_mass), ``keep`` ("0.5", "0.25",
             "0.1"), ``family`` (all, random, tilted, spanning), ``value``, and ``lo``, ``hi`` (or None). The family
             "all" is drawn with intervals, the others as small grey marks.
+
+    Raises:
+        CovtokenError: no row of family "all", or a keep ratio without a mark.
     """
     table = with_bounds(table_of(rows, "measure", "keep", "family", "value", "lo", "hi"))
     table["keep"] = _keeps(table)
@@ -46,8 +47,7 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     overall, families = table[table["family"] == "all"], table[table["family"] != "all"]
     if overall.empty:
         raise CovtokenError("rho_by_measure: no row of family 'all'")
-    order = [name for name in MEASURE_NAMES.values() if name in set(table["name"])]
-    order += [name for name in dict.fromkeys(table["name"]) if name not in order]
+    order = in_order(table["name"], MEASURE_NAMES.values())
     keeps = [keep for keep in KEEPS if keep in set(table["keep"])]
     two_lines = {"test": "indexof(datum.label, ' (') >= 0", "value": "bottom"}
     axis = alt.Axis(
@@ -63,11 +63,7 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     x_title = "Spearman's ρ with the lesion's recall"
     palette = [KEEP_COLOURS[list(KEEPS).index(keep)] for keep in keeps]
     colour = alt.Color("keep:N", scale=alt.Scale(domain=keeps, range=palette), legend=named_legend("share kept"))
-    shape = alt.Shape(
-        "keep:N",
-        scale=alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps]),
-        legend=named_legend("share kept"),
-    )
+    shape = _keep_shape(keeps)
     x_axis = alt.Axis(tickCount=5, format="~g")
     x = alt.X("value:Q", title=x_title, axis=x_axis)
     tips = ["name:N", "keep:N", "family:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
@@ -88,18 +84,19 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     subtitle = "95 % intervals over units, all sets of one size."
     subtitle += " Grey: the same inside one family of sets." if len(families) else ""
     # The families have shapes of their own; colour goes with shape, so that the keep ratios have one legend.
-    chart = styled(
-        alt.layer(*layers).resolve_scale(shape="independent", color="independent"), title, 66 * len(order), subtitle
-    )
-    return legends_below_each_other(chart)
+    chart = alt.layer(*layers).resolve_scale(shape="independent", color="independent")
+    return legends_below_each_other(styled(chart, title, 66 * len(order), subtitle))
 
 
 def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at equal budgets"):
-    """Share of small lesions that a method loses, with 95 % intervals, best at keep 0.25 first.
+    """Plot the share of small lesions that each method loses, with 95 % intervals, best at keep 0.25 first.
 
     Args:
         rows: mappings with ``method`` (its label), ``keep`` ("0.5", "0.25", "0.1"), ``value``, and ``lo``, ``hi`` (or
-            None). What kind a method is says ``covtoken.names.kind_of``.
+            None). ``covtoken.names.kind_of`` gives a method its colour.
+
+    Raises:
+        CovtokenError: a method of unknown kind, or a keep ratio without a mark.
     """
     table = with_bounds(table_of(rows, "method", "keep", "value", "lo", "hi"))
     table["keep"] = _keeps(table)
@@ -122,13 +119,9 @@ def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at 
     x_title = "Small lesions lost"
     x_axis = alt.Axis(labelExpr=PERCENT, tickCount=5)
     scale = alt.Scale(domain=[0, max(float(table["hi"].max()), 0.05)], nice=True)
-    legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=6, labelFontSize=12, symbolSize=70)
+    legend = plain_legend(70, columns=2, columnPadding=6)
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds]), legend=legend)
-    shape = alt.Shape(
-        "keep:N",
-        scale=alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps]),
-        legend=named_legend("share kept"),
-    )
+    shape = _keep_shape(keeps)
     decides = alt.datum.keep == DECIDING
     tips = ["method:N", "keep:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
     base = alt.Chart(table)
@@ -159,12 +152,17 @@ def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at 
 
 
 def _keeps(table: pd.DataFrame) -> pd.Series:
-    """Keep ratios as the text they are drawn under; others than 0.5, 0.25 and 0.1 have no mark."""
-    found = table["keep"].map(lambda keep: f"{float(keep):g}")
-    unknown = sorted(set(found) - set(KEEPS))
+    """Write keep ratios as the text of their legend; refuse those without a mark."""
+    keeps = table["keep"].map(lambda keep: f"{float(keep):g}")
+    unknown = sorted(set(keeps) - set(KEEPS))
     if unknown:
         raise CovtokenError(f"keep ratio {unknown[0]}: expected one of {', '.join(KEEPS)}")
-    return found
+    return keeps
+
+
+def _keep_shape(keeps: list[str]) -> alt.Shape:
+    shapes = alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps])
+    return alt.Shape("keep:N", scale=shapes, legend=named_legend("share kept"))
 
 
 def _family_shape() -> alt.Shape:

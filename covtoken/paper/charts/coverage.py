@@ -1,8 +1,12 @@
-"""Charts of gate 4 and the negative result: the dual's path, objective against optimiser, the growing lesion."""
+"""Chart gate 4 and the negative result: the dual's path, objective against optimiser, the growing lesion.
+
+Panels share one view and divide its height: a concatenation of views would not take the width of its page.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 
 import altair as alt
 import numpy as np
@@ -16,6 +20,7 @@ from covtoken.paper.charts.style import (
     cycle,
     in_order,
     named_legend,
+    plain_legend,
     styled,
     table_of,
     with_bounds,
@@ -29,7 +34,7 @@ MOST_DECADES = 5  # of a logarithmic axis of μ
 
 
 def mu_paths(rows: Iterable[Mapping], title: str = "The price of coverage, step by step"):
-    """Price μ (logarithmic) and tokens kept along the descent, a line a slack, a panel a schedule.
+    """Plot price μ (logarithmic) and tokens kept along the descent, a line a slack, a panel a schedule.
 
     Args:
         rows: mappings with ``step``, ``mu``, ``k``, ``slack`` and ``schedule`` ("as specified", "repaired"); means over
@@ -49,8 +54,7 @@ def mu_paths(rows: Iterable[Mapping], title: str = "The price of coverage, step 
     schedules = in_order(table["schedule"], SCHEDULES)
     places = _places(2 * len(schedules), 118)
     parts = []
-    for index, (kind, schedule) in enumerate((kind, name) for kind in ("price", "k") for name in schedules):
-        span = places[index]
+    for span, (kind, schedule) in zip(places, product(("price", "k"), schedules), strict=True):
         if kind == "price":
             heading = f"Price μ, {schedule}"
             scale = alt.Scale(type="log", domain=[floor, ceiling], range=span, nice=False)
@@ -67,7 +71,7 @@ def mu_paths(rows: Iterable[Mapping], title: str = "The price of coverage, step 
 
 
 def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the slack grows"):
-    """Price μ with 95 % intervals, and the share of pictures that meet the coverage floor, against the slack.
+    """Plot price μ with 95 % intervals, and the share of pictures that meet the coverage floor, against the slack.
 
     Args:
         rows: mappings with ``slack``, ``schedule`` ("as specified", "repaired"), ``mu``, ``lo``, ``hi`` (or None),
@@ -88,7 +92,7 @@ def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the sl
         scale=alt.Scale(type="log", domain=[slacks[0] / 1.25, slacks[-1] * 1.25], nice=False),
         axis=alt.Axis(values=slacks, grid=False, labelExpr="format(100 * datum.value, '~g') + ' %'"),
     )
-    legend = alt.Legend(title=None, orient="top", labelFontSize=12, symbolSize=80)
+    legend = plain_legend()
     palette = cycle(len(schedules))
     colours = [SCHEDULES.get(name, palette[i]) for i, name in enumerate(schedules)]
     colour = alt.Color("schedule:N", scale=alt.Scale(domain=schedules, range=colours), legend=legend)
@@ -131,7 +135,7 @@ def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the sl
 
 
 def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objective or its optimiser?"):
-    """Small lesions that coverage loses, with 95 % intervals, and membership at the same number of tokens.
+    """Plot the small lesions lost by coverage, with 95 % intervals, and by membership at the same number of tokens.
 
     Args:
         rows: mappings with ``objective`` (RankMe, coding rate, energy), ``optimiser`` (its label), ``miss``, ``lo``,
@@ -141,37 +145,30 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
     table = table_of(rows, "objective", "optimiser", "miss", "lo", "hi", "membership_miss", "met", "k")
     table = with_bounds(table, "miss")
     table["row"] = table["objective"] + "|" + table["optimiser"]
-    table["note"] = [
-        f"floor met {100 * met:.0f} %, {k:.0f} tokens" for met, k in zip(table["met"], table["k"], strict=True)
-    ]
+    pairs = zip(table["met"], table["k"], strict=True)
+    table["note"] = [f"floor met {100 * met:.0f} %, {k:.0f} tokens" for met, k in pairs]
     order = list(dict.fromkeys(table["row"]))
-    y = alt.Y(
-        "row:N",
-        sort=order,
-        title=None,
-        scale=alt.Scale(padding=0),
-        axis=alt.Axis(
-            grid=False,
-            ticks=False,
-            labelFontSize=12,
-            labelLimit=150,
-            labelPadding=8,
-            labelExpr="split(datum.label, '|')",
-            labelBaseline="bottom",
-        ),
+    axis = alt.Axis(
+        grid=False,
+        ticks=False,
+        labelFontSize=12,
+        labelLimit=150,
+        labelPadding=8,
+        labelExpr="split(datum.label, '|')",
+        labelBaseline="bottom",
     )
-    x_title = "Small lesions lost"
+    y = alt.Y("row:N", sort=order, title=None, scale=alt.Scale(padding=0), axis=axis)
     highest = float(max(table["hi"].max(), table["membership_miss"].max(), 0.05))
     scale = alt.Scale(domain=[0, highest], nice=True)
     x_axis = alt.Axis(labelExpr=PERCENT, tickCount=5)
 
     def x(name: str) -> alt.X:
-        return alt.X(f"{name}:Q", title=x_title, scale=scale, axis=x_axis)
+        return alt.X(f"{name}:Q", title="Small lesions lost", scale=scale, axis=x_axis)
 
     long = table.melt(["row", "note"], ["miss", "membership_miss"], "which", "lost")
     long["which"] = long["which"].map({"miss": "coverage", "membership_miss": "membership, as many tokens"})
     names = ["coverage", "membership, as many tokens"]
-    legend = alt.Legend(title=None, orient="top", columns=1, labelFontSize=12, symbolSize=80, labelLimit=200)
+    legend = plain_legend(columns=1, labelLimit=200)
     colour = alt.Color("which:N", scale=alt.Scale(domain=names, range=[COLOURS[1], COLOURS[0]]), legend=legend)
     shape = alt.Shape("which:N", scale=alt.Scale(domain=names, range=["circle", "diamond"]), legend=legend)
     fill = alt.Fill("which:N", scale=alt.Scale(domain=names, range=[COLOURS[1], "#ffffff"]), legend=legend)
@@ -199,7 +196,7 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
 
 
 def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets rarer"):
-    """Recall of lesion tokens at keep 0.25 against the lesion's size in tokens (logarithmic), with 95 % bands.
+    """Plot recall of lesion tokens at keep 0.25 against the growing lesion's size (logarithmic), with 95 % bands.
 
     Args:
         rows: mappings with ``method`` (its label), ``tokens`` (1, 2, 4…64), ``recall``, and ``lo``, ``hi`` (or None).
@@ -211,9 +208,7 @@ def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets 
     blues = iter((COLOURS[0], COLOURS[5], "#00365a"))
     others = iter([CURVE_COLOURS[i % len(CURVE_COLOURS)] for i in range(len(names))])
     palette = [next(blues) if name in MEMBERSHIPS else next(others) for name in names]
-    legend = alt.Legend(
-        title=None, orient="top", columns=2, labelFontSize=12, symbolSize=70, labelLimit=150, symbolOpacity=1
-    )
+    legend = plain_legend(70, columns=2, labelLimit=150, symbolOpacity=1)
     colour = alt.Color("method:N", scale=alt.Scale(domain=names, range=palette), legend=legend)
     shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
     shapes = [shapes[i % len(shapes)] for i in range(len(names))]
@@ -248,7 +243,7 @@ def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets 
 
 
 def _places(count: int, height: int, gap: int = 34) -> list[list[int]]:
-    """(bottom, top) in px of panels below each other in one view, each with room for its heading."""
+    """Place panels below each other in one view, each with room for its heading: [bottom, top] in px."""
     return [[i * (height + gap) + 20 + height, i * (height + gap) + 20] for i in range(count)]
 
 
@@ -258,7 +253,7 @@ def _heading(text: str, span: list[int]) -> alt.Chart:
 
 
 def _decades(values: pd.Series) -> tuple[float, float, list[float]]:
-    """Floor, ceiling and ticks of a logarithmic axis: whole decades, at most ``MOST_DECADES`` of them."""
+    """Give floor, ceiling and ticks of a logarithmic axis: whole decades, at most ``MOST_DECADES`` of them."""
     positive = values[values > 0]
     if positive.empty:
         return 0.1, 1.0, [0.1, 1.0]

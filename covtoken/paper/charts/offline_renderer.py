@@ -1,8 +1,8 @@
 """Draw Altair charts where there is no network: in a notebook, on a page opened from disk, in a pull request.
 
-Altair's own renderer loads scripts from a network and gives every chart a random id. This one writes the chart three
-times: as HTML that holds a finished SVG and, once the page's own copy of Vega is there, turns into the live chart;
-as a plain SVG; and as one line of text. Equal charts give equal output, so that notebooks compare cleanly.
+Altair's own renderer loads scripts from a network and gives every chart a random id. This module writes a chart as HTML
+with a finished SVG, which the page's own copy of Vega turns into the live chart; as a plain SVG; and as a line of text.
+Equal charts give equal output, so that notebooks compare cleanly.
 """
 
 from __future__ import annotations
@@ -53,18 +53,13 @@ def install_renderer() -> None:
 
 
 def mime_bundle(spec: dict[str, Any]) -> dict[str, str]:
-    """``text/html``, ``image/svg+xml`` and ``text/plain`` of a Vega-Lite specification; the same for equal ones."""
-    title = title_of(spec)
+    """Draw a Vega-Lite specification as ``text/html``, ``image/svg+xml`` and ``text/plain``."""
     svg = to_svg(spec)
-    return {
-        "text/html": to_html(spec, svg),
-        "image/svg+xml": svg,
-        "text/plain": f"<chart: {title}>",
-    }
+    return {"text/html": to_html(spec, svg), "image/svg+xml": svg, "text/plain": f"<chart: {title_of(spec)}>"}
 
 
 def to_html(spec: dict[str, Any], svg: str | None = None) -> str:
-    """A ``div`` named by the hash of the specification, with the SVG in it and the script that makes it live."""
+    """Write a ``div``, named by the specification's hash, with the SVG in it and the script that makes it live."""
     # "</" would end the script element early, wherever it stands in the data.
     text = json.dumps(spec, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
     name = "chart-" + hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -73,7 +68,7 @@ def to_html(spec: dict[str, Any], svg: str | None = None) -> str:
 
 
 def to_svg(spec: dict[str, Any]) -> str:
-    """The chart as SVG, drawn in this process by vl-convert."""
+    """Draw a chart as SVG in this process, by vl-convert."""
     import vl_convert
 
     fixed = copy.deepcopy(spec)
@@ -85,7 +80,7 @@ def to_svg(spec: dict[str, Any]) -> str:
 
 
 def title_of(spec: dict[str, Any]) -> str:
-    """The chart's description or title, in one line."""
+    """Give a chart's description or title in one line."""
     title = spec.get("description") or spec.get("title") or "chart"
     if isinstance(title, dict):
         title = title.get("text", "chart")

@@ -1,11 +1,10 @@
-"""Pictures with a score laid over them and the outline of the lesion."""
+"""Draw pictures with a score laid over them and the outline of the lesion."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Iterable, Mapping
-from textwrap import wrap
 
 import altair as alt
 import numpy as np
@@ -13,17 +12,20 @@ import pandas as pd
 from PIL import Image
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts.style import FONT
+from covtoken.paper.charts.style import panel_title, side_by_side
 
 
 def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: int = 2, size: int = 230):
-    """Pictures with the score laid over them and the lesion's outline.
+    """Lay scores and lesion outlines over pictures.
 
     Args:
         cases: mappings with ``name``, ``picture`` [H, W] in 0…1, ``score`` [rows, cols], ``mask`` [H, W] bool or None;
             optionally ``case``, the picture's name where ``name`` is the score's.
         columns: pictures beside each other; two stay readable on a phone.
         size: width of a picture in px.
+
+    Raises:
+        CovtokenError: no case.
     """
     panels = []
     for case in cases:
@@ -33,24 +35,21 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
         image = pixels.mark_image(width=size, height=size).encode(
             x=alt.value(size / 2), y=alt.value(size / 2), url="url:N", tooltip=["case:N", "name:N"]
         )
-        head = alt.TitleParams(str(case["name"]), fontSize=13, fontWeight="normal", anchor="start", offset=4)
-        panels.append(image.properties(width=size, height=size, title=head))
+        panels.append(image.properties(width=size, height=size, title=panel_title(str(case["name"]))))
     if not panels:
         raise CovtokenError("lesion_maps: no case to draw; pass at least one")
     subtitle = "Yellow: high score within the picture. White line: the lesion's outline."
-    text = alt.TitleParams(title, subtitle=wrap(subtitle, 60), anchor="start", fontSize=16, subtitleFontSize=12)
-    chart = alt.concat(*panels, columns=columns, spacing=14, title=text).properties(description=title)
-    return chart.configure(font=FONT).configure_view(strokeWidth=0)
+    return side_by_side(panels, title, subtitle, columns)
 
 
 # Seven stops of the cividis-to-yellow ramp that survive grey printing: dark blue is low, yellow is high.
-_RAMP = np.array(
+RAMP = np.array(
     [(0, 32, 76), (24, 61, 107), (87, 93, 109), (124, 123, 120), (167, 155, 116), (214, 190, 96), (255, 234, 70)]
 )
 
 
 def _overlay(case: Mapping, size: int) -> bytes:
-    """The picture in grey, the score as colour over it, the mask's outline in white; JPEG bytes, square."""
+    """Draw the picture in grey, the score as colour over it, the mask's outline in white; a square JPEG."""
     picture = np.clip(np.asarray(case["picture"], dtype=np.float32), 0, 1)
     score = np.asarray(case["score"], dtype=np.float32)
     grey = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
@@ -58,10 +57,10 @@ def _overlay(case: Mapping, size: int) -> bytes:
     scaled = np.clip((score - low) / max(float(high - low), 1e-9), 0, 1)
     # Nearest: a reader should see the tokens that the score belongs to, not an invented finer map.
     heat = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize((size, size), Image.Resampling.NEAREST))
-    position = heat * (len(_RAMP) - 1)
-    below = np.minimum(position.astype(int), len(_RAMP) - 2)
+    position = heat * (len(RAMP) - 1)
+    below = np.minimum(position.astype(int), len(RAMP) - 2)
     part = (position - below)[..., None]
-    colour = _RAMP[below] * (1 - part) + _RAMP[below + 1] * part
+    colour = RAMP[below] * (1 - part) + RAMP[below + 1] * part
     alpha = (0.15 + 0.45 * heat)[..., None]
     pixels = grey[..., None] * 255 * (1 - alpha) + colour * alpha
     if case.get("mask") is not None:

@@ -1,4 +1,4 @@
-"""The paper's charts. Plain rows in, an Altair chart out; colours and labels hold for every page.
+"""Chart scores: AUROC by block, densities, gains over baselines.
 
 Colours are Okabe and Ito's, told apart with any colour vision; the proposed scores are drawn strong, baselines grey.
 """
@@ -11,28 +11,25 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from covtoken.paper.charts.style import COLOURS, FONT, GREY, cycle, styled, table_of
+from covtoken.paper.charts.style import COLOURS, FONT, GREY, cycle, styled, table_of, with_bounds
 
 
 def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", threshold: float | None = None):
-    """AUROC of every score at every block, with 95 % bands; scores without a block are horizontal rules.
+    """Plot AUROC of every score at every block, with 95 % bands; scores without a block are horizontal rules.
 
     Args:
         rows: mappings with ``scorer`` (its label), ``block`` (1…L, ``"norm"`` for the final block through the final
             norm, None for a score that reads no block), ``value``, and ``lo``, ``hi`` (or None).
         threshold: a locked threshold, drawn as a dotted rule.
     """
-    table = table_of(rows, "scorer", "block", "value")
-    for bound in ("lo", "hi"):
-        table[bound] = table[bound].fillna(table["value"]) if bound in table else table["value"]
+    table = with_bounds(table_of(rows, "scorer", "block", "value"))
     numbers = pd.to_numeric(table["block"], errors="coerce")
     last = int(numbers.max()) if numbers.notna().any() else 1
     table["position"] = numbers.where(table["block"] != "norm", last + 2)
     lines, rules = table[table["position"].notna()], table[table["position"].isna()]
     names = list(dict.fromkeys(lines["scorer"]))
     colour = alt.Color("scorer:N", scale=alt.Scale(domain=names, range=cycle(len(names))), legend=None)
-    floor, ceiling = min(0.5, float(table["lo"].min())), max(1.0, float(table["hi"].max()))
-    floor = np.floor(floor * 20) / 20
+    floor, ceiling = np.floor(min(0.5, float(table["lo"].min())) * 20) / 20, max(1.0, float(table["hi"].max()))
     y_scale = alt.Scale(domain=[floor, ceiling], nice=False)
     ticks = list(range(1, last + 1)) + ([last + 2] if (table["block"] == "norm").any() else [])
     x = alt.X(
@@ -67,31 +64,27 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
     layers.append(_end_labels(marks, floor, ceiling, height, y_scale))
-    return styled(
-        alt.layer(*layers), title, height, "Bands: 95 % intervals over units. Dashed: scores without a block."
-    )
+    subtitle = "Bands: 95 % intervals over units. Dashed: scores without a block."
+    return styled(alt.layer(*layers), title, height, subtitle)
 
 
 def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion tokens and of the others"):
-    """Densities of a score for lesion tokens and other tokens.
+    """Plot densities of a score for lesion tokens and other tokens.
 
     Args:
         rows: mappings with ``group`` (two or three names), ``score`` and ``density``; optionally ``panel``.
     """
     table = table_of(rows, "group", "score", "density")
     names = list(dict.fromkeys(table["group"]))
-    colour = alt.Color(
-        "group:N",
-        scale=alt.Scale(domain=names, range=cycle(len(names))),
-        legend=alt.Legend(title=None, orient="top", labelFontSize=13),
-    )
+    legend = alt.Legend(title=None, orient="top", labelFontSize=13)
+    colour = alt.Color("group:N", scale=alt.Scale(domain=names, range=cycle(len(names))), legend=legend)
     if "panel" in table:
         return _panels(table, colour, title)
     return styled(_density(table, colour), title, 240)
 
 
 def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
-    """Differences with their 95 % intervals beside a zero line: right of it favours the proposed score.
+    """Plot differences with 95 % intervals beside a zero line: right of it favours the proposed score.
 
     Args:
         rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``.
@@ -102,12 +95,9 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     table["reading"] = np.where(excludes, "excludes 0", "includes 0")
     order = list(dict.fromkeys(table["row"]))
     y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=False, labelFontSize=12))
-    readings = ["excludes 0", "includes 0"]
-    colour = alt.Color(
-        "reading:N",
-        scale=alt.Scale(domain=readings, range=[COLOURS[0], GREY]),
-        legend=alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12),
-    )
+    scale = alt.Scale(domain=["excludes 0", "includes 0"], range=[COLOURS[0], GREY])
+    legend = alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12)
+    colour = alt.Color("reading:N", scale=scale, legend=legend)
     tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
     x_title = f"Difference in {unit}"
     base = alt.Chart(table)
@@ -132,7 +122,7 @@ def _density(table: pd.DataFrame, colour: alt.Color) -> alt.Chart:
 
 
 def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
-    """One density chart a panel, each on its own axes: scores of different methods have different units."""
+    """Draw a density chart a panel, each on its own axes: scores of different methods have different units."""
     parts = []
     for name, rows in table.groupby("panel", sort=False):
         head = alt.TitleParams(str(name), anchor="start", fontSize=14, fontWeight="normal")
@@ -144,32 +134,24 @@ def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
 
 
 def _end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
-    """Names at the right edge, moved apart where values lie too close to read."""
+    """Write names at the right edge, moved apart where values lie too close to read."""
     gap = 15 * (ceiling - floor) / height
     marks = sorted(marks, key=lambda mark: mark[1])
     stacks: list[list[float]] = []  # values whose names touch: spread evenly around their mean
+    limits = (gap, floor, ceiling)
     for _, value, _ in marks:
         stacks.append([value])
-        while (
-            len(stacks) > 1 and _edges(stacks[-2], gap, floor, ceiling)[1] > _edges(stacks[-1], gap, floor, ceiling)[0]
-        ):
+        while len(stacks) > 1 and _edges(stacks[-2], *limits)[1] > _edges(stacks[-1], *limits)[0]:
             stacks[-2:] = [stacks[-2] + stacks[-1]]
-    places = [_edges(s, gap, floor, ceiling)[0] + gap * (i + 0.5) for s in stacks for i in range(len(s))]
+    places = [_edges(stack, *limits)[0] + gap * (i + 0.5) for stack in stacks for i in range(len(stack))]
     table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
-    return (
-        alt.Chart(table)
-        .mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
-        .encode(
-            x=alt.value("width"),
-            y=alt.Y("place:Q", scale=y_scale),
-            text="text:N",
-            color=alt.Color("colour:N", scale=None),
-        )
-    )
+    names = alt.Chart(table).mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
+    y, colour = alt.Y("place:Q", scale=y_scale), alt.Color("colour:N", scale=None)
+    return names.encode(x=alt.value("width"), y=y, text="text:N", color=colour)
 
 
 def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:
-    """Lower and upper edge of a stack of names centred on its values, held inside the plot."""
+    """Give lower and upper edge of a stack of names, centred on its values but inside the plot."""
     extent = gap * len(values)
     low = min(max(sum(values) / len(values) - extent / 2, floor), ceiling - extent + gap / 2)
     return low, low + extent

@@ -1,4 +1,4 @@
-"""What all charts share: colours, type, legends, and how rows become a table."""
+"""Share among all charts: colours, type, legends, and how rows become a table."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def table_of(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
+    """Copy rows into a table.
+
+    Raises:
+        CovtokenError: there are no rows, or they lack a needed column.
+    """
     table = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     missing = [name for name in needed if name not in table]
     if missing or table.empty:
@@ -24,45 +29,61 @@ def table_of(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
 
 
 def cycle(n: int) -> list[str]:
+    """Give n colours, the first ones again where there are not enough."""
     return [COLOURS[i % len(COLOURS)] for i in range(n)]
 
 
 def styled(chart, title: str, height: int, subtitle: str = ""):
-    """As wide as its page, with a left-aligned title broken into lines that fit a phone."""
+    """Make a chart as wide as its page, with a left-aligned title broken into lines that fit a phone."""
     head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
     text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
     chart = chart.properties(width="container", height=height, title=text, description=title)
-    chart = chart.properties(
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        padding={"left": 4, "top": 4, "bottom": 4, "right": 8},
-    )
+    padding = {"left": 4, "top": 4, "bottom": 4, "right": 8}
+    chart = chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"), padding=padding)
     chart = chart.configure(font=FONT).configure_view(strokeWidth=0)
     return chart.configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e6e6e6")
+
+
+def side_by_side(panels: list[alt.Chart], title: str, subtitle: str, columns: int = 2) -> alt.ConcatChart:
+    """Join panels of fixed sizes under one title."""
+    text = alt.TitleParams(title, subtitle=wrap(subtitle, 60), anchor="start", fontSize=16, subtitleFontSize=12)
+    chart = alt.concat(*panels, columns=columns, spacing=14, title=text).properties(description=title)
+    return chart.configure(font=FONT).configure_view(strokeWidth=0)
+
+
+def panel_title(text: str) -> alt.TitleParams:
+    """Give a panel its own small title."""
+    return alt.TitleParams(text, fontSize=13, fontWeight="normal", anchor="start", offset=4)
 
 
 PERCENT = "format(100 * datum.value, '.0f') + ' %'"
 
 
 def with_bounds(table: pd.DataFrame, value: str = "value") -> pd.DataFrame:
-    """Without an interval, bounds lie on the value."""
+    """Put bounds on the value where there is no interval."""
     for bound in ("lo", "hi"):
-        table[bound] = pd.to_numeric(table[bound]).fillna(table[value])
+        table[bound] = pd.to_numeric(table[bound]).fillna(table[value]) if bound in table else table[value]
     return table
 
 
 def in_order(values: pd.Series, first: Iterable[str]) -> list[str]:
-    """Distinct values, the named ones first."""
-    found = list(dict.fromkeys(values))
-    return [name for name in first if name in found] + [name for name in found if name not in first]
+    """List distinct values, the named ones first."""
+    names = list(dict.fromkeys(values))
+    return [name for name in first if name in names] + [name for name in names if name not in first]
+
+
+def plain_legend(size: int = 80, **options) -> alt.Legend:
+    """Make a legend above the chart, without a title."""
+    return alt.Legend(title=None, orient="top", labelFontSize=12, symbolSize=size, **options)
 
 
 def named_legend(title: str, **options) -> alt.Legend:
-    return alt.Legend(
-        title=title, orient="top", labelFontSize=12, titleFontSize=12, titleFontWeight="normal", **options
-    )
+    """Make a legend above the chart, with a title."""
+    fonts = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+    return alt.Legend(title=title, orient="top", **fonts, **options)
 
 
 def legends_below_each_other(chart):
-    """Beside each other, two legends are wider than a phone."""
+    """Stack the legends: beside each other, two are wider than a phone."""
     layout = "{top: {anchor: 'start', direction: 'vertical', margin: 8}}"
     return chart.configure_legend(layout=alt.ExprRef(layout))

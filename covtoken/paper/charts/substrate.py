@@ -1,23 +1,22 @@
-"""Charts of gate 0: how far two extractions differ, and which tokens answer to a mark."""
+"""Chart gate 0: how far two extractions differ, and which tokens answer to a mark."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from textwrap import wrap
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts.pictures import _RAMP
-from covtoken.paper.charts.style import COLOURS, FONT, cycle, styled, table_of
+from covtoken.paper.charts.pictures import RAMP
+from covtoken.paper.charts.style import COLOURS, cycle, panel_title, plain_legend, side_by_side, styled, table_of
 
 EQUAL = 1e-8  # floor of a logarithmic axis of distances, on which equal tokens are drawn
 
 
 def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, block by block"):
-    """Relative L2 distance between two extractions at every block, logarithmic; equal tokens sit on the floor.
+    """Plot the relative L2 distance of two extractions at every block, logarithmic; equal tokens sit on the floor.
 
     Args:
         rows: mappings with ``comparison`` (its name), ``block`` (1…L or ``"norm"``) and ``value``.
@@ -32,7 +31,7 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
     table["block"] = table["block"].astype(str)
     table["comparison"] = table["comparison"].str.replace("_", " ")
     names = list(dict.fromkeys(table["comparison"]))
-    legend = alt.Legend(title=None, orient="top", columns=3, labelFontSize=12, symbolSize=80)
+    legend = plain_legend(columns=3)
     scale = alt.Scale(domain=names, range=cycle(len(names)))
     shapes = alt.Scale(domain=names, range=["circle", "square", "triangle-up", "diamond", "cross"][: len(names)])
     chart = (
@@ -69,12 +68,15 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
 
 
 def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens that answer", size: int = 230):
-    """Pictures of several shapes: each token's strongest answer to a planted mark, and the marks' own pixels.
+    """Draw each token's strongest answer to a planted mark, and the marks' own pixels, on grids of several shapes.
 
     Args:
         panels: mappings with ``height`` and ``width`` (pixels), ``rows``, ``cols``, ``response`` [rows · cols] in 0…1
             and ``boxes`` (top, bottom, left, right in pixels).
         size: longest side of a panel in px.
+
+    Raises:
+        CovtokenError: no panel.
     """
     parts = []
     for panel in panels:
@@ -86,7 +88,7 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
         boxes = pd.DataFrame(panel["boxes"], columns=["top", "bottom", "left", "right"])
         x = alt.X("left:Q", title=None, scale=alt.Scale(domain=[0, width], nice=False), axis=_PIXELS)
         y = alt.Y("top:Q", title=None, scale=alt.Scale(domain=[height, 0], nice=False), axis=_PIXELS)
-        ramp = ["#" + bytes(map(int, stop)).hex() for stop in _RAMP]
+        ramp = ["#" + bytes(map(int, stop)).hex() for stop in RAMP]
         colour = alt.Color("response:Q", scale=alt.Scale(domain=[0, 1], range=ramp), legend=None)
         grid = alt.Chart(tokens).mark_rect(stroke="#555", strokeWidth=0.4)
         tips = ["row:Q", "col:Q", alt.Tooltip("response:Q", format=".2f")]
@@ -96,14 +98,12 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
             marks.encode(x=x, x2="right:Q", y=y, y2="bottom:Q"),
         )
         longest = max(height, width)
-        head = alt.TitleParams(f"{height} × {width} pixels", fontSize=13, fontWeight="normal", anchor="start", offset=4)
+        head = panel_title(f"{height} × {width} pixels")
         parts.append(part.properties(width=size * width / longest, height=size * height / longest, title=head))
     if not parts:
         raise CovtokenError("token_marks: no panel to draw; pass at least one")
     subtitle = "Yellow: tokens that change most. Frames: the marks' pixels. Thin lines: the token grid."
-    text = alt.TitleParams(title, subtitle=wrap(subtitle, 60), anchor="start", fontSize=16, subtitleFontSize=12)
-    chart = alt.concat(*parts, columns=2, spacing=14, title=text).properties(description=title)
-    return chart.configure(font=FONT).configure_view(strokeWidth=0)
+    return side_by_side(parts, title, subtitle)
 
 
 _PIXELS = alt.Axis(grid=False, tickCount=3, labelFontSize=11)

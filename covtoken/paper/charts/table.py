@@ -1,4 +1,4 @@
-"""Every chart by the name that a page gives it."""
+"""Find every chart by the name that a page gives it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart of transfer: gate 5. Rows in, an Altair chart out."""
+"""Chart transfer: gate 5."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
 
 
 def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe elsewhere", score: str = "recommended"):
-    """Token AUROC by cohort and way: large, pooled over all tokens, which the colour shows; small, inside one picture.
+    """Plot token AUROC by cohort and way: pooled over all tokens, large and as colour; inside one picture, small.
 
     Args:
         rows: mappings with ``cohort``, ``way``, ``score``, ``kind`` (auroc, image_auroc) and ``value``.
-        score: whose rows are drawn.
+        score: the score whose rows are drawn.
     """
     table = table_of(rows, "cohort", "way", "score", "kind", "value")
     table = table[table["score"] == score].pivot_table(index=["cohort", "way"], columns="kind", values="value")

@@ -1,1 +1,1 @@
-"""Tables that notebooks and commands print."""
+"""Make the tables that notebooks and commands print."""

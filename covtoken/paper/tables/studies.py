@@ -1,11 +1,11 @@
-"""Ablations as text: one setting at a time, the best of the factorial, the ranking behind the recipe."""
+"""Make the tables that study commands print, and the words for settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from covtoken.bank.token_bank import KEY
 from covtoken.studies import banks as bank_choice
@@ -29,7 +29,7 @@ WORDS = {
 
 
 def value_text(name: str, value: Any) -> str:
-    """A setting's value in words."""
+    """Write a setting's value in words."""
     if name == "pooled":
         return "3 × 3" if value else "no"
     if name == "share":
@@ -39,11 +39,14 @@ def value_text(name: str, value: Any) -> str:
     return f"{value:,}".replace(",", " ") if name == "size" else str(value)
 
 
+def _table(title: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+    return Table(*(Column(name, justify="left" if name in left else "right") for name in columns), title=title)
+
+
 def single_table(content: dict[str, Any]) -> Table:
-    """One setting at a time around the default, which is marked."""
-    table = Table(title=f"D, one setting at a time, {content['cohort']}, selection split")
-    for column in ("setting", "value", "AUROC", "image AUROC"):
-        table.add_column(column, justify="right" if "AUROC" in column else "left")
+    """Lay out one setting at a time around the default, which is marked."""
+    title = f"D, one setting at a time, {content['cohort']}, selection split"
+    table = _table(title, "setting", "value", "AUROC", "image AUROC", left=("setting", "value"))
     for name, rows in settings(content):
         for i, row in enumerate(rows):
             value = value_text(name, row["value"]) + (" *" if row["default"] else "")
@@ -53,29 +56,24 @@ def single_table(content: dict[str, Any]) -> Table:
 
 
 def factorial_table(content: dict[str, Any], n: int = 12) -> Table:
-    """The best variants of block × quantile × ridge × σ by pooled AUROC."""
+    """Lay out the n best variants of block × quantile × ridge × σ by pooled AUROC."""
     rows = sorted(content["factorial"], key=lambda row: -row["auroc"])
-    table = Table(title=f"best {min(n, len(rows))} of {len(rows)}, {content['cohort']}, selection split")
     columns = ("block", "quantile", "ridge", "sigma", "auroc", "image_auroc")
-    for column in columns:
-        table.add_column(column, justify="right")
+    table = _table(f"best {min(n, len(rows))} of {len(rows)}, {content['cohort']}, selection split", *columns)
     for row in rows[:n]:
         table.add_row(*(f"{row[c]:.4f}" if "auroc" in c else str(row[c]) for c in columns))
     return table
 
 
 def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
-    """The first of the tied variants in the rule's order, then the best by mean alone."""
+    """Lay out the first n variants in the rule's order, then the best by mean alone."""
     tied = sum(row["tied"] for row in ranking)
     best = max(ranking, key=lambda row: row["mean"])
-    table = Table(
-        title=f"With the whole bank: {tied} of {len(ranking)} within {TIED} of the best mean; first {n} by the rule"
-    )
+    title = f"With the whole bank: {tied} of {len(ranking)} within {TIED} of the best mean; first {n} by the rule"
     settings = ("block", "sigma", "ridge", "quantile", "rounds")
     cohorts = [name for name in best if name not in (*settings, "mean", "tied")]
     columns = (*settings, "mean", *cohorts)
-    for column in columns:
-        table.add_column(column, justify="right")
+    table = _table(title, *columns)
     for row in (*ranking[:n], best):
         words = [f"{row[c]:.4f}" if c in ("mean", *cohorts) else str(row[c]) for c in columns]
         table.add_row(*words, style="bold" if row is ranking[0] else "dim" if not row["tied"] else "")
@@ -84,46 +82,35 @@ def ranking_table(ranking: list[dict[str, Any]], n: int = 12) -> Table:
 
 
 def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
-    """The first rows of a ranking, mean over the banks of pooled / image AUROC and the lowest pooled one."""
+    """Lay out the first n rows of a ranking: means over banks of pooled and image AUROC, and the lowest pooled one."""
     cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
     tied = sum(row["tied"] for row in rows)
-    table = Table(
-        title=f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
-    )
-    for column in (*bank_choice.FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts)):
-        table.add_column(column, justify="right")
+    title = f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
+    table = _table(title, *bank_choice.FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts))
     for row in rows[:n]:
         numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
-        table.add_row(
-            *(str(row[k]) for k in bank_choice.FIELDS),
-            f"{row['mean']:.4f}",
-            *numbers,
-            style="" if row["tied"] else "dim",
-        )
+        settings_texts = (str(row[k]) for k in bank_choice.FIELDS)
+        table.add_row(*settings_texts, f"{row['mean']:.4f}", *numbers, style="" if row["tied"] else "dim")
     return table
 
 
 def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
-    """The first rows of a ranking, or of one cohort's variants by AUROC."""
+    """Lay out the first n rows of a ranking, or of one cohort's variants by AUROC."""
     ranked = "mean" in rows[0]
     rows = rows if ranked else sorted(rows, key=lambda row: -row["auroc"])
-    numbers = [
-        name for name, value in rows[0].items() if isinstance(value, float) and name not in in_organ_choice.FIELDS
-    ]
+    fields = in_organ_choice.FIELDS
+    columns = (*fields, *(name for name, value in rows[0].items() if isinstance(value, float) and name not in fields))
     title = f"{sum(row['tied'] for row in rows)} tied within {TIED}, then by mean" if ranked else "by pooled AUROC"
-    table = Table(title=f"O: {len(rows)} variants (weight 0: A alone), {title}")
-    for column in (*in_organ_choice.FIELDS, *numbers):
-        table.add_column(column, justify="right")
+    table = _table(f"O: {len(rows)} variants (weight 0: A alone), {title}", *columns)
     for row in rows[:n]:
-        table.add_row(*(f"{row[c]:.4f}" if c in numbers else str(row[c]) for c in (*in_organ_choice.FIELDS, *numbers)))
+        table.add_row(*(str(row[c]) if c in fields else f"{row[c]:.4f}" for c in columns))
     return table
 
 
 def alarm_table(rows: list[dict[str, Any]], title: str) -> Table:
     """Lay conditions out: AUROC of D and A, whether D failed, the alarm's statistics, whether it fired."""
-    table = Table(title=escape(title))
-    for column in ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm"):
-        table.add_column(column, justify="left" if column == "condition" else "right")
+    columns = ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm")
+    table = _table(escape(title), *columns, left=("condition",))
     for row in rows:
         name = " ".join(filter(None, (row.get("cohort"), row["condition"])))
         scores = (f"{row[score]:.3f}" for score in ("auroc_d", "auroc_a"))
