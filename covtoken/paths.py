@@ -1,4 +1,4 @@
-"""Where things lie. Nothing here depends on the working directory: notebooks run from several folders."""
+"""Find the project's folders, whatever the working directory: notebooks run from several folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def project_root() -> Path:
-    """The checkout's root: the nearest folder at or above the package that holds ``pyproject.toml``.
+    """Find the checkout's root: the nearest folder above the package that holds ``pyproject.toml``.
 
     Raises:
         CovtokenError: the package was installed without its checkout, so there are no configs and reports.
@@ -29,17 +29,26 @@ def project_root() -> Path:
 
 
 def data_root() -> Path | None:
-    """The folder of real data named by ``COVTOKEN_DATA`` (relative: to the project's root), or None."""
-    return _from_environment("COVTOKEN_DATA")
+    """Find the folder of real data that ``COVTOKEN_DATA`` names (relative: to the project's root), or None."""
+    return from_environment("COVTOKEN_DATA")
 
 
 def cache_root() -> Path:
-    """Features and weights: ``COVTOKEN_CACHE`` (relative: to the project's root), else ``~/.cache/covtoken``."""
-    return _from_environment("COVTOKEN_CACHE") or user_path("~", "COVTOKEN_CACHE") / ".cache" / "covtoken"
+    """Find the cache: ``COVTOKEN_CACHE`` (relative: to the project's root), else ``~/.cache/covtoken``."""
+    return from_environment("COVTOKEN_CACHE") or user_path("~", "COVTOKEN_CACHE") / ".cache" / "covtoken"
+
+
+def from_environment(variable: str) -> Path | None:
+    """Find the path that an environment variable names, or None where it is unset or empty."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        return None
+    path = user_path(value, variable)
+    return path if path.is_absolute() else (project_root() / path).resolve()
 
 
 def user_path(value: str | Path, source: str) -> Path:
-    """Expand ``~`` in a path that a user gave. source: the variable or argument that gave it, for the error."""
+    """Expand ``~`` in a path that a user gave; ``source``, its variable or argument, begins the error."""
     try:
         return Path(value).expanduser()
     except RuntimeError:
@@ -59,8 +68,8 @@ def is_file(path: Path, source: str) -> bool:
 def write_then_rename(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; rename it on success, remove it on any failure.
 
-    Readers never see half a file, and an interrupted or full disk leaves the old file as it was. The content reaches
-    the disk before the name does: a power cut leaves the old file or the new one, never zeros under the new name.
+    Readers never see half a file. The content reaches the disk before the name does: an interruption, a full disk or a
+    power cut leaves the old file or the new one, never zeros under the new name.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,12 +101,3 @@ def _sync(path: Path, mode: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _from_environment(variable: str) -> Path | None:
-    """The folder that an environment variable names, or None where it is unset or empty."""
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        return None
-    path = user_path(value, variable)
-    return path if path.is_absolute() else (project_root() / path).resolve()

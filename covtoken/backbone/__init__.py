@@ -1,1 +1,1 @@
-"""Frozen vision transformers: pictures in, token grids out."""
+"""Run frozen vision transformers: pictures in, token grids out."""

@@ -179,9 +179,8 @@ class _Extractor:
 
     def check(self) -> None:
         """Refuse a request that the backbone cannot serve before the first picture is read."""
-        backbone, (blocks, attention, saliency) = self.backbone, self._asked(self.wanted)
-        empty = torch.zeros(1, 3, backbone.picture_size, backbone.picture_size)
-        backbone.check_request(empty, blocks, attention, saliency, self.precision)
+        empty = torch.zeros(1, 3, self.backbone.picture_size, self.backbone.picture_size)
+        self.backbone.check_request(empty, *self._asked(self.wanted), self.precision)
 
     def run(self, squashed: list[Tensor], names: set[str]) -> list[dict[str, Tensor]]:
         """Extract the named tensors of each picture [S, S], on the CPU."""

@@ -6,8 +6,8 @@ attention calls read the attention: no copy of the ViT, no second pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -186,7 +186,7 @@ class FrozenViT:
         options = {"stop_early": True, "output_fmt": "NLC", "intermediates_only": True}
         with torch.no_grad(), cast, ExitStack() as hooks:
             for block in attention:
-                hooks.enter_context(_CLSAttention(self.model, block, rows_of_attention))
+                hooks.enter_context(_cls_attention(self.model, block, rows_of_attention))
             indices = [depth - 1 for depth in depths]
             streams = dict(zip(depths, self.model.forward_intermediates(images, indices=indices, **options)))
             tokens = {block: streams[block].float().contiguous() for block in blocks if block != "norm"}
@@ -242,37 +242,29 @@ def _listed(blocks: Sequence[Block], argument: str) -> list[Block]:
     return list(blocks)
 
 
-class _CLSAttention:
-    """While entered, put the CLS attention [N, T] of a block into ``into`` whenever the model runs."""
+@contextmanager
+def _cls_attention(model: nn.Module, block: int, into: dict[int, Tensor]) -> Iterator[None]:
+    """Inside the context, put the CLS attention [N, T] of a block into ``into`` whenever the model runs."""
+    attn, prefix = model.blocks[block - 1].attn, int(model.num_prefix_tokens)
+    if not (hasattr(attn, "q_norm") and hasattr(attn, "k_norm")):
+        raise CovtokenError(f"cannot read attention of {type(attn).__name__}: it has no q_norm and k_norm")
+    held: dict[str, Tensor] = {}  # query and key, [N, heads, sequence, head_dim]
 
-    def __init__(self, model: nn.Module, block: int, into: dict[int, Tensor]):
-        self.attn, self.block, self.into = model.blocks[block - 1].attn, block, into
-        self.prefix = int(model.num_prefix_tokens)
-        if not (hasattr(self.attn, "q_norm") and hasattr(self.attn, "k_norm")):
-            raise CovtokenError(f"cannot read attention of {type(self.attn).__name__}: it has no q_norm and k_norm")
-        self.query = self.key = None  # [N, heads, sequence, head_dim], set by the hooks
-
-    def __enter__(self):
-        self.handles = [
-            self.attn.q_norm.register_forward_hook(lambda module, args, out: setattr(self, "query", out)),
-            self.attn.k_norm.register_forward_hook(lambda module, args, out: setattr(self, "key", out)),
-            self.attn.register_forward_hook(self._finish, with_kwargs=True),
-        ]
-        return self
-
-    def __exit__(self, *error) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _finish(self, attn, args, kwargs, out) -> None:
-        query, key, rope = self.query[:, :, :1].float(), self.key.float(), kwargs.get("rope")
-        self.query = self.key = None
+    def finish(attn, args, kwargs, out) -> None:
+        query, key, rope = held.pop("query")[:, :, :1].float(), held.pop("key").float(), kwargs.get("rope")
         if rope is not None:  # prefix tokens, CLS among them, carry no rotation
             half = getattr(attn, "rotate_half", False)
-            patches = apply_rot_embed_cat(key[:, :, self.prefix :], rope.float(), half=half)
-            key = torch.cat([key[:, :, : self.prefix], patches], dim=2)
+            patches = apply_rot_embed_cat(key[:, :, prefix:], rope.float(), half=half)
+            key = torch.cat([key[:, :, :prefix], patches], dim=2)
         if key.shape[1] != query.shape[1]:  # grouped-query attention
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         with torch.autocast(query.device.type, enabled=False):
-            row = (query @ key[:, :, self.prefix :].transpose(-2, -1) * attn.scale).softmax(dim=-1)
-        self.into[self.block] = row[:, :, 0].mean(dim=1)
+            row = (query @ key[:, :, prefix:].transpose(-2, -1) * attn.scale).softmax(dim=-1)
+        into[block] = row[:, :, 0].mean(dim=1)
+
+    with (
+        attn.q_norm.register_forward_hook(lambda module, args, out: held.update(query=out)),
+        attn.k_norm.register_forward_hook(lambda module, args, out: held.update(key=out)),
+        attn.register_forward_hook(finish, with_kwargs=True),
+    ):
+        yield

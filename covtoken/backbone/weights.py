@@ -158,21 +158,17 @@ def _frozen(
         n_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         positions = resample_position_grid(state["pos_embed"], model.patch_embed.grid_size, n_prefix)
         state = state | {"pos_embed": positions}
-    _load_strictly(model, state, name)
+    try:
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, KeyError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise CovtokenError(f"weights do not fit {name}: {first}; check that the file belongs to this model") from error
     return FrozenViT(model, name, picture_size, sha256, **fields)
 
 
 def _create(timm_name: str, **options) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # initialisation would use up the caller's random numbers
         return timm.create_model(timm_name, pretrained=False, num_classes=0, **options)
-
-
-def _load_strictly(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, KeyError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise CovtokenError(f"weights do not fit {name}: {first}; check that the file belongs to this model") from error
 
 
 def _check_name(name: str, timm_name: str) -> None:

@@ -1,1 +1,1 @@
-"""Readers, one a layout. Import the modules themselves: this file imports none, so that no mask door opens with it."""
+"""Read pictures, masks and cohorts. This file imports no module, so that no mask door opens with it."""

@@ -1,4 +1,4 @@
-"""Sizes of a cohort, written into its data card: ``python -m covtoken.data.card busi``."""
+"""Write a cohort's sizes into its data card: ``python -m covtoken.data.card busi``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import numpy as np
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import data_fingerprint, open_cohort
 from covtoken.data.masks import read_mask
-from covtoken.data.splits import load_splits
+from covtoken.data.splits import SPLITS, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root, write_then_rename
 
-SPLITS = ("bank", "selection", "calibration", "test")
-
 
 def describe(cohort: Cohort) -> str:
-    """A markdown table of counts: pictures, units, splits, lesion area. Opens every mask, so it is for cards only."""
+    """Count pictures, units, splits and lesion area in a markdown table. Opens every mask: for cards only."""
     splits = load_splits(cohort)
     shapes = np.array([case.pixels().shape for case in cohort.cases])
     areas = [read_mask(cohort.masks[case.name]).mean() for case in cohort.cases if case.name in cohort.masks]
@@ -50,9 +48,9 @@ def write_card(name: str, root: Path | None = None) -> Path:
     if not path.exists():
         raise CovtokenError(f"no data card at {path}: write one with the markers that data_cards/phantom.md has")
     begin, end = f"<!-- card:begin (written by `python -m covtoken.data.card {name}`) -->", "<!-- card:end -->"
-    head, found, rest = path.read_text().partition(begin)
+    head, begun, rest = path.read_text().partition(begin)
     _, ended, tail = rest.partition(end)
-    if not found or not ended:
+    if not begun or not ended:
         raise CovtokenError(f"{path}: the markers {begin!r} … {end!r} are missing; put them where the table belongs")
     table = describe(open_cohort(name))
     with write_then_rename(path) as temporary:

@@ -1,4 +1,4 @@
-"""Cases and cohorts: pictures in physical units, the unit each belongs to, and where its mask lies (unopened)."""
+"""Define cases and cohorts: pictures in physical units, each with its unit and where its mask lies (unopened)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ _TELLING = frozenset({"kind", "files", "key"})  # attributes of a MaskRef that s
 
 @dataclass(frozen=True)
 class MaskRef:
-    """Where a mask lies and how to read it. It cannot open anything: only ``covtoken.data.masks`` can.
+    """A mask's place and how to read it. It cannot open anything: only ``covtoken.data.masks`` can.
 
     Inside ``construction`` its ``kind``, ``files`` and ``key`` raise ``LabelLeak``: they tell which case is free of
     lesions. It can still be pickled there.
 
     Attributes:
-        kind: ``"png"`` (one or more files of any format, OR-ed), ``"phantom"`` (drawn from ``key``), ``"empty"`` (the
-            case is known to hold no lesion).
-        files: the files that hold it, read only through the mask door.
-        key: what a generator needs instead of files.
-        at_least: smallest pixel value that counts as inside; None: the mask is black (0) with one other value.
-        lesion_value: the pixel value that is inside, whatever others there are; None: as ``at_least`` says.
-        window: (row, column, height, width) in pixels to cut from the mask, as was cut from the picture; None: all.
+        kind: ``"png"`` (files of any format, OR-ed), ``"phantom"`` (drawn from ``key``) or ``"empty"`` (no lesion).
+        files: read only through the mask door.
+        key: input of a generator that needs no files.
+        at_least: smallest pixel value inside; None: the mask is black (0) with one other value.
+        lesion_value: the pixel value inside, whatever others there are; None: as ``at_least`` says.
+        window: (row, column, height, width) in pixels, cut from mask and picture alike; None: all.
         size: (H, W) of the whole picture where the reader knows it; a mask of another size is refused.
         picture: the picture's file, for that refusal.
     """
@@ -53,7 +52,7 @@ class MaskRef:
 
 @dataclass(frozen=True)
 class Case:
-    """One picture. ``load`` gives [H, W] float32 in physical units (HU for CT; 0–255 for 8-bit pictures).
+    """A picture. ``load`` gives [H, W] float32 in physical units (HU for CT; 0–255 for 8-bit pictures).
 
     Attributes:
         name: unique within the cohort, also the name in splits and reports.
@@ -76,7 +75,7 @@ class Case:
     organ: str = ""
 
     def pixels(self) -> np.ndarray:
-        """The picture, [H, W] float32, physical units.
+        """Load the picture, [H, W] float32, physical units.
 
         Raises:
             CovtokenError: the file is missing, unreadable, not two-dimensional or holds NaN.
@@ -92,22 +91,23 @@ class Case:
 
 
 def picture_digest(pixels: np.ndarray) -> str:
-    """sha256 of a picture's shape and float32 values: names a picture in caches and keyed hashes."""
+    """Hash a picture's shape and float32 values (sha256), to name it in caches and keyed hashes."""
     pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases of one data set, with mask and organ references by case name, kept apart from the pictures.
+    """Cases of a data set, with mask and organ references by case name, kept apart from the pictures.
 
     Attributes:
         name: as in ``configs/splits/<name>.json`` and ``gate_reports/<name>/``.
         modality: decides the recipe cohort of small cohorts.
-        cases: in a fixed order (sorted by name).
-        masks: lesion masks by case name. organs: organ masks by case name (part of the cases, or empty).
-        curated: what upstream curation a table must mention, or "".
-        left_out: (file, reason) of what the reader skipped.
+        cases: sorted by name.
+        masks: lesion masks by case name.
+        organs: organ masks by case name, of all, some or no cases.
+        curated: upstream curation that a table must mention, or "".
+        left_out: (file, reason) where the reader skipped a file.
     """
 
     name: str
@@ -132,6 +132,6 @@ class Cohort:
         return tuple(sorted({case.unit for case in self.cases}))
 
     def subset(self, units: Sequence[str]) -> tuple[Case, ...]:
-        """The cases of some units, in the cohort's order."""
+        """Choose the cases of some units, in the cohort's order."""
         wanted = set(units)
         return tuple(case for case in self.cases if case.unit in wanted)

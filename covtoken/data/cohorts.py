@@ -1,4 +1,4 @@
-"""Every cohort by name or folder: the one list of what the project commits reports for."""
+"""Open a cohort by name or folder; list the cohorts with committed reports."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_cohort(name_or_folder: str | Path, folder: str | Path | None = None, **
 
 
 def cohort_name(name_or_folder: str | Path) -> str:
-    """The name under which a cohort's splits, locks and reports lie: a folder goes by its own name."""
+    """Give the name under which a cohort's splits, locks and reports lie: a folder goes by its own name."""
     name = str(name_or_folder)
     path = None if name in _READERS else _folder_of(name)
     if path is None:
@@ -80,7 +80,7 @@ def data_fingerprint(cohort: Cohort) -> str:
 
 
 def fingerprint_of(digests: Mapping[str, str]) -> str:
-    """sha256 over the sorted names of cases and the digests of their pictures."""
+    """Hash the sorted names of cases and their pictures' digests (sha256)."""
     total = hashlib.sha256()
     for name in sorted(digests):
         total.update(f"{name}\0{digests[name]}\n".encode())
@@ -88,7 +88,7 @@ def fingerprint_of(digests: Mapping[str, str]) -> str:
 
 
 def _folder_of(name: str) -> Path | None:
-    """The folder that a name or the path of an ``index.csv`` leads to, or None."""
+    """Find the folder that a name or the path of an ``index.csv`` leads to, or None."""
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -101,7 +101,7 @@ def _folder_of(name: str) -> Path | None:
     return path.parent if path.name == "index.csv" else None
 
 
-def _listed(name: str, place: str, *, folder: str | Path | None = None, **fixed) -> Cohort:
+def _listed(name: str, place: str, *, folder: str | Path | None = None, **options) -> Cohort:
     root = data_root()
     where = Path(folder) if folder is not None else (root / place if root is not None else None)
     if where is None or not where.is_dir():
@@ -110,38 +110,21 @@ def _listed(name: str, place: str, *, folder: str | Path | None = None, **fixed)
             f"cohort {name!r} not found: {came}. Set COVTOKEN_DATA to the folder that holds {place}/index.csv; "
             "data_cards/ says where to get it"
         )
-    return read_folder(where, name=name, **fixed)
+    return read_folder(where, name=name, **{"curated": _CURATED[name]} | options)
 
 
+_CURATED = {
+    "lits": "slices chosen by lesion upstream: up to six a volume with tumour ≥ 64 px, and slices without",
+    "kits19": "slices chosen by lesion upstream: nearly every slice holds a kidney tumour",
+    "lidc-crops": "crops centred on a nodule upstream (≥ 3 of 4 readers, ≥ 20 px), re-cut to one random window placed "
+    "blind to the mask",
+}
 _READERS: dict[str, Callable[..., Cohort]] = {
     "phantom": phantom.read,
     "busi": busi.read,
-    "lits": partial(
-        _listed,
-        "lits",
-        "lits",
-        modality="ct8",
-        channel="G",
-        organ="liver",
-        curated="slices chosen by lesion upstream: up to six a volume with tumour ≥ 64 px, and slices without",
-    ),
-    "kits19": partial(
-        _listed,
-        "kits19",
-        "kits19_slices",
-        modality="ct8",
-        organ="kidney",
-        curated="slices chosen by lesion upstream: nearly every slice holds a kidney tumour",
-    ),
+    "lits": partial(_listed, "lits", "lits", modality="ct8", channel="G", organ="liver"),
+    "kits19": partial(_listed, "kits19", "kits19_slices", modality="ct8", organ="kidney"),
     "lidc-crops": partial(
-        _listed,
-        "lidc-crops",
-        "lidc_crops",
-        modality="ct8",
-        organ="lung",
-        mask_at_least=2,
-        window_sides=(64, 80),
-        curated="crops centred on a nodule upstream (≥ 3 of 4 readers, ≥ 20 px), re-cut to one random window placed "
-        "blind to the mask",
+        _listed, "lidc-crops", "lidc_crops", modality="ct8", organ="lung", mask_at_least=2, window_sides=(64, 80)
     ),
 }

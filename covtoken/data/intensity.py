@@ -1,7 +1,4 @@
-"""Physical units to what a backbone is given, fixed per modality and organ, never per image.
-
-Most backbones take the unit range; one trained on Hounsfield units takes those (``FrozenViT.input`` says which).
-"""
+"""Convert physical units to a backbone's input (``FrozenViT.input``), fixed per modality and organ, never per image."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ INPUT_RANGE: dict[str, tuple[float, float]] = {"unit": (0.0, 1.0), "hu": (-1000.
 
 
 def to_input(pixels: np.ndarray, case: Case, kind: str = "unit") -> np.ndarray:
-    """Pixels [H, W] in physical units to float32 [H, W] of a backbone's kind of input, ``"unit"`` or ``"hu"``.
+    """Convert pixels [H, W] in physical units to float32 [H, W] of a kind of input, ``"unit"`` or ``"hu"``.
 
     Raises:
         CovtokenError: as ``to_unit_range`` and ``check_input``.
@@ -38,7 +35,7 @@ def to_input(pixels: np.ndarray, case: Case, kind: str = "unit") -> np.ndarray:
 
 
 def check_input(case: Case, kind: str) -> None:
-    """Refuse a case that cannot be given to a backbone of this kind: an 8-bit picture has no Hounsfield units."""
+    """Refuse a case that a backbone of this kind cannot take: an 8-bit picture has no Hounsfield units."""
     if kind not in INPUT_RANGE:
         raise unknown("kind of backbone input", kind, list(INPUT_RANGE))
     if kind == "hu" and case.modality != "ct":
@@ -49,9 +46,7 @@ def check_input(case: Case, kind: str) -> None:
 
 
 def to_unit_range(pixels: np.ndarray, case: Case) -> np.ndarray:
-    """Pixels [H, W] in physical units to float32 [H, W] in [0, 1].
-
-    8-bit pictures are divided by 255; HU pass through the window of ``case.organ`` and are clipped.
+    """Convert pixels [H, W] to float32 in [0, 1]: 8-bit pictures by 255, HU by the window of ``case.organ``, clipped.
 
     Raises:
         CovtokenError: HU without a known organ, or an "8-bit" picture with values outside 0…255.

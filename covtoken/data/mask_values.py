@@ -1,4 +1,4 @@
-"""What the pixels of a mask mean: black, and one other value where the lesion is. Anything else is refused by name."""
+"""Tell a mask's marked pixels: black (0) with one other value where the lesion is; refuse anything else by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ SHOWN = 4  # values or colours that an error names
 
 
 def inside(
-    values: np.ndarray,
-    what: str,
-    way_out: str,
-    at_least: float | None = None,
-    lesion_value: float | None = None,
+    values: np.ndarray, what: str, way_out: str, at_least: float | None = None, lesion_value: float | None = None
 ) -> tuple[np.ndarray, float | None]:
     """Tell which pixels of a mask [H, W] are marked.
 
@@ -26,7 +22,7 @@ def inside(
         lesion_value: pixels of this value are marked. Without either the mask holds 0 and one positive value.
 
     Returns:
-        [H, W] bool, and the one value beside 0; None where none is marked, an option told, or the mask is boolean.
+        [H, W] bool, and the value beside 0; None where none is marked, an option told, or the mask is boolean.
 
     Raises:
         CovtokenError: the mask is not [H, W], holds no real numbers, NaN, negative values or several values.
@@ -57,7 +53,8 @@ def brightest(colour: np.ndarray, alpha: np.ndarray | None, what: str, shades: b
     """Tell the brightest channel of a colour mask, [H, W] uint8, and its one colour ("" where it is grey).
 
     Args:
-        colour: [H, W, 3] uint8. alpha: [H, W] uint8, or None; where it is the same everywhere it says nothing.
+        colour: [H, W, 3] uint8.
+        alpha: [H, W] uint8, or None; where it is the same everywhere it says nothing.
         what: names the mask in the error.
         shades: accept several colours, since a threshold will tell.
 

@@ -1,4 +1,4 @@
-"""The one door to masks: every mask in covtoken is read here, and nowhere else, so that one guard holds for all."""
+"""Read masks: the one door through which covtoken reads any mask, so that one guard holds for all."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WAY_OUT = (
     "Say which value is lesion, `lesion_value=2`, or from which on, `mask_at_least=128` (an organ mask: "
     "`organ_at_least=1`): options of open_cohort for a folder, or columns of index.csv"
 )
-_said: set[Path] = set()  # files that were warned of
+_warned_of: set[Path] = set()
 
 
 class Mark(NamedTuple):
-    """What stands beside black in a mask file, a value or a colour, and the file."""
+    """The value or colour beside black in a mask file, and the file."""
 
     value: str
     file: Path
@@ -46,7 +46,7 @@ def read_mask(ref: MaskRef) -> np.ndarray:
 
 
 def read_marked(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
-    """As ``read_mask``, with what its files hold beside black, for ``one_mark``; None where that says nothing."""
+    """Read a mask as ``read_mask`` does, with its mark beside black for ``one_mark``; None where it says nothing."""
     refuse_labels(f"the mask of {ref.picture or 'a case'}")
     if ref.kind not in _KINDS:
         raise CovtokenError(
@@ -60,10 +60,10 @@ def read_marked(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
 
 
 def one_mark(first: Mark | None, now: Mark | None) -> Mark | None:
-    """Hold what a mask holds beside black against what the ones before it hold, and give what the next is held against.
+    """Compare a mask's mark with the first of the cohort, and give the mark to compare the next with.
 
     Raises:
-        CovtokenError: they differ, so that one value cannot mean the same in all masks of a cohort.
+        CovtokenError: the marks differ, so that no value means the same in all masks of a cohort.
     """
     if first is not None and now is not None and first.value != now.value:
         raise CovtokenError(
@@ -74,7 +74,7 @@ def one_mark(first: Mark | None, now: Mark | None) -> Mark | None:
 
 
 def check_mask_files(cohort: Cohort) -> None:
-    """Read every mask of a cohort once, before anything long begins; warn of those that cover nearly everything.
+    """Read every mask of a cohort once, before anything long begins; warn of masks that cover nearly everything.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -84,10 +84,9 @@ def check_mask_files(cohort: Cohort) -> None:
     _refuse_swapped(cohort)
     shown = len(cohort.masks) >= MANY and sys.stderr.isatty()
     full, marks = [], {}
-    refs = [*cohort.masks.values(), *cohort.organs.values()]
-    for index, ref in enumerate(track(refs, "masks", console=Console(stderr=True), disable=not shown)):
+    refs = [(ref, False) for ref in cohort.masks.values()] + [(ref, True) for ref in cohort.organs.values()]
+    for ref, is_organ in track(refs, "masks", console=Console(stderr=True), disable=not shown):
         mask, mark = read_marked(ref)
-        is_organ = index >= len(cohort.masks)
         marks[is_organ] = one_mark(marks.get(is_organ), mark)
         if not is_organ and mask.mean() > FULL:
             full += ref.files
@@ -95,9 +94,9 @@ def check_mask_files(cohort: Cohort) -> None:
 
 
 def warn_of_full(files: Sequence[Path], stacklevel: int = 3) -> None:
-    """Warn of mask files that cover nearly everything: one line for all, and once a file."""
-    new = [file for file in files if file not in _said]
-    _said.update(new)
+    """Warn of mask files that cover nearly everything: a line for all, and once a file."""
+    new = [file for file in files if file not in _warned_of]
+    _warned_of.update(new)
     if new:
         more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
         warnings.warn(
@@ -108,10 +107,10 @@ def warn_of_full(files: Sequence[Path], stacklevel: int = 3) -> None:
 
 
 def check_masks(cohort: Cohort, cases: Sequence[Case] | None = None) -> None:
-    """Refuse a cohort in which nothing can be measured. It reads masks until one holds a lesion and its surroundings.
+    """Refuse a cohort in which nothing can be measured; read masks until lesion and surroundings were seen.
 
     Args:
-        cases: those that will be evaluated; None: all.
+        cases: the cases to evaluate; None: all.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -121,7 +120,7 @@ def check_masks(cohort: Cohort, cases: Sequence[Case] | None = None) -> None:
     cases = cohort.cases if cases is None else cases
     refs = [cohort.masks[case.name] for case in cases if case.name in cohort.masks]
     if all(ref.kind == "empty" for ref in refs):
-        said = f"none of the {len(cases)} pictures has a mask"
+        fault = f"none of the {len(cases)} pictures has a mask"
     else:
         lesion = rest = False
         for ref in refs:
@@ -129,15 +128,15 @@ def check_masks(cohort: Cohort, cases: Sequence[Case] | None = None) -> None:
             lesion, rest = lesion or mask.any(), rest or not mask.all()
             if lesion and rest:
                 return
-        said = f"the masks of all {len(cases)} pictures " + ("cover the whole picture" if lesion else "are empty")
+        fault = f"the masks of all {len(cases)} pictures " + ("cover the whole picture" if lesion else "are empty")
     raise CovtokenError(
-        f"{cohort.name}: {said}, so nothing can be measured: check the mask column; for maps without masks use "
+        f"{cohort.name}: {fault}, so nothing can be measured: check the mask column; for maps without masks use "
         "covtoken.features and covtoken.score_maps"
     )
 
 
 def _refuse_swapped(cohort: Cohort) -> None:
-    """Look at the first picture that has a mask and is not the same everywhere: is it two-valued, its mask not?"""
+    """Refuse a cohort whose first picture that has a mask and is not flat is two-valued, its mask not."""
     for case in cohort.cases:
         ref = cohort.masks.get(case.name)
         if ref is None or not ref.files:
@@ -158,17 +157,17 @@ def _any_of(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
         raise CovtokenError(f"mask of {ref.picture or 'a case'}: kind {ref.kind!r} needs at least one file")
     mask = mark = None
     for file in ref.files:
-        part, its = _read(file, ref)
+        part, mark_here = _read(file, ref)
         size = ref.size if ref.size is not None else (None if mask is None else mask.shape)
         if size is not None:
             _check_size(file, part.shape, size, ref)
         mask = part if mask is None else mask | part
-        mark = one_mark(mark, its)
+        mark = one_mark(mark, mark_here)
     return mask, mark
 
 
 def _read(file: Path, ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
-    """Which pixels of a mask file are marked: a PIL format (colour: brightest channel), NumPy or 2-D NIfTI."""
+    """Tell the marked pixels of a mask file: a PIL format (colour: brightest channel), NumPy or 2-D NIfTI."""
     what, colour, at_least = f"mask file {file}", "", ref.at_least
     if is_array(file):
         values = read_array(file, "mask file")
@@ -203,26 +202,19 @@ def _check_size(file: Path, came: tuple[int, ...], size: tuple[int, int], ref: M
         )
 
 
-def _size_in(key: str) -> tuple[int, int]:
-    height, _, width = key.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise CovtokenError(f"an empty mask needs its size as 'HxW' in pixels, got {key!r}")
-    return int(height), int(width)
-
-
 def _empty(ref: MaskRef) -> tuple[np.ndarray, None]:
-    return np.zeros(_size_in(ref.key), dtype=bool), None
+    height, _, width = ref.key.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise CovtokenError(f"an empty mask needs its size as 'HxW' in pixels, got {ref.key!r}")
+    return np.zeros((int(height), int(width)), dtype=bool), None
 
 
 def _phantom(ref: MaskRef) -> tuple[np.ndarray, None]:
-    from covtoken.data.readers import phantom  # late: what it draws no other cohort needs
+    from covtoken.data.readers import phantom  # late: no other cohort needs it
 
     return phantom.mask_of(ref.key), None
 
 
-_KINDS: dict[str, Callable[[MaskRef], tuple[np.ndarray, Mark | None]]] = {
-    "png": _any_of,
-    "phantom": _phantom,
-    "empty": _empty,
-}
-"""What reads a mask of each kind; a reader of another format adds its own here."""
+_Reader = Callable[[MaskRef], tuple[np.ndarray, Mark | None]]
+_KINDS: dict[str, _Reader] = {"png": _any_of, "phantom": _phantom, "empty": _empty}
+"""Readers of masks by kind; a reader of another format adds its own here."""

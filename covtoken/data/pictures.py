@@ -1,4 +1,4 @@
-"""Picture files to arrays: PNG, JPEG, TIFF and BMP by PIL; NumPy and 2-D NIfTI, which carry Hounsfield units."""
+"""Read picture files: PNG, JPEG, TIFF and BMP by PIL; NumPy and 2-D NIfTI, which carry Hounsfield units."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ _opening = threading.Lock()
 _STARTS = {
     b"\x89PNG": "PNG",
     b"\xff\xd8": "JPEG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0"), "TIFF"),
     b"BM": "BMP",
     b"\x93NUMPY": "NumPy",
     b"\x1f\x8b": "gzip",
     b"GIF8": "GIF",
-    b"%!PS": "EPS",
-    b"\xc5\xd0\xd3\xc6": "EPS",
+    **dict.fromkeys((b"%!PS", b"\xc5\xd0\xd3\xc6"), "EPS"),
     b"%PDF": "PDF",
     b"RIFF": "WebP",
     b"PK": "a zip archive (.npz is one)",
@@ -63,11 +60,7 @@ def read_picture(file: Path, channel: str = "", window: Window | None = None) ->
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """Give (H, W) of a picture file, from its header where PIL reads it.
-
-    Raises:
-        CovtokenError: as ``read_picture``.
-    """
+    """Give (H, W) of a picture file, from its header where PIL reads it; raise as ``read_picture``."""
     if is_array(file):
         return read_array(file, "picture").shape
     with open_image(file, "picture") as image:
@@ -75,12 +68,12 @@ def size_of(file: Path) -> tuple[int, int]:
 
 
 def is_array(file: Path) -> bool:
-    """Whether the file is NumPy or NIfTI, which carry physical units."""
+    """Say whether the file is NumPy or NIfTI, which carry physical units."""
     return file.name.lower().endswith((".npy", ".nii", ".nii.gz"))
 
 
 def read_array(file: Path, what: str) -> np.ndarray:
-    """Read the numbers [H, W] of a .npy or NIfTI file, axes of length one dropped; its header is judged first.
+    """Read the numbers [H, W] of a .npy or NIfTI file without axes of length one; judge its header first.
 
     Args:
         what: ``"picture"`` or ``"mask file"``, for the error.
@@ -100,7 +93,7 @@ def read_array(file: Path, what: str) -> np.ndarray:
 
 @contextmanager
 def open_image(file: Path, what: str) -> Iterator[Image.Image]:
-    """Open a file of one picture with PIL; what the decoder raises in the block names the file.
+    """Open a file of one picture with PIL; errors of the decoder in the block name the file.
 
     Args:
         what: ``"picture"`` or ``"mask file"``, for the error.
@@ -118,7 +111,7 @@ def open_image(file: Path, what: str) -> Iterator[Image.Image]:
 
 @contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises in the block into a CovtokenError that names the file and the way out."""
+    """Turn a decoder's error in the block into a CovtokenError that names the file and the way out."""
     try:
         yield
     except CovtokenError:
@@ -129,11 +122,11 @@ def reading(file: Path, what: str) -> Iterator[None]:
 
 def _opened(file: Path) -> Image.Image:
     with _opening:  # MOST_PIXELS holds instead of PIL's limit, which warns and fails in its own words
-        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(file, formats=FORMATS)
         finally:
-            Image.MAX_IMAGE_PIXELS = theirs
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _unreadable(file: Path, what: str, error: Exception) -> CovtokenError:
@@ -154,9 +147,9 @@ def _unreadable(file: Path, what: str, error: Exception) -> CovtokenError:
             "units to .npy or NIfTI"
         )
     if holds in expected:
-        said = " ".join(str(error).split())  # on one line
-        said = "its header asks for more memory than there is" if isinstance(error, MemoryError) else said
-        return CovtokenError(f"{named} cannot be read ({said}): it is truncated or damaged; fetch it again")
+        line = " ".join(str(error).split())
+        reason = "its header asks for more memory than there is" if isinstance(error, MemoryError) else line
+        return CovtokenError(f"{named} cannot be read ({reason}): it is truncated or damaged; fetch it again")
     if holds in (*FORMATS, "NumPy", "NIfTI"):
         return CovtokenError(f"{named} holds {holds}, which its name does not say: rename it")
     looks = f"looks like {holds}" if holds else "is of no known format"
@@ -164,7 +157,7 @@ def _unreadable(file: Path, what: str, error: Exception) -> CovtokenError:
 
 
 def _format_of(file: Path) -> str:
-    """What the first bytes of a file say that it is; "" if they say nothing."""
+    """Name a file's format by its first bytes; "" if they say nothing."""
     try:
         with file.open("rb") as stream:
             head = stream.read(352)
@@ -180,12 +173,11 @@ def _format_of(file: Path) -> str:
 
 
 def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type that a .npy file's header states. Raises EOFError where fewer bytes follow."""
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:  # a third version exists for named fields alone, which the reader of the second refuses
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    """Read shape and type from a .npy file's header; raise EOFError where fewer bytes follow."""
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    # A third version exists for named fields alone, which the reader of the second refuses.
+    read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
     follow, promised = os.fstat(stream.fileno()).st_size - stream.tell(), math.prod(shape) * dtype.itemsize
     if follow < promised and not dtype.hasobject:
         raise EOFError(f"its header promises {promised} bytes, and {follow} follow")

@@ -1,8 +1,7 @@
-"""Splits by keyed hash of the unit: disjoint by construction, the same everywhere, and never moved by growth.
+"""Split cohorts by a keyed hash of the unit: disjoint by construction, the same everywhere, never moved by growth.
 
-Bank 30 %, selection 20 %, calibration 25 %, test 25 % (book/method.md). A unit's split depends on its name alone,
-so a patient in two splits, or a split that depends on the order of files, cannot happen. The committed file of a cohort
-adds what a hash cannot know: which files had joined which near-duplicate group when they were first seen.
+A unit's split depends on its name alone (book/method.md), so no patient can be in two splits, and the order of files
+does not matter. A cohort's committed file adds the near-duplicate group that each file joined when first seen.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ FEWEST_UNITS = 12  # with fewer the other folds give no bank
 
 
 def assign(unit: str) -> str:
-    """The split of a unit, from its name alone.
+    """Assign a unit to a split, from its name alone.
 
     >>> assign("LIDC-IDRI-0001") == assign("LIDC-IDRI-0001")
     True
@@ -39,7 +38,7 @@ def assign(unit: str) -> str:
 
 
 def load_splits(cohort: Cohort, folder: Path | None = None) -> dict[str, str]:
-    """Split of every unit of the cohort, sorted by unit. Units that no file lists yet are computed; nothing is written.
+    """Give the split of every unit of the cohort, sorted by unit; write nothing.
 
     Raises:
         CovtokenError: the committed file was edited: a unit stands in another split than its hash says.
@@ -49,10 +48,10 @@ def load_splits(cohort: Cohort, folder: Path | None = None) -> dict[str, str]:
 
 
 def extend_splits(cohort: Cohort, folder: Path | None = None, write: bool = False) -> dict[str, str]:
-    """As ``load_splits``, and add the cohort's new units to its committed file. What is listed never changes.
+    """Add the cohort's new units to its committed file, where listed units never change; give all as ``load_splits``.
 
     Args:
-        write: make the file where there is none yet (else only cohorts that already have one are written).
+        write: make the file where there is none yet.
     """
     path = _path(cohort.name, folder)
     splits = load_splits(cohort, folder)
@@ -62,7 +61,7 @@ def extend_splits(cohort: Cohort, folder: Path | None = None, write: bool = Fals
     units = {**splits, **record["units"]}
     names = {case.name for case in cohort.cases}
     joined = {case.name: case.unit for case in cohort.cases if case.unit in names and case.unit != case.name}
-    joined = {**joined, **record.get("joined", {})}
+    joined |= record.get("joined", {})
     extended = {"cohort": cohort.name, "key": KEY, "units": dict(sorted(units.items()))}
     if joined:
         extended["joined"] = dict(sorted(joined.items()))
@@ -75,26 +74,26 @@ def extend_splits(cohort: Cohort, folder: Path | None = None, write: bool = Fals
 def settle_groups(
     name: str, groups: Mapping[str, str], folder: Path | None = None
 ) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """Units of files in near-duplicate groups that stay what they were when the cohort grows.
-
-    A listed file keeps its unit. A new file joins the listed unit that its group holds. Where the group now holds
-    listed units of two splits, its new files would tie the splits together: they are left out.
+    """Turn near-duplicate groups into units that stay when the cohort grows.
 
     Args:
+        name: the cohort's.
         groups: group of every file present, as ``near_duplicates.groups`` gives them.
 
     Returns:
-        unit by file, and (file, reason) of what is left out.
+        unit by file, and (file, reason) for files left out.
+
+    A listed file keeps its unit. A new file joins the listed unit that its group holds; it is left out where the group
+    holds listed units of two splits, which it would tie together.
     """
     listed = listed_files(name, folder)
     members: dict[str, list[str]] = {}
     for file, group in sorted(groups.items()):
         members.setdefault(group, []).append(file)
-    units: dict[str, str] = {}
+    units = {file: listed[file] for file in groups if file in listed}
     left_out: list[tuple[str, str]] = []
     for group, files in sorted(members.items()):
         known = sorted({listed[file] for file in files if file in listed})
-        units.update({file: listed[file] for file in files if file in listed})
         new = [file for file in files if file not in listed]
         if len({assign(unit) for unit in known}) > 1:
             left_out += [(file, f"near-duplicate of units in two splits: {', '.join(known)}") for file in new]
@@ -104,18 +103,18 @@ def settle_groups(
 
 
 def listed_files(name: str, folder: Path | None = None) -> dict[str, str]:
-    """Unit of every file that the cohort's committed splits know; a near-duplicate group has its first file's name."""
+    """Give the unit of every file in the cohort's committed splits; a near-duplicate group is named by its first."""
     record = _committed(name, folder)
-    return {**{unit: unit for unit in record["units"]}, **record.get("joined", {})}
+    return {unit: unit for unit in record["units"]} | record.get("joined", {})
 
 
 def shared_units(cohort: Cohort, other: Cohort) -> frozenset[str]:
-    """Units that occur in both cohorts: they may feed no bank that scores the other cohort."""
+    """Find units that occur in both cohorts: they may feed no bank that scores the other cohort."""
     return frozenset(cohort.units) & frozenset(other.units)
 
 
 def folds(units: Iterable[str], n: int = 5) -> dict[str, int]:
-    """Fold 0…n-1 of every unit, sizes equal within one: for cross-fitting of small cohorts. Order does not matter."""
+    """Assign every unit a fold 0…n-1, sizes equal within one, whatever the order: for cross-fitting small cohorts."""
     distinct = sorted(set(units), key=lambda unit: (_position(unit), unit))
     if not 2 <= n <= len(distinct):
         raise CovtokenError(f"{n} folds of {len(distinct)} units: take between 2 and the number of units")

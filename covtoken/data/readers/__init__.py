@@ -1,1 +1,1 @@
-"""Readers: one data set or layout a file, each gives a Cohort."""
+"""Read a data set or layout, one a file, as a Cohort."""

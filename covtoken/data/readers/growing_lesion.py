@@ -35,11 +35,10 @@ def _pixels(case: Case, n_tokens: int) -> np.ndarray:
     texture, level = _lesion(case, n_tokens)
     weight = inside_of(level, 0.06)
     rim = np.exp(-(((level - 1.05) / 0.1) ** 2))
-    if case.modality == "ultrasound":  # grey levels: darker, coarse clumps, a brighter rim
-        drawn = pixels * (1 - weight) + (62 + 26 * texture) * weight + 30 * rim
-        return np.rint(np.clip(drawn, 0, 255)).astype(np.float32)
-    drawn = pixels * (1 - weight) + (58 + 20 * texture) * weight + 30 * rim  # HU: below the organs, an enhancing rim
-    return np.rint(np.clip(drawn, -1024, 1500)).astype(np.float32)
+    # Grey levels: darker, coarse clumps, a brighter rim. HU: below the organs, an enhancing rim.
+    mean, clumps, *limits = (62, 26, 0, 255) if case.modality == "ultrasound" else (58, 20, -1024, 1500)
+    drawn = pixels * (1 - weight) + (mean + clumps * texture) * weight + 30 * rim
+    return np.rint(np.clip(drawn, *limits)).astype(np.float32)
 
 
 def _lesion(case: Case, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -107,30 +107,27 @@ def inside_of(level: np.ndarray, soft: float) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(np.clip((level - 1.0) / max(soft, 1e-3), -40, 40)))
 
 
-def _places(rng, allowed: np.ndarray, radii: list[float]) -> list[tuple[float, float] | None]:
-    """Draw a place in the allowed region for each radius, apart from each other, None where there is no room.
+def _places(rng, allowed: np.ndarray, *groups: list[float]) -> list[list[tuple[float, tuple[float, float]]]]:
+    """Place radii in the allowed region, apart from each other: (radius, (row, column)) by group, where there is room.
 
     Organs lie more often in a picture's middle than at its rim: places near the rim are drawn more often, so that a
     lesion's distance from the centre tells little.
     """
+    placed, taken = [[] for _ in groups], []
     rows, columns = np.nonzero(allowed)
     if len(rows) == 0:
-        return [None] * len(radii)
+        return placed
     off_centre = np.hypot(rows / allowed.shape[0] - 0.5, columns / allowed.shape[1] - 0.5)
     chance = np.cumsum(off_centre**OFF_CENTRE)
-    taken: list[tuple[float, float, float]] = []
-    places = []
-    for radius in radii:
+    for group, radius in ((group, radius) for group, radii in zip(placed, groups) for radius in radii):
         for _ in range(200):
             pick = int(np.searchsorted(chance, rng.uniform(0, chance[-1])))
             row, column = float(rows[pick]), float(columns[pick])
             if all(np.hypot(row - r, column - c) > radius + other + 8 for r, c, other in taken):
                 taken.append((row, column, radius))
-                places.append((row, column))
+                group.append((radius, (row, column)))
                 break
-        else:
-            places.append(None)
-    return places
+    return placed
 
 
 def _radii(rng, smallest: float, largest: float) -> list[float]:
@@ -162,13 +159,11 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     distractors = [float(np.exp(rng.uniform(np.log(6), np.log(22)))) for _ in range(int(rng.integers(1, 5)))]
     radii = _radii(rng, 8, 50)
     allowed = (depth > 0.1) & (depth < 0.92) & (across > 0.02) & (across < 0.98)
-    places = _places(rng, allowed, radii + distractors)
+    lesions, distractors = _places(rng, allowed, radii, distractors)
     shade = np.zeros(shape)  # what lies below is darker (shadow) or brighter (behind a cyst)
     grain = np.ones(shape)  # local strength of speckle
 
-    for radius, place in zip(radii, places):
-        if place is None:
-            continue
+    for radius, place in lesions:
         blob = blob_level(rng, shape, *place, radius, rng.uniform(1.0, 1.7), rng.uniform(0.05, 0.22))
         weight = inside_of(blob, rng.uniform(0.04, 0.12))
         # Solid: neither black nor bright, its own coarse clumps, a spiculated or halo rim.
@@ -180,9 +175,7 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
         shade += -rng.uniform(0.0, 0.35) * _below(blob, place[0], depth * height, across * width, place[1], radius)
         lesion |= blob < 1
 
-    for radius, place in zip(distractors, places[len(radii) :]):
-        if place is None:
-            continue
+    for radius, place in distractors:
         kind = rng.choice(["cyst", "vessel", "fat", "spot"], p=[0.3, 0.25, 0.3, 0.15])
         if kind == "cyst":  # black, smooth, bright behind
             blob = blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4))
@@ -269,19 +262,15 @@ def _ct(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     vessels = [float(rng.uniform(3, 8)) for _ in range(int(rng.integers(4, 9)))]
     cysts = [float(rng.uniform(6, 18)) for _ in range(int(rng.integers(0, 4)))]
     solid = gaussian_filter(organ.astype(float), 2) > 0.8
-    places = _places(rng, solid, radii + vessels + cysts)
-    for radius, place in zip(vessels, places[len(radii) : len(radii) + len(vessels)]):
-        if place is not None:
-            level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05, FILLED)
-            hu[(level < 1) & organ] = parenchyma + rng.uniform(35, 75)
-    for radius, place in zip(cysts, places[len(radii) + len(vessels) :]):
-        if place is not None:
-            weight = inside_of(blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4)), 0.04) * organ
-            hu = hu * (1 - weight) + rng.uniform(0, 18) * weight
+    lesions, vessels, cysts = _places(rng, solid, radii, vessels, cysts)
+    for radius, place in vessels:
+        level = blob_level(rng, shape, *place, radius, rng.uniform(1, 5), 0.05, FILLED)
+        hu[(level < 1) & organ] = parenchyma + rng.uniform(35, 75)
+    for radius, place in cysts:
+        weight = inside_of(blob_level(rng, shape, *place, radius, rng.uniform(1, 1.4)), 0.04) * organ
+        hu = hu * (1 - weight) + rng.uniform(0, 18) * weight
     lesion = np.zeros(shape, bool)
-    for radius, place in zip(radii, places):
-        if place is None:
-            continue
+    for radius, place in lesions:
         blob = blob_level(rng, shape, *place, radius, rng.uniform(1, 1.5), rng.uniform(0.05, 0.2))
         weight = inside_of(blob, rng.uniform(0.05, 0.12)) * organ
         # Heterogeneous: darker or a little brighter than the organ, a necrotic core when large, an enhancing rim.
