@@ -1,7 +1,7 @@
-"""covtoken: label-free lesion subspaces in frozen vision transformers.
+"""Find lesions without labels, by subspaces of frozen vision transformers.
 
-The public names, one by one: the table of contents. They load on first use, so that importing one module of the
-package never opens another's door (subspaces must not pull in a mask reader) and ``covtoken --help`` is quick.
+``_MODULES`` is the table of contents. Names load on first use, so that no module opens another's door (subspaces must
+not pull in a mask reader) and ``covtoken --help`` is quick.
 """
 
 from __future__ import annotations
@@ -14,46 +14,36 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "CovtokenError": "covtoken.errors",
-    "Case": "covtoken.data.case",
-    "Cohort": "covtoken.data.case",
-    "MaskRef": "covtoken.data.case",
-    "open_cohort": "covtoken.data.cohorts",
-    "load_splits": "covtoken.data.splits",
-    "load_backbone": "covtoken.backbone.weights",
-    "FrozenViT": "covtoken.backbone.vit",
-    "features": "covtoken.backbone.cache",
-    "FeatureSet": "covtoken.backbone.cache",
-    "TokenBank": "covtoken.bank.token_bank",
-    "build_bank": "covtoken.bank.token_bank",
-    "DensitySubspace": "covtoken.subspace.density",
-    "ResidualSubspace": "covtoken.subspace.residual",
-    "RaritySubspace": "covtoken.subspace.rarity",
-    "Direction": "covtoken.subspace.direction",
-    "DirectionSettings": "covtoken.subspace.direction",
-    "load_direction": "covtoken.subspace.direction",
-    "greedy_k_center": "covtoken.bank.coreset",
-    "prototype_bank": "covtoken.bank.prototypes",
-    "Recipe": "covtoken.scores.recipe",
-    "IN_ORGAN": "covtoken.scores.recipe",
-    "RECOMMENDED": "covtoken.scores.recipe",
-    "SCORERS": "covtoken.scores.scorers",
-    "raw_maps": "covtoken.scores.scorers",
-    "score_maps": "covtoken.scores.scorers",
-    "kept_tokens": "covtoken.economy.keep",
-    "merge_through": "covtoken.economy.merging",
-    "rankme": "covtoken.coverage.functionals",
-    "coding_rate": "covtoken.coverage.functionals",
-    "prune": "covtoken.coverage.dual",
-    "label": "covtoken.evaluation.labels",
-    "measure": "covtoken.evaluation.measure",
-    "load_scores": "covtoken.evaluation.records",
-    "open_setting": "covtoken.protocol.setting",
-    "run_and_write": "covtoken.gates.runs",
-    "GateReport": "covtoken.protocol.report",
-    "construction": "covtoken.leak_guard",
+_MODULES = {
+    "errors": ["CovtokenError"],
+    "data.case": ["Case", "Cohort", "MaskRef"],
+    "data.cohorts": ["open_cohort"],
+    "data.splits": ["load_splits"],
+    "backbone.weights": ["load_backbone"],
+    "backbone.vit": ["FrozenViT"],
+    "backbone.cache": ["features", "FeatureSet"],
+    "bank.token_bank": ["TokenBank", "build_bank"],
+    "subspace.density": ["DensitySubspace"],
+    "subspace.residual": ["ResidualSubspace"],
+    "subspace.rarity": ["RaritySubspace"],
+    "subspace.direction": ["Direction", "DirectionSettings", "load_direction"],
+    "bank.coreset": ["greedy_k_center"],
+    "bank.prototypes": ["prototype_bank"],
+    "scores.recipe": ["Recipe", "IN_ORGAN", "RECOMMENDED"],
+    "scores.scorers": ["SCORERS", "raw_maps", "score_maps"],
+    "economy.keep": ["kept_tokens"],
+    "economy.merging": ["merge_through"],
+    "coverage.functionals": ["rankme", "coding_rate"],
+    "coverage.dual": ["prune"],
+    "evaluation.labels": ["label"],
+    "evaluation.measure": ["measure"],
+    "evaluation.records": ["load_scores"],
+    "protocol.setting": ["open_setting"],
+    "gates.runs": ["run_and_write"],
+    "protocol.report": ["GateReport"],
+    "leak_guard": ["construction"],
 }
+_PUBLIC = {name: f"covtoken.{module}" for module, names in _MODULES.items() for name in names}
 __all__ = ["__version__", *_PUBLIC]
 
 

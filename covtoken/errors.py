@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see: it names the thing, what was expected, what came and the way out."""
+"""Define the exception that users see: it names the thing, the expected and the given, and the way out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class CovtokenError(Exception):
 
 
 def unknown(kind: str, name: str, known: list[str]) -> CovtokenError:
-    """An error for a name that does not exist, with the closest names that do.
+    """Make the error for a name that does not exist, with the closest names that do.
 
     >>> str(unknown("cohort", "bussi", ["busi", "phantom"]))
     "unknown cohort 'bussi': did you mean busi? Known: busi, phantom"

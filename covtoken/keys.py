@@ -1,4 +1,4 @@
-"""Keyed hashes: they choose units, tokens and pictures, and seed noise, blind to everything but a name."""
+"""Hash names under a key, to choose units, tokens and pictures and to seed noise, blind to all but the name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def smallest(names: Iterable[str], n: int, key: str = "") -> list[str]:
     """Choose the ``n`` names with the smallest hashes, in the order of their hashes.
 
     Args:
-        names: distinct ones.
-        n: how many; all where there are fewer.
-        key: of the hash; empty: as ``hash_unit``.
+        names: distinct.
+        n: all names where there are fewer.
+        key: the hash's; empty: as ``hash_unit``.
     """
     return sorted(names, key=lambda name: hash_of(name, key) if key else hash_unit(name))[:n]
 

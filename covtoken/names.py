@@ -1,4 +1,4 @@
-"""What methods, measures and ways are called in tables and charts."""
+"""Name methods, measures and ways in tables and charts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MEASURE_NAMES = {
     "control": "membership mass (control)",
     "attention_mass": "attention mass",
 }
-# How gate 5 scores the same pictures.
+# Ways in which gate 5 scores the same pictures.
 WAYS = {
     "refitted": "own recipe, own bank",
     "elsewhere": "recipe chosen elsewhere, own bank",
@@ -57,10 +57,10 @@ _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
 
 
 def kind_of(label: str) -> str:
-    """Give the kind of a method by what a chart calls it: membership, coverage or baseline.
+    """Give the kind of the method with a chart's label: membership, coverage or baseline.
 
     Raises:
-        CovtokenError: no method is called so.
+        CovtokenError: no method has the label.
     """
     if label not in _KIND_OF_LABEL:
         raise unknown("method", label, list(_KIND_OF_LABEL))

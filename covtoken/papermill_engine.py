@@ -1,12 +1,11 @@
-"""Makes ``papermill notebooks/gate1.ipynb`` work as typed: one argument, run, result in an ignored folder.
+"""Make ``papermill notebooks/gate1.ipynb`` work as typed: the result goes to an ignored folder.
 
-papermill 2.7 answers "Missing argument 'OUTPUT_PATH'" in a terminal, writes the whole notebook as JSON to a redirected
-output, and, with a pipe on standard input, takes the one argument for the *output* and may overwrite the notebook.
-It does, however, load the entry points of the group ``papermill.engine`` before it parses its arguments. This module
-is such an entry point: when papermill's own command is about to see exactly one path, and that path is a notebook of
-this project, it adds the output path. In every other case it changes nothing.
+Given one path, papermill 2.7 asks for 'OUTPUT_PATH' in a terminal, writes the whole notebook as JSON to a redirected
+output, and, with a pipe on standard input, takes the path for the *output* and may overwrite the notebook. It loads the
+entry points of the group ``papermill.engine``, such as this module, before it parses its arguments: where papermill's
+own command would see one path alone, and that is a notebook of this project, the output path is added here.
 
-Nothing heavy is imported here: every papermill of this environment loads this module, for any notebook.
+Every papermill of this environment loads this module, for any notebook: nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-# Options of papermill 2.7 that take values, with how many: an argument that belongs to one is no path.
+# How many values each option of papermill 2.7 takes; they are no paths.
 _VALUES = {
     **dict.fromkeys(("-p", "--parameters", "-r", "--parameters_raw"), 2),
     **dict.fromkeys(("-f", "--parameters_file", "-y", "--parameters_yaml", "-b", "--parameters_base64"), 1),
@@ -27,10 +26,9 @@ _NO_RUN = {"-h", "--help", "--version", "--help-notebook"}
 
 
 def __getattr__(name: str) -> type:
-    """``CovtokenEngine``: papermill's own engine, unchanged; it exists so that papermill loads this module early.
+    """Make ``CovtokenEngine``, papermill's own engine unchanged, on demand.
 
-    Made on demand: papermill loads this module while its own is half imported, and importing papermill at the top
-    would close that circle.
+    papermill loads this module while its own is half imported: importing papermill at the top would close that circle.
     """
     if name != "CovtokenEngine":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -40,11 +38,11 @@ def __getattr__(name: str) -> type:
 
 
 def with_output_path(argv: list[str], root: Path) -> list[str]:
-    """The command line with ``gate_reports/_run/<notebook>.ipynb`` added, or unchanged.
+    """Add ``gate_reports/_run/<notebook>.ipynb`` to a command line, or give it unchanged.
 
     Args:
         argv: as ``sys.argv``, the program first.
-        root: the checkout; only notebooks directly or deeper under its ``notebooks`` folder are meant.
+        root: the checkout; only notebooks in or below its ``notebooks`` folder are meant.
     """
     if _NO_RUN & set(argv[1:]):
         return argv
@@ -60,7 +58,7 @@ def with_output_path(argv: list[str], root: Path) -> list[str]:
 
 
 def _paths(arguments: list[str]) -> list[str]:
-    """The arguments that are neither options nor values of options."""
+    """Give the arguments that are neither options nor values of options."""
     paths: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -75,7 +73,7 @@ def _paths(arguments: list[str]) -> list[str]:
 
 
 def _is_papermill_command() -> bool:
-    """True in ``papermill …`` and ``python -m papermill …``, false in a program that imports papermill."""
+    """Say whether this is ``papermill …`` or ``python -m papermill …``, not a program that imports papermill."""
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     running_module = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", "")
     return program.stem == "papermill" or running_module in {"papermill", "papermill.__main__"}
