@@ -1,7 +1,7 @@
-"""Gate 0, the substrate: what every later number stands on. Nothing is chosen here and no label is scored.
+"""Gate 0 checks the substrate of every later number. It chooses nothing and scores no label.
 
-Two extractions agree, pixels land in their tokens, splits are disjoint, a bank is intact, the leak guard trips. Each of
-these can be broken on purpose (``DEFECTS``), and the decision must then be NO-GO: a check that cannot fail is none.
+Two extractions agree, pixels land in their tokens, splits are disjoint, a bank is intact, the leak guard trips. Each
+can be broken on purpose (``DEFECTS``), and the decision must then be NO-GO: a check that cannot fail proves nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ QUESTION = (
     "Do two extractions agree, is the pixel–token geometry right, are splits disjoint, is the bank intact, and does "
     "the leak guard trip?"
 )
-N_PICTURES = 8  # compared between extractions; the bank and the guard see the same
+N_PICTURES = 8  # compared between extractions; as many feed the bank and the guard
 OWN_PICTURES = 2  # of the cohort, in which marks are planted too
-# Defect → the checks that must turn.
+# Planted defect → the checks that must turn.
 DEFECTS = {
     "noisy_extraction": ("agreement.same", "agreement.batch_size", "agreement.threads"),
     "transposed_tokens": ("geometry.picture", "geometry.paths_agree", "geometry.first_block"),
@@ -44,8 +44,8 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
 
     Args:
         setting: cohort and backbone; every split is looked at.
-        plan: not needed, for nothing is chosen or scored.
-        defect: plant one of ``DEFECTS``, for the test that the decision turns.
+        plan: unused, for nothing is chosen or scored.
+        defect: plant one of ``DEFECTS``, to test that the decision turns.
 
     Raises:
         CovtokenError: an unknown defect, a picture that cannot be read.
@@ -59,14 +59,8 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
     agreement = agreement_rows(cases, vit, noisy=defect == "noisy_extraction", progress=progress)
     for name, bound in BOUNDS.items():
         checks[f"agreement.{name}"] = all(r["value"] <= bound for r in agreement if r["comparison"] == name)
-    geometry = follow_marks(
-        vit,
-        middle,
-        cases[:OWN_PICTURES],
-        transposed=defect == "transposed_tokens",
-        shifted=defect == "shifted_mask",
-        progress=progress,
-    )
+    planted = {"transposed": defect == "transposed_tokens", "shifted": defect == "shifted_mask"}
+    geometry = follow_marks(vit, middle, cases[:OWN_PICTURES], **planted, progress=progress)
     decisive = ("mask", "mask_other_grid", "picture", "paths_agree", "first_block")
     checks |= {f"geometry.{name}": geometry.right[name] == 1 for name in decisive}
     checks["geometry.offset"] = geometry.offset <= OFFSET_BOUND
@@ -111,20 +105,20 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
 
 
 def decide(checks: dict[str, bool]) -> str:
-    """GO if every check holds."""
+    """Decide GO if every check holds, else NO-GO."""
     return "GO" if all(checks.values()) else "NO-GO"
 
 
 def sample(cases: Sequence[Case], n: int) -> list[Case]:
-    """The ``n`` cases with the smallest hash of their name: seeded, and blind to everything else."""
+    """Take the ``n`` cases with the smallest hash of their name: seeded, and blind to everything else."""
     return sorted(cases, key=lambda case: hashlib.sha256(case.name.encode()).hexdigest())[:n]
 
 
 def _bank_part(cohort: Cohort) -> tuple[tuple[Case, ...], set[str]]:
-    """Cases and units that may feed the first bank: the bank split, or all folds but the first."""
-    part = parts(cohort)
-    first = "bank" in part.values()
-    units = {unit for unit, name in part.items() if (name == "bank" if first else name != "fold 0")}
+    """Give the cases and units that may feed the first bank: the bank split, or all folds but the first."""
+    part_of = parts(cohort)
+    has_bank = "bank" in part_of.values()
+    units = {unit for unit, part in part_of.items() if (part == "bank" if has_bank else part != "fold 0")}
     return cohort.subset(units), units
 
 
@@ -138,16 +132,16 @@ def _metrics(
     middle: Block,
 ) -> dict[str, dict]:
     n_tokens = vit.rows * vit.cols
-    found = {}
+    metrics = {}
     for row in agreement:
         place = {middle: "middle", vit.n_blocks: "final"}.get(row["block"])
         if place:
             n = row["n"]
             units = len({case.unit for case in cases[:n]})
-            found[f"agreement.{row['comparison']}.{place}"] = metric(row["value"], None, units, n, n * n_tokens)
+            metrics[f"agreement.{row['comparison']}.{place}"] = metric(row["value"], None, units, n, n * n_tokens)
     marks = (geometry.n_marks, geometry.n_pictures, geometry.n_pictures * n_tokens)
-    found |= {f"geometry.{name}": metric(share, None, *marks) for name, share in geometry.right.items()}
-    found["geometry.offset"] = metric(geometry.offset, None, *marks)
-    n = (len(cohort.units), len(cohort.cases), 0)
-    found["splits.strongest_look_alike"] = metric(pairs[0][2] if pairs else float("nan"), None, *n)
-    return found
+    metrics |= {f"geometry.{name}": metric(share, None, *marks) for name, share in geometry.right.items()}
+    metrics["geometry.offset"] = metric(geometry.offset, None, *marks)
+    strongest = pairs[0][2] if pairs else float("nan")
+    metrics["splits.strongest_look_alike"] = metric(strongest, None, len(cohort.units), len(cohort.cases), 0)
+    return metrics

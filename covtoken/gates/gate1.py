@@ -1,7 +1,7 @@
-"""Gate 1, where lesions live: membership against masks, block by block, beside every baseline.
+"""Gate 1 compares membership with masks, block by block, beside every baseline.
 
-``covtoken.protocol.planning`` looks at the selection split alone and fixes block, pooling, smoothing, signs and
-threshold. ``run`` evaluates that plan on a split: what it prints can no longer be tuned.
+``covtoken.protocol.planning`` fixes block, pooling, smoothing, signs and threshold on the selection split alone;
+``run`` evaluates that plan on a split, where nothing can be tuned any more.
 """
 
 from __future__ import annotations
@@ -18,40 +18,31 @@ from covtoken.evaluation.labels import SplitLabels, small_cut
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
-from covtoken.keys import hash_unit
 from covtoken.protocol.alarm_limits import alarm_sentence
-from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, binding
-from covtoken.protocol.report import GateReport, GateRun, check_defect
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, records_header
+from covtoken.protocol.report import GateRun, check_defect
 from covtoken.protocol.scoring import centre_maps, need_lesions, score, shuffled_masks
 from covtoken.protocol.setting import Setting
 from covtoken.scores.recipe import in_organ
 
 TITLE = "Where lesions live"
-
 QUESTION = "At which block does label-free membership point at lesions, and does it beat what a person would try first?"
-
 PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
-    "residual",
-    "rarity",
-    "direction_without_head",
-    "in_organ",
-    "token_norm",
-    "attention_last",
-    "variance",
-    "random",
+    *("residual", "rarity", "direction_without_head", "in_organ"),
+    *("token_norm", "attention_last", "variance", "random"),
 )
-
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
+HEADLINES = (
+    *(f"auroc.{name}" for name in ("recommended", "density", "attention_best", "centre_prior", "head_student")),
+    *("auroc.saliency_head", "auroc.intensity", "organ_auroc.recommended", "organ_auroc.density"),
+    *("auroc_gain.middle_minus_final", "image_auroc.recommended", "image_auroc.density"),
+    *("aupr.recommended", "froc.fp1.recommended"),
+)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a gate 1 run scored.
-
-    Attributes:
-        setting: cohort, split and backbone. plan: under which it scored.
-        cases: N, in the order of the recorded scores.
-    """
+    """Setting, plan and the N cases of a gate 1 run, in the order of the recorded scores."""
 
     setting: Setting
     plan: Plan
@@ -63,8 +54,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
 
     Args:
         setting: cohort, split and backbone.
-        plan: what was fixed before.
-        defect: plant one of ``DEFECTS``, for the test that the verdict turns.
+        plan: fixed before.
+        defect: plant one of ``DEFECTS``, to test that the verdict turns.
 
     Raises:
         CovtokenError: an unknown defect, a split without lesions.
@@ -78,18 +69,9 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if defect:
         labels, plan = plant(defect, labels, plan, vit.n_blocks, grid)
-    header = {
-        "cohort": setting.cohort.name,
-        "split": setting.split,
-        "backbone": vit.name,
-        "rows": grid[0],
-        "cols": grid[1],
-        "n_blocks": vit.n_blocks,
-        "plan": plan.to_json(),
-        "units": [hash_unit(unit) for unit in sorted({case.unit for case in cases})],
-        "recommended_is": alarms[0]["score"],
-        **binding(setting),
-    }
+    shape = {"rows": grid[0], "cols": grid[1], "n_blocks": vit.n_blocks}
+    more = {"plan": plan.to_json(), "recommended_is": alarms[0]["score"]}
+    header = records_header(setting, sorted({case.unit for case in cases}), **shape, **more)
     kept = {name: values for name, values in maps.items() if name in recorded_names(plan, vit.n_blocks)}
     recorded = RecordedScores(kept, labels, header)
     measured = headline(recorded)
@@ -97,16 +79,46 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     others = measure(rest, labels, *grid, full=PIXELS_ONLY)
     kinds = ("auroc", "image_auroc", "organ_auroc", "organ_image_auroc")
     for kind, other in product(kinds, (*PROPOSED, *BASELINES, "intensity_flipped")):
-        ours, theirs = f"{kind}.in_organ", f"{kind}.{other}"
-        of = measured if theirs in measured.values else others
-        if ours in others.values and theirs in of.values and ours != theirs:
-            others.difference(f"{kind}_gain.in_organ_minus_{other}", ours, theirs, of=of)
-    report = _report(setting, recorded, measured, others, plan, alarms, started)
+        in_organ_name, name = f"{kind}.in_organ", f"{kind}.{other}"
+        source = measured if name in measured.values else others
+        if in_organ_name in others.values and name in source.values and in_organ_name != name:
+            others.difference(f"{kind}_gain.in_organ_minus_{other}", in_organ_name, name, of=source)
+    own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
+    decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
+    metrics = others.entries() | measured.entries()
+    report = setting.report(
+        *(1, TITLE, QUESTION),
+        started=started,
+        parameters={
+            **header["method"],
+            **plan.to_json(),
+            "curated": setting.cohort.curated,
+            "n_lesions": len(labels.lesions),
+            "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
+            "n_variants_looked_at": len(plan.table),
+            "in_organ": in_organ(vit.n_blocks).to_json() if "auroc.in_organ" in metrics else None,
+            "alarm": alarms,
+            "alarm_says": alarm_sentence(alarms),
+        },
+        thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": plan.locked},
+        metrics=metrics,
+        checks=checks | {"plan_locked_before": plan.locked},
+        decision=decision,
+        chart_data={
+            "blocks": block_rows(metrics),
+            "densities": density_rows(recorded),
+            "gains": gain_rows(metrics, ours="recommended"),
+            "image_gains": gain_rows(metrics, "image_auroc_gain", "recommended"),
+            "density_gains": gain_rows(metrics),
+            "density_image_gains": gain_rows(metrics, "image_auroc_gain"),
+            "selection": list(plan.table),
+        },
+    )
     return GateRun(report, recorded, Scored(setting, plan, cases))
 
 
 def headline(recorded: RecordedScores) -> Measured:
-    """The headline metrics from recorded scores: the same function for a fresh run and for a committed file."""
+    """Measure the headline metrics from recorded scores, fresh or committed."""
     rows, cols = recorded.grid
     plan = Plan.from_json(recorded.header["plan"])
     n_blocks = recorded.header["n_blocks"]
@@ -128,10 +140,10 @@ def headline(recorded: RecordedScores) -> Measured:
 def decide(
     measured: Measured, threshold: float, n_units: int, own_threshold: bool = True
 ) -> tuple[str, dict[str, Any]]:
-    """GO, NO-GO or NO-VERDICT, and each check behind it; a verdict against every baseline, whatever it is.
+    """Decide GO, NO-GO or NO-VERDICT; return it with the checks, which compare with every baseline.
 
     Args:
-        own_threshold: whether the threshold was locked for this backbone; another backbone's decides nothing.
+        own_threshold: whether the threshold was locked for this backbone; another backbone's threshold decides nothing.
     """
     gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
     checks: dict[str, Any] = {
@@ -151,10 +163,10 @@ def decide(
 
 
 def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tuple[int, int]):
-    """Labels or plan with one planted defect: the verdict must turn.
+    """Plant a defect in labels or plan; return both. The verdict must turn.
 
-    ``shuffled_masks`` gives each picture the labels of another; ``transposed_grid`` swaps rows and columns;
-    ``final_as_middle`` calls the final block the middle one.
+    ``shuffled_masks`` gives each picture the labels of another picture; ``transposed_grid`` swaps grid rows and
+    columns; ``final_as_middle`` calls the final block the middle block.
     """
     check_defect(defect, DEFECTS)
     if defect == "final_as_middle":
@@ -169,55 +181,7 @@ def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tup
 
 
 def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
-    """The at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
-    plain = [f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"]
-    return [
-        "recommended",
-        "density",
-        *dict.fromkeys(plain),
-        *(n for n in BASELINES if n not in PIXELS_ONLY and n != "centre_prior"),
-    ]
-
-
-def _report(
-    setting: Setting,
-    recorded: RecordedScores,
-    measured: Measured,
-    others: Measured,
-    plan: Plan,
-    alarms: list[dict[str, Any]],
-    started: float,
-) -> GateReport:
-    header, labels = recorded.header, recorded.labels
-    own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
-    decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
-    checks["plan_locked_before"] = plan.locked
-    metrics = others.entries() | measured.entries()
-    return setting.report(
-        *(1, TITLE, QUESTION),
-        started=started,
-        parameters={
-            **header["method"],
-            **plan.to_json(),
-            "curated": setting.cohort.curated,
-            "n_lesions": len(labels.lesions),
-            "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
-            "n_variants_looked_at": len(plan.table),
-            "in_organ": in_organ(header["n_blocks"]).to_json() if "auroc.in_organ" in metrics else None,
-            "alarm": alarms,
-            "alarm_says": alarm_sentence(alarms),
-        },
-        thresholds={"auroc.recommended": plan.threshold, "reason": plan.reason, "locked": plan.locked},
-        metrics=metrics,
-        checks=checks,
-        decision=decision,
-        chart_data={
-            "blocks": block_rows(metrics),
-            "densities": density_rows(recorded),
-            "gains": gain_rows(metrics, ours="recommended"),
-            "image_gains": gain_rows(metrics, "image_auroc_gain", "recommended"),
-            "density_gains": gain_rows(metrics),
-            "density_image_gains": gain_rows(metrics, "image_auroc_gain"),
-            "selection": list(plan.table),
-        },
-    )
+    """Name the at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
+    plain = dict.fromkeys([f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"])
+    baselines = [name for name in BASELINES if name not in PIXELS_ONLY and name != "centre_prior"]
+    return ["recommended", "density", *plain, *baselines]

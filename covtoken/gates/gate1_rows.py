@@ -1,4 +1,4 @@
-"""Rows that gate 1's charts are drawn from, out of metrics and recorded scores; and what its scorers are called."""
+"""Rows for gate 1's charts, from its metrics and recorded scores."""
 
 from __future__ import annotations
 
@@ -6,47 +6,39 @@ import numpy as np
 
 from covtoken.evaluation.records import RecordedScores
 from covtoken.names import LABELS
+from covtoken.protocol.report import with_interval
 
 # Drawn block by block already, or a variant of a score that is drawn: more rules than a chart can label.
 NOT_DRAWN = (
-    "density",
-    "attention_best",
-    "attention_last",
-    "residual",
-    "rarity",
-    "direction_without_head",
-    "in_organ",
-    "intensity_flipped",
+    *("density", "attention_best", "attention_last", "residual"),
+    *("rarity", "direction_without_head", "in_organ", "intensity_flipped"),
 )
 
 
 def block_rows(metrics: dict[str, dict]) -> list[dict]:
-    """Rows for the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None is a baseline without blocks."""
+    """List rows of the AUROC-by-block chart: {scorer, block, value, lo, hi}; block None: a baseline without blocks."""
     rows = []
     for name, entry in metrics.items():
         scorer, _, block = name.removeprefix("auroc.").partition(".")
         if not name.startswith("auroc.") or entry["value"] is None or (scorer in NOT_DRAWN and not block):
             continue
         place = int(block[5:]) if block.startswith("block") else block or None
-        low, high = entry["ci95"] or (None, None)
-        rows.append({"scorer": LABELS[scorer], "block": place, "value": entry["value"], "lo": low, "hi": high})
-    return sorted(
-        rows, key=lambda row: (row["scorer"], row["block"] is None, row["block"] == "norm", row["block"] or 0)
-    )
+        rows.append({"scorer": LABELS[scorer], "block": place, **with_interval(entry)})
+    return sorted(rows, key=lambda r: (r["scorer"], r["block"] is None, r["block"] == "norm", r["block"] or 0))
 
 
 def gain_rows(metrics: dict[str, dict], kind: str = "auroc_gain", ours: str = "density") -> list[dict]:
-    """Rows for the forest of differences: ``ours`` minus each baseline, {label, value, lo, hi}."""
+    """List rows of the forest of differences, ``ours`` minus each baseline: {label, value, lo, hi}."""
     start = f"{kind}.{ours}_minus_"
     return [
-        {"label": LABELS[name.removeprefix(start)], "value": e["value"], "lo": e["ci95"][0], "hi": e["ci95"][1]}
-        for name, e in sorted(metrics.items(), key=lambda item: item[1]["value"] or 0)
-        if name.startswith(start) and e["ci95"]
+        {"label": LABELS[name.removeprefix(start)], **with_interval(entry)}
+        for name, entry in sorted(metrics.items(), key=lambda item: item[1]["value"] or 0)
+        if name.startswith(start) and entry["ci95"]
     ]
 
 
 def density_rows(recorded: RecordedScores, n_bins: int = 40) -> list[dict]:
-    """Histogram rows of the scores of lesion tokens and of all others: {panel, group, score, density}."""
+    """List histogram rows of the scores of lesion tokens and all others: {panel, group, score, density}."""
     keep, rows = ~recorded.labels.ignore, []
     for name in ("recommended", "density", "attention_best", "saliency_head"):
         if name not in recorded.scores:

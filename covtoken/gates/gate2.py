@@ -1,8 +1,8 @@
-"""Gate 2, coverage as a proxy: at one set size, does a set that covers more hold more of the lesion?
+"""Gate 2 asks whether coverage is a proxy: does a kept set that covers more hold more of the lesion?
 
-Within each picture and keep ratio, 60 kept sets of one size (random, membership-tilted, spanning): Spearman's ρ between
-coverage and lesion recall, averaged over pictures. Membership mass is the positive control: where *it* does not follow
-recall, the question has no answer here.
+Each picture and keep ratio gets 60 kept sets of equal size (random, membership-tilted, spanning): Spearman's ρ between
+coverage and lesion recall, averaged over pictures. Membership mass is the positive control: where it does not follow
+recall, the question has no answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from covtoken.evaluation.records import Records
 from covtoken.gates.budgets.kept_sets import FAMILIES, PER_FAMILY, kept_sets
 from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
 from covtoken.protocol.plan import FEW_UNITS, Plan
-from covtoken.protocol.report import GateReport, GateRun, check_defect
+from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.setting import SEED, Setting
 from covtoken.protocol.thresholds import threshold_of
 
@@ -48,7 +48,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
 
     Args:
         setting: cohort, split and backbone.
-        plan: gate 1's.
+        plan: fixed by gate 1.
         defect: plant one of ``DEFECTS``: ``leaked_label`` adds recall to RankMe, ``shuffled_masks`` mixes masks up.
 
     Raises:
@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         pictures: N lesion pictures.
-        threshold: from what this run would lock to the threshold that holds, each ``{value, reason, …}``.
+        threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         leaked: add the lesion's recall to RankMe (a planted defect).
         started: ``time.perf_counter`` before the work.
     """
@@ -83,14 +83,36 @@ def evaluate(
     measured = headline(records)
     locked = threshold(selection_threshold(measured))
     decision, checks = decide(measured, locked["value"])
-    checks["plan_locked_before"] = pictures.plan.locked
-    return GateRun(_report(pictures, records, measured, locked, decision, checks, started), records, pictures)
+    metrics, rows = measured.entries(), []
+    for name, ratio, part in product(MEASURES, RATIOS, PARTS):
+        numbers = with_interval(metrics[_name(name, ratio, part)])
+        rows.append({"measure": name, "keep": f"{ratio:g}", "family": part, **numbers})
+    report = pictures.report(
+        *(2, TITLE, QUESTION),
+        metrics=metrics,
+        checks=checks,
+        decision=decision,
+        started=started,
+        thresholds={f"spearman.rankme.{DECIDING}": locked["value"]} | locked,
+        parameters={
+            "recipes": {n: pictures.plan.recipes[n].to_json() for n in ("density", "attention_best")},
+            "sets_per_family": PER_FAMILY,
+            "n_permutations": N_PERMUTATIONS,
+        },
+        chart_data={"rho": [row for row in rows if row["value"] is not None]},
+    )
+    return GateRun(report, records, pictures)
 
 
 def correlations(pictures: LesionPictures, leaked: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """ρ [measure, ratio, part, picture], NaN where recall or the measure is constant; permutation p [measure, ratio].
+    """Correlate each measure with recall inside each picture.
 
-    ``leaked`` adds the recall itself to RankMe, which no functional of tokens may know.
+    Args:
+        pictures: N lesion pictures.
+        leaked: add the recall itself to RankMe, which no functional of tokens may know.
+
+    Returns:
+        ρ [measure, ratio, part, N], NaN where recall or the measure is constant; permutation p [measure, ratio].
     """
     n, n_sets = len(pictures.cases), PER_FAMILY * len(FAMILIES)
     values = np.empty((len(MEASURES), len(RATIOS), n, n_sets))
@@ -112,16 +134,15 @@ def correlations(pictures: LesionPictures, leaked: bool = False) -> tuple[np.nda
         x, target = values[m, r][:, chosen], recall[r][:, chosen]
         group = np.repeat(np.arange(n), x.shape[1])
         # Sums of the same tokens in another order must tie.
-        found = grouped_spearman(
-            np.round(x, 9).ravel(), target.ravel(), group, n_permutations=0 if part else N_PERMUTATIONS, seed=SEED
-        )
-        rho[m, r, part] = found.by_group
-        p[m, r] = found.p if part == 0 else p[m, r]
+        options = {"n_permutations": 0 if part else N_PERMUTATIONS, "seed": SEED}
+        spearman = grouped_spearman(np.round(x, 9).ravel(), target.ravel(), group, **options)
+        rho[m, r, part] = spearman.by_group
+        p[m, r] = p[m, r] if part else spearman.p
     return rho, p
 
 
 def headline(records: Records) -> Measured:
-    """Headline metrics from records: the same function for a fresh run and for a committed file."""
+    """Measure the headline metrics from records, fresh or committed."""
     rho, unit = records["rho"].astype(np.float64), records["unit"]
     n_units = len(records.header["units"])
     weights = stats.unit_draws(n_units, N_DRAWS, SEED)
@@ -130,30 +151,28 @@ def headline(records: Records) -> Measured:
     for (m, name), (r, ratio), (f, part) in product(*map(enumerate, (MEASURES, RATIOS, PARTS))):
         each = rho[m, r, f]
         held = np.flatnonzero(~np.isnan(each))
-        metric = f"spearman.{name}.keep{ratio:g}" + ("" if part == "all" else f".{part}")
+        metric = _name(name, ratio, part)
         n = (len(np.unique(unit[held])), len(held), len(held) * n_tokens)
         value = float(np.mean(each[held])) if len(held) else float("nan")
         measured.add(metric, value, stats.mean_draws(each, unit, weights), n)
         measured.more[metric] = {"n_constant": int(len(each) - len(held))}
-    tested = {
-        f"spearman.{name}.keep{ratio:g}": records["p"][m, r]
-        for (m, name), (r, ratio) in product(enumerate(FUNCTIONALS), enumerate(RATIOS))
-    }
-    tested = {name: float(p) for name, p in tested.items() if np.isfinite(p)}
+    pairs = product(enumerate(FUNCTIONALS), enumerate(RATIOS))
+    tested = {_name(name, ratio): float(records["p"][m, r]) for (m, name), (r, ratio) in pairs}
+    tested = {name: p for name, p in tested.items() if np.isfinite(p)}
     for name, adjusted in (holm(tested) if tested else {}).items():
         measured.more[name] |= {"p": tested[name], "p_holm": adjusted}
     return measured
 
 
 def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
-    """GO if RankMe follows recall at least as well as attention mass did on selection; NO-VERDICT without a control."""
+    """Decide GO if RankMe follows recall as well as attention mass did on selection, NO-VERDICT without a control."""
     low = measured.interval(f"spearman.rankme.{DECIDING}")[0]
     checks = {
         "control_follows_recall": bool(measured.interval(f"spearman.control.{DECIDING}")[0] > 0),
         "rankme_reaches_attention_mass": bool(low >= threshold),
     }
     for name, ratio in product(FUNCTIONALS, RATIOS):
-        metric = f"spearman.{name}.keep{ratio:g}"
+        metric = _name(name, ratio)
         below, above = measured.interval(metric)
         word = "follows recall" if below > 0 else "runs against recall" if above < 0 else "undecided"
         significant = measured.more[metric].get("p_holm", 1) < 0.05
@@ -164,34 +183,10 @@ def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
 
 
 def selection_threshold(measured: Measured) -> dict:
-    """What a selection run gives as threshold: ρ of kept attention mass at keep 0.25."""
+    """Take ρ of kept attention mass at keep 0.25, measured by a selection run, as the threshold."""
     name = f"spearman.attention_mass.{DECIDING}"
     return {"value": round(measured.values[name], 4), "reason": f"{name} on the selection split"}
 
 
-def _report(pictures, records, measured, threshold, decision, checks, started) -> GateReport:
-    metrics = measured.entries()
-    rows = [
-        {"measure": name, "keep": f"{ratio:g}", "family": part, **_row(metrics, name, ratio, part)}
-        for name, ratio, part in product(MEASURES, RATIOS, PARTS)
-    ]
-    return pictures.report(
-        *(2, TITLE, QUESTION),
-        metrics=metrics,
-        checks=checks,
-        decision=decision,
-        started=started,
-        thresholds={f"spearman.rankme.{DECIDING}": threshold["value"]} | threshold,
-        parameters={
-            "recipes": {n: pictures.plan.recipes[n].to_json() for n in ("density", "attention_best")},
-            "sets_per_family": PER_FAMILY,
-            "n_permutations": N_PERMUTATIONS,
-        },
-        chart_data={"rho": [row for row in rows if row["value"] is not None]},
-    )
-
-
-def _row(metrics, name, ratio, part) -> dict:
-    entry = metrics[f"spearman.{name}.keep{ratio:g}" + ("" if part == "all" else f".{part}")]
-    low, high = entry["ci95"] or (None, None)
-    return {"value": entry["value"], "lo": low, "hi": high}
+def _name(measure: str, ratio: float, part: str = "all") -> str:
+    return f"spearman.{measure}.keep{ratio:g}" + ("" if part == "all" else f".{part}")

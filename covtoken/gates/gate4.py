@@ -1,7 +1,7 @@
-"""Gate 4, the dual: does μ converge over seeds, is the coverage floor met, and does μ fall as the slack grows?
+"""Gate 4 tests the dual: does μ converge over seeds, is the coverage floor met, and does μ fall as the slack grows?
 
-If μ is to read as the price, in tokens, of one unit of coverage, another draw of the noise must give the same μ, the
-floor must hold where the price has settled, and a looser floor must not cost more.
+If μ is the price, in tokens, of a unit of coverage, another draw of the noise must give the same μ, the floor must hold
+where the price has settled, and a looser floor must not cost more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from covtoken.evaluation.records import Records
 from covtoken.gates.budgets import kept_by_method as rows
 from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
 from covtoken.protocol.plan import FEW_UNITS, Plan
-from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.setting import SEED, Setting
 
 TITLE = "The dual variable"
@@ -28,7 +28,8 @@ FUNCTIONAL = "rankme"
 REPAIRED_SEEDS = 3
 DEFECTS = ("stuck",)
 HEADLINES = ("dual.constraint_met", "dual.mu_cv", "dual.mu_falls", "repaired.constraint_met", "repaired.mu_cv")
-PATH_EVERY = 5  # steps of the drawn trajectory
+NAMES = {"dual": "as specified", "repaired": "repaired"}
+PATH_EVERY = 5  # steps between the points of the drawn trajectory
 
 
 def run(
@@ -43,11 +44,11 @@ def run(
 
     Args:
         setting: cohort, split and backbone.
-        plan: gate 1's.
+        plan: fixed by gate 1.
         defect: ``stuck`` gives every run the same seed and its constraint flag the value true.
-        n_seeds: draws of the noise (None: 3 of the phantom, else 10). The repaired schedule, which decides nothing,
+        n_seeds: draws of the noise (None: 3 of the phantom, else 10); the repaired schedule, which decides nothing,
             gets at most 3.
-        n_pictures: lesion pictures (None: 16 of the phantom, else 40).
+        n_pictures: number of lesion pictures (None: 16 of the phantom, else 40).
 
     Raises:
         CovtokenError: a split without lesions.
@@ -70,7 +71,8 @@ def evaluate(
 
     Args:
         pictures: lesion pictures, of which ``n_pictures`` are used.
-        n_seeds, n_pictures: as in ``run``.
+        n_seeds: see ``run``.
+        n_pictures: see ``run``.
         stuck: give every run one seed, and claim that the floor is met (a planted defect).
         started: ``time.perf_counter`` before the work.
     """
@@ -82,7 +84,6 @@ def evaluate(
     records = Records(arrays, pictures.header(4, slacks=SLACKS, n_seeds=n_seeds))
     measured = headline(records)
     decision, checks = decide(measured, measured.n[0])
-    checks["plan_locked_before"] = pictures.plan.locked
     metrics = measured.entries()
     report = pictures.report(
         *(4, TITLE, QUESTION),
@@ -98,19 +99,19 @@ def evaluate(
 
 
 def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """μ, k, drop/C* and the constraint flag, [slack, seed, picture] of each schedule; mean trajectories."""
+    """Prune by each schedule: μ, k, drop/C* and constraint flag, [slack, seed, picture] each; mean trajectories."""
     arrays, paths, asked = {}, [], n_seeds
     for name in rows.SCHEDULES:
         n_seeds = asked if name == "dual" else min(asked, REPAIRED_SEEDS)
         shape = (len(SLACKS), n_seeds, len(pictures.cases))
-        found = {key: np.empty(shape, dtype=np.float32) for key in ("mu", "k", "drop", "met")}
+        mu, k, drop, met = (np.empty(shape, dtype=np.float32) for _ in range(4))
         for s, slack in enumerate(SLACKS):
             mean_mu, mean_k = 0.0, 0.0
             for seed in range(n_seeds):
                 pruned = rows.pruned_by(pictures, FUNCTIONAL, name, slack, SEED if stuck else SEED + seed)
-                found["mu"][s, seed], found["k"][s, seed] = pruned.mu.numpy(), pruned.k.numpy()
-                found["drop"][s, seed] = (pruned.drop / pruned.full).numpy()
-                found["met"][s, seed] = 1.0 if stuck else pruned.met.numpy()
+                mu[s, seed], k[s, seed] = pruned.mu.numpy(), pruned.k.numpy()
+                drop[s, seed] = (pruned.drop / pruned.full).numpy()
+                met[s, seed] = 1.0 if stuck else pruned.met.numpy()
                 mean_mu = mean_mu + pruned.mu_path.mean(1).numpy() / n_seeds
                 mean_k = mean_k + pruned.k_path.mean(1).numpy() / n_seeds
             paths += [
@@ -118,15 +119,12 @@ def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str
                 | {"slack": slack, "schedule": NAMES[name]}
                 for step in range(PATH_EVERY - 1, len(mean_mu), PATH_EVERY)
             ]
-        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+        arrays |= {f"{name}/mu": mu, f"{name}/k": k, f"{name}/drop": drop, f"{name}/met": met}
     return arrays, paths
 
 
-NAMES = {"dual": "as specified", "repaired": "repaired"}
-
-
 def headline(records: Records) -> Measured:
-    """Headline metrics from records: the same function for a fresh run and for a committed file."""
+    """Measure the headline metrics from records, fresh or committed."""
     unit = records["unit"]
     n_units = len(records.header["units"])
     weights = stats.unit_draws(n_units, N_DRAWS, 0)
@@ -136,8 +134,7 @@ def headline(records: Records) -> Measured:
         measured.add(name, float(np.nanmean(each)), stats.mean_draws(each, unit, weights))
 
     for name in rows.SCHEDULES:
-        mu, met = records[f"{name}/mu"].astype(np.float64), records[f"{name}/met"].astype(np.float64)
-        k, drop = records[f"{name}/k"].astype(np.float64), records[f"{name}/drop"].astype(np.float64)
+        mu, k, drop, met = (records[f"{name}/{key}"].astype(np.float64) for key in ("mu", "k", "drop", "met"))
         mean = mu.mean(axis=1)
         cv = np.where(mean > 0, mu.std(axis=1, ddof=1) / np.where(mean > 0, mean, 1), 0.0)  # [slack, picture]
         add(f"{name}.constraint_met", met.mean(axis=(0, 1)))
@@ -154,7 +151,7 @@ def headline(records: Records) -> Measured:
 
 
 def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
-    """GO if the dual as specified is stable over seeds and meets its floor; the repaired one is printed beside it."""
+    """Decide GO if the dual as specified is stable over seeds and meets its floor; the repaired one is only shown."""
     checks = {}
     for name in rows.SCHEDULES:
         checks[f"{name}.mu_is_stable"] = bool(measured.values[f"{name}.mu_cv"] <= MOST_CV)
@@ -166,15 +163,10 @@ def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
 
 
 def by_slack(metrics: dict[str, dict]) -> list[dict]:
-    """Rows for the chart of μ against slack: {slack, schedule, mu, lo, hi, met, cv}."""
-    found = []
+    """List rows of the chart of μ against slack: {slack, schedule, mu, lo, hi, met, cv}."""
+    drawn = []
     for name, slack in product(rows.SCHEDULES, SLACKS):
-        place = f"slack{slack:g}"
-        entry = metrics[f"{name}.mu.{place}"]
-        low, high = entry["ci95"] or (None, None)
-        found.append(
-            {"slack": slack, "schedule": NAMES[name], "mu": entry["value"], "lo": low, "hi": high}
-            | {"met": metrics[f"{name}.constraint_met.{place}"]["value"]}
-            | {"cv": metrics[f"{name}.mu_cv.{place}"]["value"]}
-        )
-    return found
+        entry, met, cv = (metrics[f"{name}.{kind}.slack{slack:g}"] for kind in ("mu", "constraint_met", "mu_cv"))
+        numbers = with_interval(entry) | {"met": met["value"], "cv": cv["value"]}
+        drawn.append({"slack": slack, "schedule": NAMES[name], "mu": numbers.pop("value"), **numbers})
+    return drawn

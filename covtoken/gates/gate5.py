@@ -1,9 +1,9 @@
-"""Gate 5, transfer: a recipe chosen on one cohort, run unchanged on others; and banks that come from elsewhere.
+"""Gate 5 tests transfer: a recipe chosen on one cohort, run unchanged on others; and banks that come from elsewhere.
 
-Four ways to score the same pictures (``WAYS``). *Elsewhere* decides: its recipes were chosen on one other cohort alone,
-and where two could give them, the one that does worse counts. *Carried* and *foreign* keep the cohort's own recipe and
-change the bank alone; of *foreign*, the control, one expects that it fails. The recommended score is the direction
-itself: the label-free alarm, which lets membership A stand in for it in gate 1, has no say here.
+The same pictures are scored in four ways (``WAYS``). *Elsewhere* decides: its recipes were chosen on a single other
+cohort, and where two could give them, the worse counts. *Carried* and *foreign* keep the cohort's own recipe and change
+the bank alone; *foreign*, the control, should fail. The recommended score is the direction itself: the label-free
+alarm, which lets membership A replace it in gate 1, is not asked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,17 @@ from covtoken.bank.token_bank import check_alike
 from covtoken.data.case import Case, Cohort
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import SplitLabels, label
+from covtoken.evaluation.labels import label
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores, Records, load_scores, scores_path, to_float16
 from covtoken.evaluation.stats import auroc
-from covtoken.keys import hash_unit
 from covtoken.leak_guard import construction
 from covtoken.names import WAYS
 from covtoken.paths import project_root
 from covtoken.protocol import locks
-from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, binding
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, binding, records_header
 from covtoken.protocol.planning import at_this_depth
-from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.scoring import need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting, open_setting
 from covtoken.scores.recipe import Recipe
@@ -46,29 +46,26 @@ TITLE = "Transfer"
 QUESTION = "Does a recipe that was chosen on one cohort find lesions of other organs and modalities, unchanged?"
 DECIDING = "elsewhere"
 SHOWN = ("recommended", "density", *BASELINES)
+KINDS = ("auroc", "image_auroc")
 RECORDED = ("recommended", "density")  # whose maps are kept; the baselines' numbers stand in the report
 SOURCES = tuple(dict.fromkeys(RECIPE_COHORTS.values()))
-ROUNDING = 1e-4  # a difference below it is another machine's float32, not another score
+ROUNDING = 1e-4  # a smaller difference comes from another machine's float32
+_TIMM = "vit_small_patch14_dinov2"  # random weights of the embedded model's form: only names and hashes tell them apart
+# Planted defect → the check that must turn.
 DEFECTS = {
     "other_backbone": "bank_fits",
     "shuffled_masks": "lower_bound_beats_threshold",
     "own_recipe": "recipe_chosen_elsewhere",
 }
-"""Planted defect → the check that must turn."""
 HEADLINES = (
-    *(f"{kind}.{score}.{way}" for kind in ("auroc", "image_auroc") for score in RECORDED for way in WAYS),
+    *(f"{kind}.{score}.{way}" for kind, score, way in product(KINDS, RECORDED, WAYS)),
     f"auroc_gain.recommended.{DECIDING}_minus_refitted",
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the recipes of the deciding way were chosen.
-
-    Attributes:
-        cohort: its name. recipes: scorer → recipe. data_fingerprint: of the data that chose them.
-        weights_sha256: of the backbone on which they were chosen.
-    """
+    """A cohort that chose recipes (scorer → recipe), with the fingerprint of its data and the backbone's weights."""
 
     cohort: str
     recipes: dict[str, Recipe]
@@ -78,11 +75,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a gate 5 run scored.
-
-    Attributes:
-        plan: the cohort's own. cases: N, in the order of the maps. scores: the maps of *refitted*, with the labels.
-    """
+    """The cohort's own plan, the N scored cases in the maps' order, and the maps of *refitted* with the labels."""
 
     plan: Plan
     cases: tuple[Case, ...]
@@ -96,8 +89,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
         setting: cohort, split and backbone.
         plan: the cohort's own.
         defect: plant one of ``DEFECTS``: ``other_backbone`` builds the banks from elsewhere with random weights,
-            ``shuffled_masks`` mixes masks up, ``own_recipe`` takes the cohort's own recipe for one chosen elsewhere.
-        need_all: raise where the data of a bank from elsewhere are not there, as recording asks.
+            ``shuffled_masks`` mixes masks up, ``own_recipe`` passes the cohort's own recipe off as chosen elsewhere.
+        need_all: raise where the data of a bank from elsewhere are missing, as recording asks.
 
     Raises:
         CovtokenError: no recipe locked elsewhere, a split without lesions.
@@ -114,34 +107,30 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
         elsewhere = replace(setting, vit=load_backbone(f"random:{_TIMM}", vit.picture_size), digests={})
     banks, blank = banks_elsewhere(elsewhere, pictures, need_all)
     ways: dict[str, tuple[dict[str, Recipe], list]] = {"refitted": (plan.recipes, pairs)}
-    ways |= {f"recipe_of_{one.cohort}": (one.recipes, pairs) for one in sources}
+    ways |= {f"recipe_of_{source.cohort}": (source.recipes, pairs) for source in sources}
     misfits = []
-    for way, (of, found) in banks.items():  # only the bank changes
+    for way, (origin, way_pairs) in banks.items():  # only the bank changes
         try:
-            for pair in found:
-                check_alike(pair[0], pair[1])
+            for bank, shown, *_ in way_pairs:
+                check_alike(bank, shown)
         except CovtokenError as error:
-            misfits.append(f"{of}: {error}")
+            misfits.append(f"{origin}: {error}")
             continue
-        ways[way] = (plan.recipes, found)
+        ways[way] = (plan.recipes, way_pairs)
     maps = all_maps(ways, len(cases))
     labels = label(cases, cohort, *setting.grid)
     need_lesions(labels, cohort, setting.split)
     if defect == "shuffled_masks":
         labels = shuffled_masks(labels)
-    worse = min(sources, key=lambda one: _auroc(maps[f"recommended.recipe_of_{one.cohort}"], labels))
+
+    def reached(source: Source) -> float:
+        recommended = maps[f"recommended.recipe_of_{source.cohort}"].astype(np.float64)
+        return auroc(recommended, labels.lesion, ~labels.ignore)
+
+    worse = min(sources, key=reached)
     renamed = {name.replace(f".recipe_of_{worse.cohort}", f".{DECIDING}"): values for name, values in maps.items()}
-    header = {
-        "cohort": cohort.name,
-        "gate": "5",
-        "split": setting.split,
-        "backbone": vit.name,
-        "units": [hash_unit(unit) for unit in sorted({case.unit for case in cases})],
-        "rows": setting.grid[0],
-        "cols": setting.grid[1],
-        "elsewhere": worse.cohort,
-        **bound,
-    }
+    more = {"gate": "5", "rows": setting.grid[0], "cols": setting.grid[1], "elsewhere": worse.cohort}
+    header = records_header(setting, sorted({case.unit for case in cases}), **more)
     kept = {f"{score}.{way}" for score in RECORDED for way in WAYS} & renamed.keys()
     extra = {name: renamed[name] for name in sorted(kept) if not name.endswith(".refitted")}
     refitted = {score: renamed[f"{score}.refitted"] for score in RECORDED}
@@ -150,16 +139,18 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
     measured = headline(records, scores)
     rest = {name: values for name, values in renamed.items() if name not in kept}
     others = measure(rest, labels, *setting.grid, full=(), image=rest)
-    for score in (name for name in BASELINES if f"auroc.{name}.{DECIDING}" in others.values):
-        for kind in ("auroc", "image_auroc"):
-            ours, theirs = f"{kind}.recommended.{DECIDING}", f"{kind}.{score}.{DECIDING}"
-            measured.difference(f"{kind}_gain.recommended_minus_{score}.{DECIDING}", ours, theirs, of=others)
+    baselines = [name for name in BASELINES if f"auroc.{name}.{DECIDING}" in others.values]
+    for score, kind in product(baselines, KINDS):
+        pair = (f"{kind}.recommended.{DECIDING}", f"{kind}.{score}.{DECIDING}")
+        measured.difference(f"{kind}_gain.recommended_minus_{score}.{DECIDING}", *pair, of=others)
     checks: dict[str, Any] = {
         "bank_fits": not misfits if banks else "not tried",
-        "recipe_chosen_elsewhere": all(_is_other(one, own) for one in sources),
+        "recipe_chosen_elsewhere": not any(
+            source.cohort == own.cohort or source.data_fingerprint == own.data_fingerprint for source in sources
+        ),
         "plan_locked_before": plan.locked,
     }
-    same_backbone = all(one.weights_sha256 == vit.weights_sha256 for one in sources)
+    same_backbone = all(source.weights_sha256 == vit.weights_sha256 for source in sources)
     decision, checks = decide(measured, plan.threshold, checks, same_backbone)
     metrics = others.entries() | measured.entries()
     report = setting.report(
@@ -177,7 +168,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
                 {"cohort": s.cohort, "recipes": {name: r.to_json() for name, r in s.recipes.items() if name in SHOWN}}
                 for s in sources
             ],
-            "banks": {way: of for way, (of, _) in banks.items()},
+            "banks": {way: origin for way, (origin, _) in banks.items()},
             "blank": blank,
             "misfits": misfits,
         },
@@ -191,9 +182,9 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
 
 
 def source(name: str, vit: FrozenViT) -> Source:
-    """The recipes that one recipe cohort alone gives: its lock's, and the recommended rule over its own tables.
+    """Give the recipes of a single recipe cohort: those of its lock, and the recommended rule over its own tables.
 
-    On a backbone of no lock they are moved to the same depth, and decide nothing.
+    On a backbone without a lock they are moved to the same depth, and decide nothing.
 
     Raises:
         CovtokenError: that cohort has no lock.
@@ -208,9 +199,8 @@ def source(name: str, vit: FrozenViT) -> Source:
     plan = plan if entry["backbone"] == vit.name else at_this_depth(plan, vit)
     chosen, _ = bank_choice.recommend(cohorts=(name,))
     here = plan.recipes["recommended"]  # its blocks are at this backbone's depth
-    chosen = replace(
-        chosen, block=here.block, settings=replace(chosen.settings, target_block=here.settings.target_block)
-    )
+    settings = replace(chosen.settings, target_block=here.settings.target_block)
+    chosen = replace(chosen, block=here.block, settings=settings)
     return Source(name, plan.recipes | {"recommended": chosen}, entry["data_fingerprint"], entry["weights_sha256"])
 
 
@@ -219,12 +209,12 @@ def banks_elsewhere(
 ) -> tuple[dict[str, tuple[str, list]], dict[str, str]]:
     """Build the banks that do not come from the cohort's own split, by way, and say why a way has none.
 
-    The phantom draws two modalities: each half is scored with the bank of the other, and no other cohort is like it.
+    The phantom draws two modalities: each half is scored with the other half's bank, and no other cohort is like it.
 
     Args:
         setting: the evaluated cohort, and the backbone of the banks.
-        pictures: of the evaluated split.
-        need_all: raise where a bank's data are not there, as recording asks, instead of leaving the way blank.
+        pictures: features of the evaluated split.
+        need_all: raise where a bank's data are missing, as recording asks, instead of leaving the way blank.
 
     Returns:
         way → (what feeds the bank, pairs of bank and pictures as ``_scored`` takes them); way → reason.
@@ -235,7 +225,7 @@ def banks_elsewhere(
         blank = {"carried": "no other cohort is drawn as the phantom is"}
         return {"foreign": ("the phantom's other half", _crossed(cohort, bank, pictures))}, blank
     near = RECIPE_COHORTS.get(cohort.modality)
-    found, blank = {}, {}
+    banks, blank = {}, {}
     for way, name in (("carried", near), ("foreign", next(name for name in SOURCES if name != near))):
         if name == cohort.name:
             blank[way] = "the cohort is itself the recipe cohort of its modality"
@@ -244,23 +234,23 @@ def banks_elsewhere(
             blank[way] = f"no recipe cohort is of the modality {cohort.modality!r}"
             continue
         try:
-            found[way] = (name, [(carried_bank(name, setting), pictures)])
+            banks[way] = (name, [(carried_bank(name, setting), pictures)])
         except CovtokenError as error:
             if need_all:
                 raise
             blank[way] = str(error)
-    return found, blank
+    return banks, blank
 
 
 def carried_bank(name: str, setting: Setting) -> FeatureSet:
     """Extract the bank split of a recipe cohort, without the units that are about to be scored.
 
     Args:
-        name: of the recipe cohort.
+        name: recipe cohort.
         setting: the evaluated cohort, and the backbone of the bank.
 
     Raises:
-        CovtokenError: its data are not there, or nothing is left.
+        CovtokenError: the recipe cohort's data are missing, or no unit is left.
     """
     how = {"precision": setting.precision, "cache": setting.cache, "progress": setting.progress}
     source = open_setting(name, None, setting.vit, **how).limited(setting.most_units)
@@ -268,7 +258,7 @@ def carried_bank(name: str, setting: Setting) -> FeatureSet:
 
 
 def _not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
-    """The bank cases of a recipe cohort whose units are not among those that are scored."""
+    """List the bank cases of a recipe cohort whose units are not scored."""
     scored = set(scored)
     cases = [case for case in source.cases_of("bank") if case.unit not in scored]
     if not cases:
@@ -278,25 +268,26 @@ def _not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
 
 
 def all_maps(ways: dict[str, tuple[dict[str, Recipe], list]], n: int) -> dict[str, np.ndarray]:
-    """Maps [N, T] float16 by ``<score>.<way>``; a map that two ways share is made once."""
+    """Score in every way: maps [N, T] float16 by ``<score>.<way>``; a map that two ways share is made once."""
     made: dict[tuple, np.ndarray] = {}
     rarities: dict[tuple, tuple] = {}
-    found = {}
+    maps = {}
     for way, (recipes, pairs) in ways.items():
         for name in (name for name in SHOWN if name in recipes):
             recipe = recipes[name]
             key = (recipe, id(pairs[0][0]) if "bank" in SCORERS[recipe.scorer].needs else len(pairs))
             if key not in made:
                 made[key] = to_float16(_scored(recipe, pairs, n, rarities))
-            found[f"{name}.{way}"] = made[key]
-    return found
+            maps[f"{name}.{way}"] = made[key]
+    return maps
 
 
 def headline(records: Records, scores: RecordedScores | None = None) -> Measured:
-    """The headline metrics: the same function for a fresh run and for the committed files.
+    """Measure the headline metrics from records, fresh or committed.
 
     Args:
-        scores: of *refitted*, with the labels; None: gate 1's committed file of the cohort.
+        records: maps of the other ways.
+        scores: maps of *refitted*, with the labels (None: gate 1's committed file of the cohort).
 
     Raises:
         CovtokenError: the two files are not of the same pictures.
@@ -310,24 +301,25 @@ def headline(records: Records, scores: RecordedScores | None = None) -> Measured
         raise CovtokenError(f"{cohort}: in gate 1's scores membership A stands in for the recommended score: no pair")
     maps = {f"{name}.refitted": scores.scores[name] for name in RECORDED} | dict(records.arrays)
     measured = measure(maps, scores.labels, records.header["rows"], records.header["cols"], full=(), image=maps)
-    for name in RECORDED:
-        for way in (way for way in WAYS if way != "refitted" and f"{name}.{way}" in maps):
-            for kind in ("auroc", "image_auroc"):
-                ours, theirs = f"{kind}.{name}.{way}", f"{kind}.{name}.refitted"
-                measured.difference(f"{kind}_gain.{name}.{way}_minus_refitted", ours, theirs)
-    measured.difference(
-        f"auroc_gain.recommended_minus_density.{DECIDING}", f"auroc.recommended.{DECIDING}", f"auroc.density.{DECIDING}"
-    )
+    for name, way, kind in product(RECORDED, WAYS, KINDS):
+        if way != "refitted" and f"{name}.{way}" in maps:
+            pair = (f"{kind}.{name}.{way}", f"{kind}.{name}.refitted")
+            measured.difference(f"{kind}_gain.{name}.{way}_minus_refitted", *pair)
+    pair = (f"auroc.{name}.{DECIDING}" for name in ("recommended", "density"))
+    measured.difference(f"auroc_gain.recommended_minus_density.{DECIDING}", *pair)
     return measured
 
 
 def decide(
     measured: Measured, threshold: float, checks: dict[str, Any], same_backbone: bool = True
 ) -> tuple[str, dict[str, Any]]:
-    """GO if the recommended score under a recipe chosen elsewhere lies above gate 1's threshold on this cohort.
+    """Decide GO if the recommended score under a recipe chosen elsewhere beats gate 1's threshold on this cohort.
 
     Args:
+        measured: the headline metrics.
+        threshold: AUROC, gate 1's on this cohort.
         checks: ``bank_fits`` and ``recipe_chosen_elsewhere``; without them nothing was transferred.
+        same_backbone: whether the recipes were chosen on this backbone; else nothing is decided.
     """
     low = measured.interval(f"auroc.recommended.{DECIDING}")[0]
     checks = checks | {"lower_bound_beats_threshold": bool(low > threshold)}
@@ -342,45 +334,32 @@ def decide(
 
 
 def cells(cohort: str, metrics: dict[str, dict]) -> list[dict]:
-    """Rows for the heat map: {cohort, way, score, kind, value, lo, hi}, of the ways that the cohort has."""
-    found = []
-    for kind in ("auroc", "image_auroc"):
-        for name in RECORDED:
-            for way in WAYS:
-                entry = metrics.get(f"{kind}.{name}.{way}")
-                if entry is not None and entry["value"] is not None:
-                    low, high = entry["ci95"] or (None, None)
-                    place = {"cohort": cohort, "way": way, "score": name, "kind": kind}
-                    found.append(place | {"value": entry["value"], "lo": low, "hi": high})
-    return found
-
-
-_TIMM = "vit_small_patch14_dinov2"  # random weights of the embedded model's form: only names and hashes tell them apart
+    """List cells of the heat map, {cohort, way, score, kind, value, lo, hi}, for the ways that the cohort has."""
+    drawn = []
+    for kind, name, way in product(KINDS, RECORDED, WAYS):
+        entry = metrics.get(f"{kind}.{name}.{way}")
+        if entry is not None and entry["value"] is not None:
+            place = {"cohort": cohort, "way": way, "score": name, "kind": kind}
+            drawn.append(place | with_interval(entry))
+    return drawn
 
 
 def _crossed(cohort: Cohort, bank: FeatureSet, pictures: FeatureSet) -> list[tuple]:
-    """Triples of a modality's bank, the pictures of all others, and their rows."""
+    """Make triples of a modality's bank, the pictures of the other modalities, and these pictures' indices."""
     modality = {case.name: case.modality for case in cohort.cases}
-    of_bank, of_pictures = (np.array([modality[name] for name in one.names]) for one in (bank, pictures))
+    of_bank, of_pictures = (np.array([modality[name] for name in part.names]) for part in (bank, pictures))
     rows = [(kind, np.flatnonzero(of_pictures != kind)) for kind in sorted(set(of_bank))]
     return [(bank.subset(np.flatnonzero(of_bank == kind)), pictures.subset(there), there) for kind, there in rows]
 
 
-def _is_other(one: Source, own: Source) -> bool:
-    """Whether a recipe was chosen on other data than those it is tried on."""
-    return one.cohort != own.cohort and one.data_fingerprint != own.data_fingerprint
-
-
-def _auroc(maps: np.ndarray, labels: SplitLabels) -> float:
-    return auroc(maps.astype(np.float64), labels.lesion, ~labels.ignore)
-
-
 def _scored(recipe: Recipe, pairs: list, n: int, rarities: dict[tuple, tuple]) -> np.ndarray:
-    """Maps [N, T] of a recipe over pairs of bank and pictures; a third entry of a pair names the rows of its pictures.
+    """Score by a recipe over pairs of bank and pictures, maps [N, T]; a third entry of a pair indexes its pictures.
 
     Args:
-        n: N. rarities: what the search for rarity gave, by bank and target block: directions of several recipes share
-            it. It is filled here.
+        recipe: of any scorer.
+        pairs: of bank and pictures.
+        n: N, all pictures.
+        rarities: reference and bank rarity by bank and target block, shared by recipes; filled here.
     """
     parts = [_part(recipe, pair[0], pair[1], rarities) for pair in pairs]
     if len(pairs[0]) == 2:

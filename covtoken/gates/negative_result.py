@@ -1,9 +1,9 @@
-"""The negative result: a coverage floor against membership at equal budgets, objective apart from optimiser.
+"""The negative result compares a coverage floor with membership at equal budgets, objective apart from optimiser.
 
 A poor optimiser also looks like a poor objective. So each objective (RankMe, coding rate, energy) is optimised by the
-dual as it was specified, by a repaired dual that meets its floor, and by a strong optimiser (greedy with swaps; energy
-has a closed form), always against membership A at the same number of tokens. Then the mechanism: the spectrum of lesion
-tokens, how much they repeat each other, when they are picked, and what happens as they get rarer.
+dual as specified, by a repaired dual that meets its floor, and by a strong optimiser (greedy with swaps; energy has a
+closed form), always against membership A at the same number of tokens. The mechanism follows: the spectrum of lesion
+tokens, their redundancy, when they are picked, and the recall of a growing lesion.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from covtoken.gates.budgets.growing_lesion import METHODS, rarity_recall
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
 from covtoken.protocol.plan import FEW_UNITS, Plan
-from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.setting import SEED, Setting
 
 TITLE = "The negative result"
@@ -63,9 +63,9 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
 
     Args:
         setting: cohort, split and backbone.
-        plan: gate 1's.
-        defect: ``coverage_is_membership`` lets every coverage method keep what membership keeps.
-        n_greedy: pictures that the strong optimiser is run on (None: 24 of the phantom, else 60).
+        plan: fixed by gate 1.
+        defect: ``coverage_is_membership`` lets every coverage method keep membership's tokens.
+        n_greedy: number of pictures for the strong optimiser (None: 24 of the phantom, else 60).
 
     Raises:
         CovtokenError: a split without lesions.
@@ -74,7 +74,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     started = time.perf_counter()
     pictures = prepare(setting, plan, ("density", "recommended"))
     growing = {}
-    if setting.cohort.name == "phantom" and not setting.most_units:  # where a spread is measured, nothing is drawn
+    if setting.cohort.name == "phantom" and not setting.most_units:  # a run that measures a spread draws nothing
         growing = {f"rarity/{name}": value for name, value in rarity_recall(pictures).items()}
     return evaluate(pictures, growing, n_greedy=n_greedy, fake=defect is not None, started=started)
 
@@ -91,9 +91,9 @@ def evaluate(
 
     Args:
         pictures: N lesion pictures.
-        growing: records of the lesion that grows, where it was drawn.
-        n_greedy: as in ``run``.
-        fake: let coverage keep what membership keeps (a planted defect).
+        growing: records of the growing lesion, where it was drawn.
+        n_greedy: see ``run``.
+        fake: let coverage keep membership's tokens (a planted defect).
         started: ``time.perf_counter`` before the work.
     """
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
@@ -102,7 +102,6 @@ def evaluate(
     records = Records(arrays | pictures.lesion_arrays(), pictures.header("negative_result", slack=SLACK))
     measured = headline(records)
     decision, checks = decide(measured)
-    checks["plan_locked_before"] = pictures.plan.locked
     metrics = measured.entries()
     report = pictures.report(
         *("negative_result", TITLE, QUESTION),
@@ -118,13 +117,13 @@ def evaluate(
 
 
 def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.ndarray]:
-    """Counts [L], k [N] and constraint flag [N] of each objective and optimiser, and counts of membership at that k.
+    """Count kept tokens [L], with k [N] and flag [N], of each objective and optimiser, and of membership at that k.
 
-    −1 where a picture was left out.
+    Pictures left out have −1.
     """
     n_tokens, everyone = pictures.y.shape[1], np.arange(len(pictures.cases))
     k = budget(n_tokens, rows.GREEDY_RATIO)
-    found, spread = {}, spanning(pictures.y, k)
+    columns, spread = {}, spanning(pictures.y, k)
     duals = [pair for pair in PAIRS if pair[1] in rows.SCHEDULES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the coding rate's dual keeps one core busy, others more
         pruned = dict(zip(duals, pool.map(lambda pair: rows.pruned_by(pictures, *pair), duals)))
@@ -141,27 +140,26 @@ def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, n
         kept = mask.sum(axis=1)
         if fake:
             mask = kept_tokens(pictures.maps["density"], k=kept)
-        found |= _columns(pictures, f"{functional}.{optimiser}", functional, mask, few)
+        columns |= _columns(pictures, f"{functional}.{optimiser}", functional, mask, few)
     fixed = kept_tokens(pictures.maps["density"], k=k)
-    found["kept/membership"] = kept_counts(fixed, pictures.labels.lesions).astype(np.int16)
-    return found
+    columns["kept/membership"] = kept_counts(fixed, pictures.labels.lesions).astype(np.int16)
+    return columns
 
 
 def _columns(pictures: LesionPictures, title: str, functional: str, mask: np.ndarray, few: np.ndarray) -> dict:
-    """The recorded columns of one objective and optimiser."""
+    """Make the recorded columns of an objective and optimiser from the kept tokens ``mask`` of the pictures ``few``."""
     seen = np.isin(pictures.lesion_picture, few)
     kept = mask.sum(axis=1)
     weight = torch.from_numpy(mask).double()
     full = coverage(functional, pictures.y, width=pictures.width)
     drop = full - coverage(functional, pictures.y, weight, width=pictures.width)
     met = (drop <= SLACK * full + 1e-9).numpy()
-    out = np.ones(len(kept), dtype=bool)
-    out[few] = False
-    columns = {f"kept/{title}": kept_counts(mask, pictures.labels.lesions)}
-    for name in ("density", "recommended"):
-        same = kept_tokens(pictures.maps[name], k=kept)
-        columns[f"{name}_at/{title}"] = kept_counts(same, pictures.labels.lesions)
-    columns = {key: np.where(seen, value, rows.NOT_EVALUATED).astype(np.int16) for key, value in columns.items()}
+    out = ~np.isin(np.arange(len(kept)), few)
+    masks = {f"{name}_at": kept_tokens(pictures.maps[name], k=kept) for name in ("density", "recommended")}
+    columns = {}
+    for key, tokens in {"kept": mask, **masks}.items():
+        counts = kept_counts(tokens, pictures.labels.lesions)
+        columns[f"{key}/{title}"] = np.where(seen, counts, rows.NOT_EVALUATED).astype(np.int16)
     columns[f"k/{title}"] = np.where(out, rows.NOT_EVALUATED, kept).astype(np.int16)
     columns[f"met/{title}"] = np.where(out, rows.NOT_EVALUATED, met).astype(np.int8)
     columns[f"drop/{title}"] = np.where(out, np.nan, (drop / full).numpy()).astype(np.float32)
@@ -169,53 +167,45 @@ def _columns(pictures: LesionPictures, title: str, functional: str, mask: np.nda
 
 
 def _order(pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """When a lesion is picked: rank, as share of all tokens, of its first token and of half of them, [L]."""
+    """Rank a lesion's first token and its median token among all picked, as share of all tokens, [L]."""
     n_tokens = pictures.y.shape[1]
     order = spanning(pictures.y, n_tokens).numpy()
     spread = np.empty_like(order)
     np.put_along_axis(spread, order, np.broadcast_to(np.arange(n_tokens), order.shape), axis=1)
-    ours = np.argsort(np.argsort(-pictures.maps["density"], axis=1, kind="stable"), axis=1, kind="stable")
-    found = {}
-    for name, rank in (("spanning", spread), ("membership", ours)):
-        ranks = [np.sort(rank[one.picture, one.tokens]) + 1 for one in pictures.labels.lesions]
-        found[f"first/{name}"] = np.array([r[0] for r in ranks], dtype=np.float32) / n_tokens
-        found[f"half/{name}"] = np.array([r[(len(r) - 1) // 2] for r in ranks], dtype=np.float32) / n_tokens
-    return found
+    density = np.argsort(np.argsort(-pictures.maps["density"], axis=1, kind="stable"), axis=1, kind="stable")
+    columns = {}
+    for name, rank in (("spanning", spread), ("membership", density)):
+        ranks = [np.sort(rank[lesion.picture, lesion.tokens]) + 1 for lesion in pictures.labels.lesions]
+        columns[f"first/{name}"] = np.array([r[0] for r in ranks], dtype=np.float32) / n_tokens
+        columns[f"half/{name}"] = np.array([r[(len(r) - 1) // 2] for r in ranks], dtype=np.float32) / n_tokens
+    return columns
 
 
 def _likeness(pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """How much tokens repeat each other in P_L: mean squared cosine of pairs inside a lesion, and inside the same shape
-    moved to a random place of the picture that is free of lesion; and a lesion token's energy over the picture's mean.
+    """Measure the redundancy of lesion tokens in P_L: mean squared cosine of the token pairs inside each lesion, [L].
 
-    [L]; NaN for lesions of one token, and where the shape fits nowhere. The control is a patch, for any patch is alike.
+    The control is the same shape at a random lesion-free place of the picture, since neighbours always resemble each
+    other. Both are NaN for one-token lesions and where the shape fits nowhere. ``energy`` is the lesion's mean token
+    energy over the picture's mean.
     """
-    inside, outside, energy = [], [], []
-    for index, one in enumerate(pictures.labels.lesions):
-        rng = np.random.default_rng([SEED, index])
-        y = pictures.y[one.picture]
-        moved = _moved(one.tokens, pictures.labels, one.picture, rng)
-        energies = y.square().sum(1)
-        energy.append(float(energies[one.tokens].mean() / energies.mean()))
-        if len(one.tokens) < 2 or moved is None:
-            inside.append(np.nan)
-            outside.append(np.nan)
-            continue
-        inside.append(_mean_squared_cosine(y[one.tokens]))
-        outside.append(_mean_squared_cosine(y[moved]))
+    values = []
+    for index, lesion in enumerate(pictures.labels.lesions):
+        y = pictures.y[lesion.picture]
+        moved = _moved(lesion.tokens, pictures.labels, lesion.picture, np.random.default_rng([SEED, index]))
+        paired, energies = len(lesion.tokens) > 1 and moved is not None, y.square().sum(1)
+        cosines = [_mean_squared_cosine(y[tokens]) if paired else np.nan for tokens in (lesion.tokens, moved)]
+        values.append((*cosines, float(energies[lesion.tokens].mean() / energies.mean())))
     names = ("inside", "outside", "energy")
-    return {f"likeness/{name}": np.array(v, np.float32) for name, v in zip(names, (inside, outside, energy))}
+    return {f"likeness/{name}": np.array(column, np.float32) for name, column in zip(names, zip(*values))}
 
 
 def _moved(tokens: np.ndarray, labels, picture: int, rng: np.random.Generator) -> np.ndarray | None:
-    """The tokens' shape at a random place where no token is lesion or left out; None: it fits nowhere."""
-    rows_, cols = tokens // labels.cols, tokens % labels.cols
-    rows_, cols = rows_ - rows_.min(), cols - cols.min()
+    """Move the tokens' shape to a random place without lesion or ignored tokens; None: it fits nowhere."""
+    down, right = tokens // labels.cols, tokens % labels.cols
+    down, right = down - down.min(), right - right.min()
     free = ~(labels.lesion[picture] | labels.ignore[picture])
-    places = [
-        (row + rows_) * labels.cols + col + cols
-        for row in range(labels.rows - rows_.max())
-        for col in range(labels.cols - cols.max())
-    ]
+    corners = product(range(labels.rows - down.max()), range(labels.cols - right.max()))
+    places = [(row + down) * labels.cols + col + right for row, col in corners]
     places = [place for place in places if free[place].all()]
     return places[rng.integers(len(places))] if places else None
 
@@ -228,64 +218,59 @@ def _mean_squared_cosine(y: torch.Tensor) -> float:
 
 
 def _spectrum(pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """RankMe of pooled lesion tokens and of as many background tokens of the same pictures, then of halves of units.
+    """Compute RankMe of pooled lesion tokens and as many background tokens of the same pictures, then of unit halves.
 
     Tokens are centred by the bank mean and not projected. A bootstrap would repeat tokens, which lowers a rank: halves
     without repetition spread as the whole does (the delete-half jackknife).
     """
-    rng = np.random.default_rng(SEED)
-    labels = pictures.labels
+    rng, labels = np.random.default_rng(SEED), pictures.labels
     sides: dict[str, list] = {"lesion": [], "background": []}
     unit = []
     for i in range(len(pictures.cases)):
-        ours = np.flatnonzero(labels.lesion[i] & ~labels.ignore[i])
-        other = np.flatnonzero(~labels.lesion[i] & ~labels.ignore[i])
-        n = min(len(ours), len(other))
-        sides["lesion"].append(pictures.centred[i][np.sort(rng.choice(ours, n, replace=False))])
-        sides["background"].append(pictures.centred[i][np.sort(rng.choice(other, n, replace=False))])
+        tokens = [np.flatnonzero(side & ~labels.ignore[i]) for side in (labels.lesion[i], ~labels.lesion[i])]
+        n = min(map(len, tokens))
+        for name, side in zip(sides, tokens):
+            sides[name].append(pictures.centred[i][np.sort(rng.choice(side, n, replace=False))])
         unit += [labels.unit[i]] * n
     unit = np.array(unit)
     few = np.sort(rng.permutation(len(unit))[:SPECTRUM_TOKENS])
     n_units = len(labels.unit_names)
     draws = rng.random((SPECTRUM_DRAWS, n_units)).argsort(axis=1) < n_units / 2
-    found = {"spectrum/n_tokens": np.array([len(few)], dtype=np.int32)}
-    for name, tokens in sides.items():
-        z = torch.cat(tokens).double()[few]
-        grams = torch.stack([_gram_of(z[unit[few] == u]) for u in range(draws.shape[1])])
-        flat = grams.reshape(len(grams), -1)
-        every = torch.from_numpy(np.concatenate([np.ones((1, draws.shape[1])), draws]))
-        values = torch.cat([rankme_of_gram((part @ flat).reshape(-1, *grams.shape[1:])) for part in every.split(16)])
-        found[f"spectrum/{name}"] = values.numpy()
-    return found
-
-
-def _gram_of(z: torch.Tensor) -> torch.Tensor:
-    return z.T @ z
+    every = torch.from_numpy(np.concatenate([np.ones((1, n_units)), draws]))
+    arrays = {"spectrum/n_tokens": np.array([len(few)], dtype=np.int32)}
+    for name, side in sides.items():
+        z = torch.cat(side).double()[few]
+        of_units = (z[unit[few] == u] for u in range(n_units))
+        grams = torch.stack([part.T @ part for part in of_units])
+        flat = grams.reshape(n_units, -1)
+        values = [rankme_of_gram((part @ flat).reshape(-1, *grams.shape[1:])) for part in every.split(16)]
+        arrays[f"spectrum/{name}"] = torch.cat(values).numpy()
+    return arrays
 
 
 def headline(records: Records) -> Measured:
-    """Headline metrics from records: the same function for a fresh run and for a committed file."""
-    of = LesionNumbers(records)
+    """Measure the headline metrics from records, fresh or committed."""
+    numbers = LesionNumbers(records)
     for title in (f"{functional}.{optimiser}" for functional, optimiser in PAIRS):
         for kind, place in (("kept", "coverage"), ("density_at", "membership"), ("recommended_at", "recommended")):
             counts = records[f"{kind}/{title}"]
-            seen = of.small & (counts >= 0)
-            of.add(f"miss_small.{title}.{place}", np.where(seen, ~retained(counts, of.size), np.nan))
-            of.add_recall(f"recall_small.{title}.{place}", counts)
+            seen = numbers.small & (counts >= 0)
+            numbers.add(f"miss_small.{title}.{place}", np.where(seen, ~retained(counts, numbers.size), np.nan))
+            numbers.add_recall(f"recall_small.{title}.{place}", counts)
         for kind, name in (("met", "constraint_met"), ("k", "tokens_kept")):
             values = records[f"{kind}/{title}"].astype(np.float64)
-            of.add_images(f"{name}.{title}", np.where(values < 0, np.nan, values))
-        of.add_images(f"drop.{title}", records[f"drop/{title}"].astype(np.float64))
-    measured = of.measured
+            numbers.add_images(f"{name}.{title}", np.where(values < 0, np.nan, values))
+        numbers.add_images(f"drop.{title}", records[f"drop/{title}"].astype(np.float64))
+    measured = numbers.measured
     for name, title in NAMED.items():
-        of.add_recall(f"recall_small.{name}", records[f"kept/{title}"])
-        ours, theirs = f"recall_small.{title}.membership", f"recall_small.{title}.coverage"
-        measured.difference(f"recall_gain.membership_minus_{name}", ours, theirs)
-    of.add_recall("recall_small.membership", records["kept/membership"])
+        numbers.add_recall(f"recall_small.{name}", records[f"kept/{title}"])
+        pair = (f"recall_small.{title}.{place}" for place in ("membership", "coverage"))
+        measured.difference(f"recall_gain.membership_minus_{name}", *pair)
+    numbers.add_recall("recall_small.membership", records["kept/membership"])
     for name in ("first/spanning", "half/spanning", "first/membership", "half/membership"):
-        of.add(f"rank.{name.replace('/', '.')}", np.where(of.small, records[name].astype(np.float64), np.nan))
+        numbers.add(f"rank.{name.replace('/', '.')}", np.where(numbers.small, records[name].astype(np.float64), np.nan))
     for name in ("inside", "outside", "energy"):
-        of.add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64))
+        numbers.add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64))
     measured.difference("likeness.inside_minus_outside", "likeness.inside", "likeness.outside")
     for name in ("lesion", "background"):
         whole, halves = records[f"spectrum/{name}"][0], records[f"spectrum/{name}"][1:]
@@ -296,7 +281,7 @@ def headline(records: Records) -> Measured:
 
 
 def decide(measured: Measured) -> tuple[str, dict]:
-    """GO: membership keeps more of small lesions than coverage whose floor is met, and than well optimised coverage.
+    """Decide GO if membership keeps more of small lesions than coverage, be its floor met or itself well optimised.
 
     NO-GO: it does not, so the fault was the optimiser's or there is none.
     """
@@ -318,37 +303,27 @@ def decide(measured: Measured) -> tuple[str, dict]:
 
 
 def pair_rows(metrics: dict[str, dict]) -> list[dict]:
-    """Rows for ``objective_optimiser``: {objective, optimiser, miss, lo, hi, membership_miss, met, k}."""
-    found = []
+    """List rows of ``objective_optimiser``: {objective, optimiser, miss, lo, hi, membership_miss, met, k}."""
+    drawn = []
     for functional, optimiser in PAIRS:
         title = f"{functional}.{optimiser}"
-        entry = metrics[f"miss_small.{title}.coverage"]
-        if entry["value"] is None:
-            continue
-        low, high = entry["ci95"] or (None, None)
-        found.append(
-            {"objective": OBJECTIVES[functional], "optimiser": OPTIMISERS[optimiser], "miss": entry["value"]}
-            | {"lo": low, "hi": high, "membership_miss": metrics[f"miss_small.{title}.membership"]["value"]}
-            | {"met": metrics[f"constraint_met.{title}"]["value"], "k": metrics[f"tokens_kept.{title}"]["value"]}
-        )
-    return found
+        numbers = with_interval(metrics[f"miss_small.{title}.coverage"])
+        numbers["miss"] = numbers.pop("value")
+        numbers["membership_miss"] = metrics[f"miss_small.{title}.membership"]["value"]
+        numbers |= {"met": metrics[f"constraint_met.{title}"]["value"], "k": metrics[f"tokens_kept.{title}"]["value"]}
+        if numbers["miss"] is not None:
+            drawn.append({"objective": OBJECTIVES[functional], "optimiser": OPTIMISERS[optimiser], **numbers})
+    return drawn
 
 
 def rarity_rows(records: Records) -> list[dict]:
-    """Rows for the rarity curve, {method, tokens, recall, lo, hi}; none where it was not drawn (real cohorts)."""
-    found = []
-    for name, label in METHODS.items():
-        if f"rarity/{name}" not in records.arrays:
-            continue
+    """List rows of the growing lesion's curve: {method, tokens, recall, lo, hi}; none for real cohorts."""
+    drawn = []
+    for name, label in METHODS.items() if "rarity/size" in records.arrays else ():
         for size, each in zip(records["rarity/size"].mean(axis=1), records[f"rarity/{name}"]):
             weights = stats.unit_draws(len(each), N_DRAWS, 0)
             low, high = stats.interval(stats.mean_draws(each, np.arange(len(each)), weights))
-            row = {
-                "method": label,
-                "tokens": round(float(size), 1),
-                "recall": float(each.mean()),
-                "lo": float(low),
-                "hi": float(high),
-            }
-            found.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
-    return found
+            numbers = {"recall": each.mean(), "lo": low, "hi": high}
+            row = {"method": label, "tokens": round(float(size), 1)}
+            drawn.append(row | {key: round(float(value), 4) for key, value in numbers.items()})
+    return drawn

@@ -1,4 +1,4 @@
-"""Run a gate and put its report where it belongs: ignored, or committed with a line in the test log."""
+"""Run a gate and write its report: to the ignored folder, or committed with a line in the test log."""
 
 from __future__ import annotations
 
@@ -17,16 +17,10 @@ from covtoken.protocol.planning import plan_for
 from covtoken.protocol.report import GateReport, GateRun, read_report, report_path, source_digest, write_report
 from covtoken.protocol.setting import Setting, open_setting
 
-GATES: dict[str, Callable[..., GateRun]] = {
-    "0": gate0.run,
-    "1": gate1.run,
-    "2": gate2.run,
-    "3": gate3.run,
-    "4": gate4.run,
-    "5": gate5.run,
-    "negative_result": negative_result.run,
-}
-CHOOSING = ("1", "5")  # on the selection split these choose a plan; the others use gate 1's locked plan there too
+MODULES = {str(number): module for number, module in enumerate((gate0, gate1, gate2, gate3, gate4, gate5))}
+MODULES["negative_result"] = negative_result
+GATES: dict[str, Callable[..., GateRun]] = {gate: module.run for gate, module in MODULES.items()}
+CHOOSING = ("1", "5")  # these choose a plan on the selection split; the other gates use gate 1's locked plan there too
 
 
 def run_and_write(
@@ -44,7 +38,7 @@ def run_and_write(
         gate: 0 to 5, or ``negative_result``.
         cohort: a committed name, a folder with ``index.csv``, or a Cohort.
         split: ``selection``, ``test`` or ``crossfit``; gate 0 looks at every split.
-        record: write the committed files. It needs a test (or crossfit) split under a lock, and counts as a look.
+        record: write the committed files; needs a test or crossfit split under a lock, and counts as a look.
         precision: ``fp32`` or ``bf16``.
         inputs: ``backbone``, ``data``, ``weights``, ``name``, ``cache`` and ``progress`` of ``open_setting``.
 
@@ -78,14 +72,14 @@ def run_and_write(
 
 
 def save(run: GateRun) -> Path:
-    """Write a run's committed records."""
+    """Write a run's committed records; return their path."""
     if isinstance(run.records, RecordedScores):
         return save_scores(run.records, run.records.path(project_root()))
     return save_records(run.records, records_path(project_root(), run.report.cohort, run.report.gate))
 
 
 def log_look(report: GateReport, lock: str, record: bool) -> None:
-    """Log a look at a test split. It comes first: the look has happened even where a file cannot be written."""
+    """Log a look at a test split, before anything else is written: the look has happened even if a write fails."""
     if report.split != "selection":
         gate = report.gate if report.gate == 1 else str(report.gate)
         look = {"cohort": report.cohort, "gate": gate, "split": report.split, "source_digest": source_digest()[:16]}
@@ -93,7 +87,7 @@ def log_look(report: GateReport, lock: str, record: bool) -> None:
 
 
 def _refuse_another_folder(setting: Setting, gate: str, record: bool) -> None:
-    """Refuse to write over the report of other pictures that bears the name of this folder."""
+    """Refuse to overwrite a report of other pictures under the same folder name."""
     if setting.cohort.name in COMMITTED:
         return
     path = report_path(setting.cohort.name, gate, recorded=record)

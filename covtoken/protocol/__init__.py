@@ -1,1 +1,1 @@
-"""What is fixed before a look at a test split, how it is kept, and how a look is written down."""
+"""Plans and thresholds fixed before a look at a test split, their locks, and the reports and log of looks."""

@@ -1,4 +1,4 @@
-"""The alarm's locked limits, and what a report says of an alarm; ``covtoken.studies.alarm`` fixed them."""
+"""The alarm's locked limits, fixed by ``covtoken.studies.alarm``, and the sentence a report gives to an alarm."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Recipes:
 
     @property
     def blocks(self) -> list:
-        """Every block whose tokens are read; D's own and that of its target, and A's."""
+        """Blocks whose tokens are read: D's, its target's and A's."""
         wanted = [self.direction.block, self.direction.settings.target_block, self.fallback.block]
         return list(dict.fromkeys(block for block in wanted if block is not None))
 
 
 def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, Any]]:
-    """Limits, recipes and the whole locked entry.
+    """Read the locked limits and recipes, with the whole locked entry.
 
     Raises:
         CovtokenError: nothing is locked yet, or the file was edited.
@@ -53,11 +53,11 @@ def read_limits(root: Path | None = None) -> tuple[Limits, Recipes, dict[str, An
 
 
 def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | None]:
-    """The locked limits and recipes for a FrozenViT; on one of another depth, the recipes at the same shares of it.
+    """Read the locked limits and recipes for a FrozenViT, the recipes' blocks moved to the same shares of its depth.
 
     Returns:
-        limits, recipes, and the backbone that the limits were fixed on where this is another, else None: on other
-        weights the alarm fires by numbers that were measured elsewhere, and the report says so.
+        limits; recipes; the backbone on which the limits were fixed, or None if it is this one. On other weights the
+        alarm fires by numbers measured elsewhere, and the report says so.
     """
     limits, recipes, entry = read_limits(root)
     limits_of = None if entry["weights_sha256"] == vit.weights_sha256 else entry["backbone"]
@@ -66,7 +66,7 @@ def scaled_alarm(vit, root: Path | None = None) -> tuple[Limits, Recipes, str | 
 
 
 def alarm_sentence(alarms: Sequence[dict]) -> str:
-    """What a gate's report says of the alarms of its banks (one, or one a fold)."""
+    """Write a report's sentence on the alarms of its banks (a single bank, or a bank for each fold)."""
     fired = [alarm for alarm in alarms if alarm["fired"]]
     others = {alarm.get("limits_of") for alarm in alarms} - {None}
     remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""

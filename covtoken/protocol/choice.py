@@ -1,4 +1,4 @@
-"""Choosing a recipe: the same grid for every score and baseline, pooled AUROC on the selection split, nothing else."""
+"""Choose a recipe: the same grid for every score and baseline, by pooled AUROC on the selection split alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from covtoken.scores.scorers import choices, raw_maps
 
 @dataclass(frozen=True)
 class Choice:
-    """The winning recipe of one scorer, its selection AUROC, and every variant that was looked at."""
+    """The winning recipe of a scorer, its selection AUROC, and a table of every variant tried."""
 
     recipe: Recipe
     auroc: float
@@ -34,41 +34,33 @@ def choose(
     blocks: Sequence[Block] = (),
     seed: int = 0,
 ) -> Choice:
-    """The recipe of ``scorer`` that maximises pooled token AUROC on the selection split (first of equals).
+    """Choose the recipe of ``scorer`` that maximises pooled token AUROC on the selection split (first of equals).
 
     Args:
-        bank, selection: FeatureSets of the two splits, disjoint by unit.
+        scorer: name.
+        bank: features of the bank split.
+        selection: features of the selection split, disjoint from the bank by unit.
         labels: the selection split's token labels [N, T].
-        n_blocks: L of the backbone; the grid takes its middle blocks from it.
-        blocks: further blocks to look at, reported in the table but never chosen (final block, early blocks).
+        n_blocks: L of the backbone, which gives the grid its middle blocks.
+        blocks: further blocks (final or early) for the table, never chosen.
+        seed: of the scorer.
 
     Returns:
         the choice; its table has a row ``{scorer, block, pooled, sigma, sign, auroc}`` for each variant.
     """
     grid = choices(scorer, n_blocks)
     eligible = {(r.block, r.pooled) for r in grid}
-    extra = [
-        Recipe(scorer, block, False, 0.0) for block in blocks if block is not None and (block, False) not in eligible
-    ]
+    extra = [Recipe(scorer, b, False, 0.0) for b in blocks if b is not None and (b, False) not in eligible]
     keep = ~labels.ignore
     rows, winner, best = [], None, -np.inf
-    ordered = sorted(grid, key=_group) + extra
-    for (_, pooled), members in groupby(ordered, key=_group):
+    for (_, pooled), members in groupby(sorted(grid, key=_group) + extra, key=_group):
         members = list(members)
         maps = raw_maps(scorer, members[0].block, pooled, bank, selection, seed=seed, settings=members[0].settings)
         for recipe in members:
             smoothed = smooth(maps, selection.rows, selection.cols, recipe.sigma) * recipe.sign
             value = auroc(smoothed[keep], labels.lesion[keep])
-            rows.append(
-                {
-                    "scorer": scorer,
-                    "block": recipe.block,
-                    "pooled": recipe.pooled,
-                    "sigma": recipe.sigma,
-                    "sign": recipe.sign,
-                    "auroc": value,
-                }
-            )
+            setting = {name: getattr(recipe, name) for name in ("block", "pooled", "sigma", "sign")}
+            rows.append({"scorer": scorer, **setting, "auroc": value})
             if (recipe.block, recipe.pooled) in eligible and value > best:
                 winner, best = recipe, value
     return Choice(winner, best, tuple(rows))

@@ -1,4 +1,4 @@
-"""Locks: what was decided before a test split was looked at, and the headline numbers that must come out again.
+"""Locks keep decisions made before a look at a test split, and headline numbers that must come out again.
 
 ``configs/thresholds.lock.json`` binds a gate's threshold and recipes to the data, the weights and the method's
 parameters. ``configs/headline.lock.json`` binds the headline numbers to a tolerance. Both carry a digest, so that an
@@ -22,7 +22,7 @@ BINDING = ("data_fingerprint", "weights_sha256", "method")
 
 
 def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
-    """The lock file's content; an empty one where none was written yet.
+    """Read a lock file; give an empty lock where none was written yet.
 
     Raises:
         CovtokenError: the file was edited by hand (its digest does not fit).
@@ -44,37 +44,37 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
 
 
 def entry(name: str, cohort: str, gate: int | str, root: Path | None = None) -> dict[str, Any] | None:
-    """One cohort's and gate's locked entry, or None."""
+    """Read the locked entry of a cohort and gate, or None."""
     return read_lock(name, root)["entries"].get(cohort, {}).get(f"gate{gate}")
 
 
 def write_entry(
     name: str, cohort: str, gate: int | str, new: dict[str, Any], *, reason: str = "", root: Path | None = None
 ) -> list[str]:
-    """Lock an entry. Returns the lines old → new of what changed (all of it, for a first lock).
+    """Lock an entry; return the changed lines old → new (all lines, for a first lock).
 
     Raises:
         CovtokenError: an entry exists, differs, and no reason was given.
     """
     content = read_lock(name, root)
     old = content["entries"].get(cohort, {}).get(f"gate{gate}")
+    before = old or {}
     changes = [
-        f"{key}: {_short(old[key]) if old and key in old else '(none)'} → {_short(new.get(key, '(removed)'))}"
-        for key in sorted({*(old or {}), *new})
-        if (old or {}).get(key) != new.get(key)
+        f"{key}: {_short(before.get(key, '(none)'))} → {_short(new.get(key, '(removed)'))}"
+        for key in sorted({*before, *new})
+        if before.get(key) != new.get(key)
     ]
     if not changes:
         return []
     if old is not None and not reason.strip():
+        lines = "\n  ".join(changes)
         raise CovtokenError(
-            f"{cohort} gate {gate} is locked already and would change:\n  "
-            + "\n  ".join(changes)
-            + "\nSay why with --reason"
+            f"{cohort} gate {gate} is locked already and would change:\n  {lines}\nSay why with --reason"
         )
     content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
     content["changelog"].append(
         {
-            "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "when": _now(),
             "cohort": cohort,
             "gate": str(gate),
             "reason": reason.strip() or "first lock",
@@ -88,7 +88,7 @@ def write_entry(
 
 
 def check_binding(locked: dict[str, Any], found: dict[str, Any], what: str) -> None:
-    """Refuse to run under a lock that was made for other data, weights or method parameters."""
+    """Refuse to run under a lock made for other data, weights or method parameters; ``what`` names it in the error."""
     for key in BINDING:
         if locked.get(key) != found.get(key):
             raise CovtokenError(
@@ -98,15 +98,15 @@ def check_binding(locked: dict[str, Any], found: dict[str, Any], what: str) -> N
 
 
 def lock_digest(name: str, root: Path | None = None) -> str:
-    """The digest that a log line quotes."""
+    """Compute the digest of a lock, which a log line quotes."""
     return _digest(read_lock(name, root))
 
 
 def log_look(line: dict[str, Any], *, recorded: bool, root: Path | None = None) -> None:
-    """Append one look at a test split: to the committed log when recorded, else to the ignored one."""
+    """Append a look at a test split: to the committed log when recorded, else to the ignored log."""
     folder = (root or project_root()) / "gate_reports"
     path = folder / "test_log.jsonl" if recorded else folder / "_run" / "test_log.jsonl"
-    text = json.dumps({"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}, sort_keys=True)
+    text = json.dumps({"when": _now(), **line}, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as log:
@@ -119,7 +119,7 @@ def log_look(line: dict[str, Any], *, recorded: bool, root: Path | None = None) 
 
 
 def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]], root: Path | None = None) -> str:
-    """Text of a notebook's locked cell: each headline number, its tolerance, and whether this run reproduces it.
+    """Write a notebook's locked cell: each headline number, its tolerance, and whether this run reproduces it.
 
     The measured value is printed only where it does *not* fit, so that the text is the same on every machine.
     """
@@ -133,6 +133,10 @@ def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]
         verdict = "reproduced" if fits else f"NOT REPRODUCED: this run gives {found}"
         lines.append(f"  {name:<42} {wanted['value']:+.4f} ± {wanted['tolerance']:.4f}  {verdict}")
     return "\n".join(lines)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _words(gate: int | str) -> str:

@@ -1,7 +1,8 @@
-"""What is fixed before a test split is looked at: recipes, middle block, threshold and cut; and what that binds."""
+"""A plan fixes recipes, middle block, threshold and cut before a test split is looked at; a lock binds it to data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
+from covtoken.keys import hash_unit
 from covtoken.protocol.setting import SEED, Setting
 from covtoken.scores.baselines import CORESET
 from covtoken.scores.recipe import RECOMMENDED, Recipe, recommended
@@ -16,28 +18,14 @@ from covtoken.scores.scorers import SIGMAS
 from covtoken.subspace.density import K_NEIGHBOURS
 
 BASELINES = (
-    "centre_prior",
-    "attention_best",
-    "attention_last",
-    "token_norm",
-    "intensity",
-    "variance",
-    "patchcore",
-    "random",
-    "saliency_head",
-    "head_student",
+    *("centre_prior", "attention_best", "attention_last", "token_norm", "intensity", "variance", "patchcore"),
+    *("random", "saliency_head", "head_student"),
 )
-
 MEMBERSHIPS = ("density", "residual")
-
-FIXED = ("recommended", "rarity", "direction_without_head")  # one recipe for all cohorts: not chosen here
-
+FIXED = ("recommended", "rarity", "direction_without_head")  # the same recipe for all cohorts
 PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head", "in_organ")
-
-SEARCHING = (*PROPOSED, "patchcore")  # what is proposed, and what searches a bank: neither sets a threshold
-
+SEARCHING = (*PROPOSED, "patchcore")  # proposed scores and bank searches: none of them sets a threshold
 FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
-
 METHOD_PARAMETERS = {
     "reference_size": REFERENCE_SIZE,
     "k": K_NEIGHBOURS,
@@ -51,15 +39,16 @@ METHOD_PARAMETERS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed before a test split is looked at.
+    """Choices fixed before a test split is looked at.
 
     Attributes:
-        recipes: scorer → recipe, ``density`` and every baseline.
-        middle: the middle block (1…L): best plain density on the selection split.
-        threshold: AUROC that the lower bound of ``auroc.recommended`` must beat; reason: where it comes from.
+        recipes: scorer → recipe, for ``density`` and every baseline.
+        middle: block 1…L with the best plain density on the selection split.
+        threshold: AUROC that the lower bound of ``auroc.recommended`` must beat.
+        reason: says where the threshold comes from.
         small_cut: lesions up to this area (mm² or share of the picture) are small.
-        table: every variant looked at on the selection split.
-        locked: whether a lock fixed it before this run.
+        table: a row for each variant tried on the selection split.
+        locked: whether a lock fixed the plan before this run.
     """
 
     recipes: dict[str, Recipe]
@@ -86,18 +75,21 @@ class Plan:
 
 
 def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
-    """The recipes that no cohort chooses: the recommended one, PN as its target is made, and D without the head."""
+    """List the recipes that no cohort chooses: the recommended one, its target's rarity, and D without the head."""
     recipe = recommended(vit.n_blocks)
-    found = {"recommended": recipe, "rarity": Recipe("rarity", recipe.settings.target_block, True, recipe.sigma)}
+    recipes = {"recommended": recipe, "rarity": Recipe("rarity", recipe.settings.target_block, True, recipe.sigma)}
     if vit.has_saliency_head:
-        found["direction_without_head"] = replace(recipe, scorer="direction_without_head")
-    return found
+        recipes["direction_without_head"] = replace(recipe, scorer="direction_without_head")
+    return recipes
 
 
 def binding(setting: Setting) -> dict[str, Any]:
-    """What a lock binds: the data, the weights and the method's parameters."""
-    return {
-        "data_fingerprint": setting.fingerprint,
-        "weights_sha256": setting.vit.weights_sha256,
-        "method": {"picture_size": setting.vit.picture_size, "seed": SEED, **METHOD_PARAMETERS},
-    }
+    """Collect what a lock binds a plan to: data, weights and the method's parameters."""
+    method = {"picture_size": setting.vit.picture_size, "seed": SEED, **METHOD_PARAMETERS}
+    return {"data_fingerprint": setting.fingerprint, "weights_sha256": setting.vit.weights_sha256, "method": method}
+
+
+def records_header(setting: Setting, units: Iterable[str], **more) -> dict[str, Any]:
+    """Write down how records were made: cohort, split, backbone, hashed ``units`` in their order, binding, ``more``."""
+    about = {"cohort": setting.cohort.name, "split": setting.split, "backbone": setting.vit.name}
+    return about | {"units": [hash_unit(unit) for unit in units]} | more | binding(setting)

@@ -1,4 +1,4 @@
-"""Where a plan comes from: the lock, a recipe cohort's lock, or the cohort's own selection split."""
+"""A plan comes from the lock, from a recipe cohort's lock, or from the cohort's own selection split."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from covtoken.scores.scorers import SCORERS
 
 
 def plan_for(setting: Setting, need_lock: bool = False, may_choose: bool = True) -> Plan:
-    """Give the locked plan where there is one, a small cohort the recipe cohort's plan, else a plan made here.
+    """Give the locked plan if there is one, the recipe cohort's plan to a small cohort, else make a plan here.
 
     Args:
         setting: cohort, split and backbone of the run.
         need_lock: refuse, before anything is extracted, instead of making a plan here.
-        may_choose: whether a run on the selection split chooses anew; without it the lock holds there too.
+        may_choose: whether a run on the selection split chooses anew; else the lock holds there too.
 
     Raises:
-        CovtokenError: no lock where one is needed, or one that was made for other data, weights or parameters.
+        CovtokenError: a needed lock is missing, or was made for other data, weights or parameters.
     """
     cohort, vit = setting.cohort, setting.vit
     if setting.split == "crossfit":
@@ -52,10 +52,9 @@ def make_plan(setting: Setting) -> Plan:
         CovtokenError: the cohort is too small to choose anything on.
     """
     vit = setting.vit
-    bank = setting.features(setting.cases_of("bank"))
-    selection_cases = setting.cases_of("selection")
-    selection = setting.features(selection_cases)
-    labels = label(selection_cases, setting.cohort, selection.rows, selection.cols)
+    cases = setting.cases_of("selection")
+    bank, selection = setting.features(setting.cases_of("bank")), setting.features(cases)
+    labels = label(cases, setting.cohort, selection.rows, selection.cols)
     need_lesions(labels, setting.cohort, "selection")
     chosen = {}
     for name in (*MEMBERSHIPS, *SCORERS):
@@ -67,9 +66,8 @@ def make_plan(setting: Setting) -> Plan:
     plain = [row for row in chosen["density"].table if not row["pooled"] and row["sigma"] == 0]
     middle_blocks = {row["block"] for row in plain} - {vit.n_blocks, "norm"}
     middle = max((row for row in plain if row["block"] in middle_blocks), key=lambda row: row["auroc"])["block"]
-    norms = max(("token_norm", "token_norm_centred"), key=lambda name: chosen[name].auroc)
-    chosen["token_norm"] = chosen[norms]
-    chosen.pop("token_norm_centred")
+    norms = (chosen["token_norm"], chosen.pop("token_norm_centred"))
+    chosen["token_norm"] = max(norms, key=lambda choice: choice.auroc)
     chosen["attention_best"] = chosen.pop("attention")
     simple = {name: choice.auroc for name, choice in chosen.items() if name not in SEARCHING}
     best = max(simple, key=simple.get)
@@ -95,7 +93,7 @@ def recipe_plan(setting: Setting, need_lock: bool = False) -> Plan:
         need_lock: refuse (3).
 
     Raises:
-        CovtokenError: an unknown modality, too few units, or no lock that may be used.
+        CovtokenError: an unknown modality, too few units, or no usable lock.
     """
     cohort, vit = setting.cohort, setting.vit
     if cohort.modality not in RECIPE_COHORTS:
@@ -110,10 +108,9 @@ def recipe_plan(setting: Setting, need_lock: bool = False) -> Plan:
     entries = {name: entry for name, entry in entries.items() if entry is not None}
     for name, entry in entries.items():
         if entry["backbone"] == vit.name:
-            here = binding(setting)
+            here, plan = binding(setting), Plan.from_json(entry)
             own_data = {"data_fingerprint": here["data_fingerprint"]}  # other data is the point of a recipe
             locks.check_binding(entry | own_data, here, f"{name} gate 1, as the recipe of {cohort.name}")
-            plan = Plan.from_json(entry)
             return replace(plan, reason=f"recipe and threshold of {name}: {plan.reason}", locked=True)
     if entries and not need_lock:  # a run that is not recorded
         name, entry = next(iter(entries.items()))
@@ -130,7 +127,7 @@ def recipe_plan(setting: Setting, need_lock: bool = False) -> Plan:
 
 
 def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
-    """A plan at the same shares of another backbone's depth, rounded down, without what needs a head it lacks."""
+    """Move a plan to the same shares of another backbone's depth, rounded down, without recipes whose head it lacks."""
     n_blocks = plan.recipes["attention_last"].block  # of the backbone that it was locked on
 
     def at(block):

@@ -1,4 +1,4 @@
-"""The gate report: one JSON schema for every gate, with its decision and where its numbers came from."""
+"""The gate report: one JSON schema for every gate, with its decision and the provenance of its numbers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
 
 @dataclass(frozen=True)
 class GateReport:
-    """What one gate found on one split of one cohort.
+    """Results of one gate on one split of one cohort.
 
     Attributes:
         metrics: name → ``{value, ci95: [lo, hi] | None, n_units, n_images, n_tokens}``; see ``metric``.
-        checks: name → anything a reader should see tested (bool or a short word such as ``"wins"``).
+        checks: name → what was tested, a bool or a short word such as ``"wins"``.
         decision: GO, NO-GO or NO-VERDICT.
-        human_signoff: null until ``covtoken signoff`` writes who, when and a remark.
+        human_signoff: null until ``covtoken signoff`` writes name, date and a remark.
         chart_data: rows for the figures, small enough to commit.
-        provenance: package version, source digest, data fingerprint, weights sha256, seed, wall seconds, threads.
+        provenance: see ``provenance``.
     """
 
     gate: int | str
@@ -54,18 +54,13 @@ class GateReport:
             raise CovtokenError(f"decision {self.decision!r}: expected one of {', '.join(DECISIONS)}")
 
     def signed(self, name: str, when: str, remark: str = "") -> GateReport:
-        """The same report with a person's sign-off."""
+        """Copy the report, with a person's sign-off."""
         return replace(self, human_signoff={"name": name, "when": when, "remark": remark})
 
 
 @dataclass(frozen=True)
 class GateRun:
-    """A gate's report, and what it was made from.
-
-    Attributes:
-        records: from which the headline numbers can be recomputed (None: gate 0 has none).
-        pictures: what was scored, for a notebook to draw.
-    """
+    """A gate's report, the records that give its headline numbers, and the scored pictures for a notebook to draw."""
 
     report: GateReport
     records: Any = None
@@ -79,14 +74,20 @@ def check_defect(defect: str | None, known: Iterable[str]) -> None:
 
 
 def metric(value: float, ci95: tuple[float, float] | None, n_units: int, n_images: int, n_tokens: int) -> dict:
-    """One entry of ``metrics``; NaN becomes null, so that the file stays standard JSON."""
+    """Make an entry of ``metrics``; NaN becomes null, so that the file stays standard JSON."""
     finite = None if value is None or not math.isfinite(value) else float(value)
     bounds = None if ci95 is None or not all(map(math.isfinite, ci95)) else [float(ci95[0]), float(ci95[1])]
     return {"value": finite, "ci95": bounds, "n_units": n_units, "n_images": n_images, "n_tokens": n_tokens}
 
 
+def with_interval(entry: dict[str, Any]) -> dict[str, float | None]:
+    """Turn an entry of ``metrics`` into the numbers of a chart row: {value, lo, hi}, None without an interval."""
+    low, high = entry["ci95"] or (None, None)
+    return {"value": entry["value"], "lo": low, "hi": high}
+
+
 def report_path(cohort: str, gate: int | str, *, recorded: bool, root: Path | None = None) -> Path:
-    """``gate_reports/<cohort>/gateN.json``, or the ignored ``gate_reports/_run/<cohort>/gateN.json``."""
+    """Give the path ``gate_reports/<cohort>/gateN.json``, under the ignored folder ``_run`` unless recorded."""
     base = (root or project_root()) / "gate_reports"
     for part in (cohort, str(gate)):
         if "/" in part or os.sep in part or part.startswith(".") or not part:
@@ -96,14 +97,14 @@ def report_path(cohort: str, gate: int | str, *, recorded: bool, root: Path | No
 
 
 def write_report(report: GateReport, path: Path) -> Path:
-    """Write the report as JSON, whole or not at all."""
+    """Write a report as JSON, whole or not at all; return its path."""
     with write_then_rename(path) as temporary:
         temporary.write_text(json.dumps(asdict(report), indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path
 
 
 def read_report(path: Path) -> GateReport:
-    """Read a report back.
+    """Read a report.
 
     Raises:
         CovtokenError: the file is missing, no JSON, of another schema, or lacks or adds a key.
@@ -124,15 +125,14 @@ def read_report(path: Path) -> GateReport:
 
 
 def committed_reports(root: Path | None = None) -> list[GateReport]:
-    """Every committed report, sorted by gate, then by cohort with the phantom first."""
-    folder = (root or project_root()) / "gate_reports"
-    paths = [p for p in folder.glob("*/*.json") if not p.parent.name.startswith("_") and p.stem not in NOT_GATES]
-    reports = [read_report(path) for path in paths]
+    """Read every committed report, sorted by gate, then by cohort with the phantom first."""
+    paths = ((root or project_root()) / "gate_reports").glob("*/*.json")
+    reports = [read_report(p) for p in paths if not p.parent.name.startswith("_") and p.stem not in NOT_GATES]
     return sorted(reports, key=lambda r: (str(r.gate), r.cohort != "phantom", r.cohort))
 
 
 def source_digest() -> str:
-    """sha256 over the package's own source files: recorded in every report, binding in none."""
+    """Compute the sha256 over the package's source files: recorded in every report, binding in none."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -140,7 +140,7 @@ def source_digest() -> str:
 
 
 def provenance(*, data_fingerprint: str, weights_sha256: str, seed: int, wall_seconds: float, threads: int) -> dict:
-    """The provenance block of a report."""
+    """Make the provenance block of a report."""
     return {
         "package_version": covtoken.__version__,
         "source_digest": source_digest(),

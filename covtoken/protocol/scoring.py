@@ -1,4 +1,4 @@
-"""From a plan to score maps: what every gate that scores pictures does before it opens a mask."""
+"""From a plan to score maps, which every scoring gate makes before it opens a mask."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def score(
     """Score the pictures of a split, then read their labels.
 
     Returns:
-        maps [N, T] float16 by name; labels; the N cases in the maps' order; what the alarm said of each bank.
+        maps [N, T] float16 by name; labels; the N cases in the maps' order; the alarm's answer for each bank.
     """
     pairs, cases = setting.pairs()
     parts = [all_maps(plan, bank, pictures, setting.vit) for bank, pictures in pairs]
@@ -40,8 +40,8 @@ def score(
 
 
 def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT) -> dict[str, np.ndarray]:
-    """Maps [N, T] of every recipe of the plan, of O, and of plain density and attention at every block."""
-    blocks = tuple(range(1, vit.n_blocks + 1))
+    """Score by every recipe of the plan, by O, and by plain density and attention at every block: maps [N, T]."""
+    blocks = range(1, vit.n_blocks + 1)
     plain = {block: raw_maps("density", block, False, bank, pictures, seed=SEED) for block in (*blocks, "norm")}
     maps = {}
     for name, recipe in plan.recipes.items():
@@ -55,9 +55,8 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
         maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
     except CovtokenError as error:
         n = f"{len(set(bank.units))} units, {len(bank)} pictures"
-        raise CovtokenError(
-            f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
-        ) from error
+        why = f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
+        raise CovtokenError(why) from error
     for block in blocks:
         maps[f"density.block{block}"] = plain[block]
         maps[f"attention.block{block}"] = raw_maps("attention", block, False, bank, pictures, seed=SEED)
@@ -68,7 +67,7 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
 
 
 def _in_organ(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, maps: dict[str, np.ndarray]) -> np.ndarray:
-    """O's maps [N, T], from A's plain map of its block."""
+    """Make O's maps [N, T] from A's plain map of its block."""
     student_block, weight = recipe.settings.student_block, recipe.settings.weight
     density = maps[f"density.block{recipe.block}"]
     density, student = in_organ_parts(recipe.block, student_block, recipe.pooled, bank, pictures, density)
@@ -76,29 +75,33 @@ def _in_organ(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, maps: dict
 
 
 def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: FrozenViT) -> list[dict[str, Any]]:
-    """Check every bank with the label-free alarm; if one fails, A's maps replace the recommended in all ``parts``.
+    """Check every bank with the label-free alarm; if it fires for any, A's maps replace the recommended in all parts.
 
-    In all of them, since D and A have different scales and one pooled number needs one score.
+    A pooled number needs the same score everywhere, since D and A have different scales.
 
     Args:
-        parts: maps by name, one dict a pair; changed in place.
-        pairs: bank and pictures.
+        parts: maps by name, a dict for each pair; changed in place.
+        pairs: of bank and pictures.
+        plan: whose recommended recipe made the maps.
+        vit: the frozen backbone.
 
     Returns:
-        the alarms as the report keeps them, a dict a bank: fired, reasons, statistics, score, fallback, limits_of.
+        for each bank what the report keeps: fired, reasons, statistics, score, fallback, limits_of.
     """
     limits, recipes, limits_of = scaled_alarm(vit)
-    fallback, said, stand_in = recipes.fallback, [], []
+    fallback, alarms, fallback_maps = recipes.fallback, [], []
     for maps, (bank, pictures) in zip(parts, pairs, strict=True):
         raw = None if fallback.pooled else maps.get(f"density.block{fallback.block}")
-        theirs = None if raw is None else smooth(raw, pictures.rows, pictures.cols, fallback.sigma)
-        theirs = score_maps(fallback, bank, pictures, seed=SEED) if theirs is None else theirs
-        ours = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
-        said.append(check_bank(bank, pictures, recipes.direction, fallback, limits, ours, theirs))
-        stand_in.append(theirs)
-    fired = any(alarm.fired for alarm in said)
-    for maps, theirs in zip(parts, stand_in, strict=True):
-        maps["recommended"] = theirs if fired else maps["recommended"]
+        if raw is None:
+            fallback_maps.append(score_maps(fallback, bank, pictures, seed=SEED))
+        else:
+            fallback_maps.append(smooth(raw, pictures.rows, pictures.cols, fallback.sigma))
+        direct = maps["recommended"] if plan.recipes["recommended"] == recipes.direction else None
+        alarms.append(check_bank(bank, pictures, recipes.direction, fallback, limits, direct, fallback_maps[-1]))
+    fired = any(alarm.fired for alarm in alarms)
+    if fired:
+        for maps, scores in zip(parts, fallback_maps, strict=True):
+            maps["recommended"] = scores
     return [
         {
             "fired": alarm.fired,
@@ -108,7 +111,7 @@ def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: Froz
             "fallback": fallback.to_json(),
             "limits_of": limits_of,
         }
-        for alarm in said
+        for alarm in alarms
     ]
 
 
@@ -122,13 +125,13 @@ def need_lesions(labels: SplitLabels, cohort: Cohort, split: str) -> None:
 
 
 def centre_maps(plan: Plan, rows: int, cols: int, n: int) -> np.ndarray:
-    """The centre prior's maps [n, T]: they depend on the grid alone."""
+    """Make the centre prior's maps [n, T], which depend on the grid alone."""
     blank = FeatureSet.from_arrays({}, rows, cols, units=["-"] * n)
     return score_maps(plan.recipes["centre_prior"], blank, blank)
 
 
 def shuffled_masks(labels: SplitLabels) -> SplitLabels:
-    """Each picture with the lesions of another: what a mix-up of files would do."""
+    """Give each picture the lesions of another picture, as a mix-up of files would."""
     n = len(labels.unit)
     if n < 2:
         raise CovtokenError("one lesion picture: its masks cannot be shuffled")
@@ -136,9 +139,5 @@ def shuffled_masks(labels: SplitLabels) -> SplitLabels:
     order = np.empty(n, dtype=int)
     order[cycle] = np.roll(cycle, 1)  # no picture keeps its own
     place = np.argsort(order)
-    return replace(
-        labels,
-        lesion=labels.lesion[order],
-        ignore=labels.ignore[order],
-        lesions=tuple(replace(one, picture=int(place[one.picture])) for one in labels.lesions),
-    )
+    lesions = tuple(replace(lesion, picture=int(place[lesion.picture])) for lesion in labels.lesions)
+    return replace(labels, lesion=labels.lesion[order], ignore=labels.ignore[order], lesions=lesions)

@@ -1,4 +1,4 @@
-"""A setting: the cohort, the split and the backbone that a gate runs on, opened and loaded in one place."""
+"""A setting: the cohort, the split and the backbone of a gate, opened and loaded in a single place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class Setting:
         precision: ``fp32`` or ``bf16``.
         cache: whether features are kept on disk.
         progress: whether long work shows a bar.
-        most_units: units a split that are left (None: all of them); banks from other cohorts keep to it too.
-        digests: what is known of the pictures so far, by case name; extraction fills it.
+        most_units: units left in each split (None: all); banks from other cohorts keep to it too.
+        digests: digests of the pictures read so far, by case name; extraction fills it.
     """
 
     cohort: Cohort
@@ -54,7 +55,7 @@ class Setting:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, cols) of the token grid."""
+        """Grid rows and columns of the tokens."""
         return self.vit.rows, self.vit.cols
 
     @cached_property
@@ -64,18 +65,18 @@ class Setting:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all pictures of the cohort. A picture that was extracted already is not read again."""
+        """Digest of all pictures of the cohort; pictures that were extracted already are not read again."""
         unread = [case for case in self.cohort.cases if case.name not in self.digests]
         with construction("a data fingerprint"), ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(lambda case: digests_of(case, self.vit), unread)
-            self.digests.update(zip((case.name for case in unread), found, strict=True))
+            digests = pool.map(lambda case: digests_of(case, self.vit), unread)
+            self.digests.update(zip((case.name for case in unread), digests, strict=True))
         return fingerprint_of({case.name: self.digests[case.name][0] for case in self.cohort.cases})
 
     def cases_of(self, split: str) -> tuple[Case, ...]:
-        """Give the cases of one split.
+        """Give the cases of a split.
 
         Raises:
-            CovtokenError: the split has none.
+            CovtokenError: the split has no case.
         """
         cases = tuple(case for case in self.cohort.cases if self.splits.get(case.unit) == split)
         if not cases:
@@ -94,9 +95,9 @@ class Setting:
 
         Args:
             cases: N, of this setting's cohort.
-            blocks: whose tokens (None: every block, and the final norm).
-            attention: blocks whose CLS attention (None: every block).
-            saliency: whether the saliency head's logits (None: where there is a head).
+            blocks: give tokens (None: every block, and the final norm).
+            attention: blocks that give CLS attention (None: every block).
+            saliency: whether the saliency head gives logits (None: where there is a head).
         """
         every = range(1, self.vit.n_blocks + 1)
         return features(
@@ -114,7 +115,7 @@ class Setting:
     def pairs(self) -> tuple[list[tuple[FeatureSet, FeatureSet]], tuple[Case, ...]]:
         """Extract pairs of bank and pictures, and give the evaluated cases in the order of all their pictures.
 
-        One pair for a split of a large cohort; one a fold where the cohort is cross-fitted.
+        A split of a large cohort has a single pair; a cross-fitted cohort has a pair for each fold.
         """
         if self.split != "crossfit":
             cases = self.cases_of(self.split)
@@ -128,12 +129,9 @@ class Setting:
         return pairs, tuple(cohort.cases[i] for rows in inside for i in rows)
 
     def limited(self, n_units: int | None) -> Setting:
-        """Keep at most ``n_units`` units of each split, chosen by keyed hash, so blind to everything else.
+        """Keep at most ``n_units`` units of each split (None: all), chosen by keyed hash, so blind to everything else.
 
         A small cohort, which has no split but its folds, keeps so many in all, and enough to be cross-fitted.
-
-        Args:
-            n_units: None keeps all.
         """
         if not n_units:
             return self
@@ -148,22 +146,23 @@ class Setting:
         return replace(self, cohort=replace(cohort, cases=cohort.subset(kept)), most_units=n_units)
 
     def report(self, gate: int | str, title: str, question: str, *, started: float, **parts) -> GateReport:
-        """Write the report of a gate that ran here.
+        """Write the report of a gate on this setting.
 
         Args:
             started: ``time.perf_counter`` before the work.
             parts: parameters, thresholds, metrics, checks, decision and chart_data.
         """
-        return GateReport(
-            *(gate, title, question, self.cohort.name, self.split, self.vit.name),
-            **parts,
-            provenance=provenance(
-                data_fingerprint=self.fingerprint,
-                weights_sha256=self.vit.weights_sha256,
-                seed=SEED,
-                wall_seconds=time.perf_counter() - started,
-                threads=torch.get_num_threads(),
-            ),
+        about = (gate, title, question, self.cohort.name, self.split, self.vit.name)
+        return GateReport(*about, **parts, provenance=self.provenance(started))
+
+    def provenance(self, started: float) -> dict[str, Any]:
+        """Make the provenance block of a report or study; ``started`` is ``time.perf_counter`` before the work."""
+        return provenance(
+            data_fingerprint=self.fingerprint,
+            weights_sha256=self.vit.weights_sha256,
+            seed=SEED,
+            wall_seconds=time.perf_counter() - started,
+            threads=torch.get_num_threads(),
         )
 
 
@@ -185,15 +184,15 @@ def open_setting(
         cohort: a committed name, a folder with ``index.csv``, or a Cohort.
         split: ``selection``, ``test`` or ``crossfit``; None where no label is read.
         backbone: by name, or loaded.
-        data: folder of a committed cohort that does not lie under ``COVTOKEN_DATA``.
-        weights: file with the backbone's weights, in place of the published ones.
-        name: what a folder's reports are called (empty: as the folder).
+        data: folder of a committed cohort outside ``COVTOKEN_DATA``.
+        weights: file that replaces the backbone's published weights.
+        name: of a folder's reports (empty: the folder's name).
         precision: ``fp32`` or ``bf16``.
         cache: whether features are kept on disk.
         progress: whether long work shows a bar.
 
     Raises:
-        CovtokenError: unknown names, data or weights that are not there, masks in which nothing can be measured.
+        CovtokenError: unknown names, missing data or weights, masks in which nothing can be measured.
     """
     if not isinstance(cohort, Cohort):
         if name and cohort in COMMITTED:
@@ -208,7 +207,7 @@ def open_setting(
 
 
 def resolve_split(cohort: Cohort, split: str) -> str:
-    """Small cohorts have the one split ``crossfit``; large ones have selection and test."""
+    """Check a split's name: a small cohort's is always ``crossfit``, a large cohort has selection and test."""
     if split not in ("selection", "test", "crossfit"):
         raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
     return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)

@@ -1,4 +1,4 @@
-"""Thresholds and plans from selection runs: locked before a test split is looked at, and found again for a run."""
+"""Thresholds and plans from selection runs: locked before a look at a test split, and looked up for a run."""
 
 from __future__ import annotations
 
@@ -16,26 +16,22 @@ LOCKED = ("2", "3")  # the gates that have a threshold of their own; gate 1's is
 
 
 def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[], GateRun]) -> dict:
-    """Take the threshold of the lock where there is one for this backbone, else of a selection run.
+    """Take the locked threshold for this backbone, ``{value, reason, locked}``, else compute it by a selection run.
 
     A small cohort takes the threshold of its modality's recipe cohort, as it takes the recipe.
 
     Args:
         setting: cohort, split and backbone of the run.
         gate: 2 or 3.
-        own: what this very run gives, which is the threshold if its split is selection.
-        selection: makes a selection run.
-
-    Returns:
-        ``{value, reason, locked}``.
+        own: this run's own threshold, used if it is the selection run.
+        selection: makes a selection run, only if needed.
 
     Raises:
         CovtokenError: a small cohort, and no threshold is locked for this backbone.
     """
     if setting.split == "selection":
         return own | {"locked": False}
-    names = sources(setting)
-    for name in names:
+    for name in sources(setting):
         entry = locks.entry(locks.THRESHOLDS, name, gate)
         if entry is not None and entry["backbone"] == setting.vit.name:
             bound = binding(setting)
@@ -45,8 +41,8 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
             return {"value": entry["threshold"], "reason": entry["threshold_reason"] + source, "locked": True}
     if setting.split == "crossfit":
         raise _nothing_locked(setting, gate)
-    found = selection().report.thresholds
-    return {key: found[key] for key in ("value", "reason")} | {"locked": False}
+    selected = selection().report.thresholds
+    return {"value": selected["value"], "reason": selected["reason"], "locked": False}
 
 
 def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
@@ -59,7 +55,7 @@ def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
 
 
 def sources(setting: Setting) -> list[str]:
-    """Name the cohorts whose threshold holds, the first that has one: its own, or a recipe cohort's."""
+    """Name the cohorts whose threshold may hold, in order: the cohort itself, or recipe cohorts for a small cohort."""
     if setting.split != "crossfit":
         return [setting.cohort.name]
     return list(dict.fromkeys((RECIPE_COHORTS.get(setting.cohort.modality, "busi"), "busi")))
@@ -75,10 +71,10 @@ def _nothing_locked(setting: Setting, gate: int | str) -> CovtokenError:
 
 
 def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
-    """Lock what the last selection run of gate 1 (its plan), 2 or 3 (a threshold) gave; return the lines old → new.
+    """Lock the plan (gate 1) or threshold (gates 2 and 3) of the last selection run; return the lines old → new.
 
     Raises:
-        CovtokenError: no run, one of another split, or a cohort that takes its plan from another.
+        CovtokenError: no run, a run on another split, or a small cohort, which chooses nothing.
     """
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=False))
@@ -96,25 +92,19 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
         return locks.write_entry(locks.THRESHOLDS, cohort, gate, plan_entry(report), reason=reason)
     if not report.checks["plan_locked_before"]:
         raise CovtokenError(f"{cohort}: gate 1's plan was not locked when gate {gate} ran; lock it, then run again")
-    new = {
-        "threshold": report.thresholds["value"],
-        "threshold_reason": report.thresholds["reason"],
-        "backbone": report.backbone,
-        **{key: report.parameters["bound"][key] for key in locks.BINDING},
-        "source_digest": report.provenance["source_digest"],
-    }
-    return locks.write_entry(locks.THRESHOLDS, cohort, gate, new, reason=reason)
+    threshold = {"threshold": report.thresholds["value"], "threshold_reason": report.thresholds["reason"]}
+    about = {"backbone": report.backbone, "source_digest": report.provenance["source_digest"]}
+    bound = {key: report.parameters["bound"][key] for key in locks.BINDING}
+    return locks.write_entry(locks.THRESHOLDS, cohort, gate, threshold | about | bound, reason=reason)
 
 
 def plan_entry(report: GateReport) -> dict:
-    """The lock entry of gate 1's selection report: plan, backbone, and what it binds."""
+    """Make the lock entry of gate 1's selection report: plan, backbone and binding."""
     fields = ("recipes", "middle", "threshold", "threshold_reason", "small_cut")
+    origin = ("data_fingerprint", "weights_sha256", "source_digest")
     method = {k: v for k, v in report.parameters.items() if k in {"picture_size", "seed", *METHOD_PARAMETERS}}
     return {
         **{name: report.parameters[name] for name in fields},
-        "backbone": report.backbone,
-        "data_fingerprint": report.provenance["data_fingerprint"],
-        "weights_sha256": report.provenance["weights_sha256"],
-        "method": method,
-        "source_digest": report.provenance["source_digest"],
+        **{name: report.provenance[name] for name in origin},
+        **{"backbone": report.backbone, "method": method},
     }

@@ -1,7 +1,7 @@
-"""Recall as a lesion gets rarer: the same lesion grows in the same phantom picture, everything else held.
+"""The growing lesion: recall against size, as the same lesion grows in the same phantom picture.
 
-Size is the only thing that varies. A lesion larger than the budget cannot be kept whole; below that, a recall that
-falls with size is that of a method which gives further tokens of the same lesion less than the first.
+Only size varies. A lesion larger than the budget cannot be kept whole; below that, recall falls with size where a
+method values further tokens of a lesion less than its first.
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ METHODS = {
 
 
 def rarity_recall(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """Recall [size, picture] at keep 0.25 of every method, and ``size``, the lesion's tokens: on lesion-free pictures.
+    """Draw the growing lesion on lesion-free pictures; give each method's recall at keep 0.25, and ``size`` in tokens.
 
     Args:
-        lesion_pictures: of the phantom; setting, plan and reference are used, pictures are not.
+        lesion_pictures: of the phantom; its setting, plan and reference are used, its pictures are not.
+
+    Returns:
+        arrays [size, picture] by method.
     """
     setting, plan = lesion_pictures.setting, lesion_pictures.plan
-    cohort = setting.cohort
-    free = [case for case in setting.cases_of(setting.split) if not read_mask(cohort.masks[case.name]).any()]
+    masks = setting.cohort.masks
+    free = [case for case in setting.cases_of(setting.split) if not read_mask(masks[case.name]).any()]
     base = sorted(free, key=lambda case: hash_unit(case.name))[:N_PICTURES]
     drawn = [grown(case, size) for size in SIZES for case in base]
     pictures = setting.features([case for case, _ in drawn])
     lesion = np.stack([token_labels(mask, pictures.rows, pictures.cols).lesion for _, mask in drawn])
     reference, tokens = lesion_pictures.references[0], pictures.tokens(plan.middle)
-    fitted = reference.subspace
-    y = project(tokens, fitted.mean, fitted.directions)
+    y = project(tokens, reference.subspace.mean, reference.subspace.directions)
     n_tokens, width = y.shape[1], tokens.shape[-1]
     k, seeds = budget(n_tokens, GREEDY_RATIO), picture_seeds([case.name for case, _ in drawn], SEED)
     maps = {
         "density": score_maps(plan.recipes["density"], reference.bank, pictures, seed=SEED),
         "recommended": direction_maps(plan.recipes["recommended"], reference.direction, pictures),
     }
-    kept = {name: kept_tokens(found, k=k) for name, found in maps.items()}
+    kept = {name: kept_tokens(scores, k=k) for name, scores in maps.items()}
     sets = {
         "rankme_greedy": greedy("rankme", y, k, width=width, seed=seeds),
         "coding_greedy": greedy("coding_rate", y, k, width=width, seed=seeds),

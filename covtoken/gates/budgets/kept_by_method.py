@@ -1,8 +1,9 @@
-"""Kept tokens of every method at equal budgets, as counts a lesion: what gate 3 and the negative result record."""
+"""Kept tokens of every method at equal budgets, counted by lesion, for gate 3 and the negative result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,30 +17,28 @@ from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.protocol.setting import SEED
 
 MEMBERSHIPS = ("recommended", "density", "residual")
-GREEDY_RATIO = 0.25  # the strong optimiser is run at one keep ratio, on at most GREEDY_PICTURES pictures
+GREEDY_RATIO = 0.25  # the strong optimiser runs at this keep ratio alone, on at most GREEDY_PICTURES pictures
 GREEDY_PICTURES = 60
 NOT_EVALUATED = -1
 SCHEDULES = {"dual": SPECIFIED, "repaired": REPAIRED}
 
 
 def label_of(ratio: float) -> str:
-    """``keep0.25``: how a budget is called in metric names."""
+    """Name a budget in metric names: ``keep0.25``."""
     return f"keep{ratio:g}"
 
 
 def columns_of_scores(pictures: LesionPictures, ks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``<scorer>.<budget>`` → counts [L] of every score map, at the fixed ratios and at each k [N] of ``ks``."""
-    found = {}
+    """Count [L] kept tokens of every score map, ``<scorer>.<budget>``: at fixed ratios and at each k [N] of ``ks``."""
+    columns = {}
     for name, maps in pictures.maps.items():
-        for ratio in RATIOS:
-            found[f"{name}.{label_of(ratio)}"] = _count(pictures, kept_tokens(maps, ratio=ratio))
-        for place, k in ks.items():
-            found[f"{name}.{place}"] = _count(pictures, kept_tokens(maps, k=k))
-    return found
+        columns |= {f"{name}.{label_of(ratio)}": _count(pictures, kept_tokens(maps, ratio=ratio)) for ratio in RATIOS}
+        columns |= {f"{name}.{place}": _count(pictures, kept_tokens(maps, k=k)) for place, k in ks.items()}
+    return columns
 
 
 def why_not_merged(pictures: LesionPictures) -> str:
-    """Why tokens of this model cannot be merged, or nothing: a merged token has no rotary position."""
+    """Say why tokens of this model cannot be merged, or "": a merged token has no rotary position."""
     try:
         check_can_merge(pictures.setting.vit)
     except CovtokenError as error:
@@ -48,48 +47,44 @@ def why_not_merged(pictures: LesionPictures) -> str:
 
 
 def columns_of_merging(pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """Counts of lesion tokens that survive merging to as many clusters as the others keep tokens."""
-    found = {}
+    """Count [L] lesion tokens that survive merging to as many clusters as other methods keep tokens."""
+    columns, setting = {}, pictures.setting
     for ratio in RATIOS:
-        k, setting = budget(pictures.y.shape[1], ratio), pictures.setting
+        k = budget(pictures.y.shape[1], ratio)
         cluster = merge_cases(pictures.cases, setting.vit, k, progress=setting.progress)
-        found[f"merging.{label_of(ratio)}"] = _count(pictures, survives(cluster, pictures.labels.lesion))
-    return found
+        columns[f"merging.{label_of(ratio)}"] = _count(pictures, survives(cluster, pictures.labels.lesion))
+    return columns
 
 
 def columns_of_pruned(pictures: LesionPictures, name: str, pruned: Pruned, place: str) -> dict[str, np.ndarray]:
-    """Counts of a constrained pruner at its own k (``place``), and of the top k of its logits at the fixed ratios."""
-    found = {f"{name}.{place}": _count(pictures, pruned.mask.numpy())}
-    for ratio in RATIOS:
-        found[f"{name}.{label_of(ratio)}"] = _count(pictures, kept_tokens(pruned.logits.numpy(), ratio=ratio))
-    return found
+    """Count [L] kept tokens of a constrained pruner at its own k (``place``), and its top logits at fixed ratios."""
+    logits, own_k = pruned.logits.numpy(), {f"{name}.{place}": _count(pictures, pruned.mask.numpy())}
+    return own_k | {f"{name}.{label_of(r)}": _count(pictures, kept_tokens(logits, ratio=r)) for r in RATIOS}
 
 
 def columns_of_choice(pictures: LesionPictures) -> dict[str, np.ndarray]:
-    """Counts of the spanning choice and of the closed-form maximum of energy, at the fixed ratios."""
-    found = {}
-    for ratio in RATIOS:
-        n_tokens, place = pictures.y.shape[1], label_of(ratio)
-        k = budget(n_tokens, ratio)
-        found[f"coverage_spanning.{place}"] = _count(pictures, as_mask(spanning(pictures.y, k), n_tokens))
-        found[f"coverage_energy.{place}"] = _count(pictures, as_mask(largest_norms(pictures.y, k), n_tokens))
-    return found
+    """Count [L] kept tokens of the spanning choice and of the closed-form maximum of energy, at fixed ratios."""
+    columns, n_tokens = {}, pictures.y.shape[1]
+    for ratio, (name, choice) in product(RATIOS, (("spanning", spanning), ("energy", largest_norms))):
+        kept = as_mask(choice(pictures.y, budget(n_tokens, ratio)), n_tokens)
+        columns[f"coverage_{name}.{label_of(ratio)}"] = _count(pictures, kept)
+    return columns
 
 
 def greedy_pictures(cohort: str) -> int:
-    """How many pictures the strong optimiser is run on by default: the phantom's notebook should stay quick."""
+    """Give the default number of pictures for the strong optimiser: the phantom's notebook should stay quick."""
     return 24 if cohort == "phantom" else GREEDY_PICTURES
 
 
 def greedy_sets(pictures: LesionPictures, functional: str, n_pictures: int) -> tuple[np.ndarray, torch.Tensor]:
-    """(picture indices [n], chosen tokens [n, k]) of the strong optimiser at keep 0.25, on a seeded choice."""
+    """Run the strong optimiser at keep 0.25 on a seeded choice: picture indices [n], chosen tokens [n, k]."""
     few = pictures.few(min(n_pictures, GREEDY_PICTURES))
     k = budget(pictures.y.shape[1], GREEDY_RATIO)
     return few, greedy(functional, pictures.y[few], k, width=pictures.width, seed=pictures.only(few).seeds(SEED))
 
 
 def column_of_sets(pictures: LesionPictures, few: np.ndarray, sets: torch.Tensor) -> np.ndarray:
-    """Counts [L] of chosen tokens [n, k] of the pictures ``few``; −1 for lesions of other pictures."""
+    """Count [L] the chosen tokens [n, k] of the pictures ``few``; −1 for lesions of other pictures."""
     kept = np.zeros((len(pictures.cases), pictures.y.shape[1]), dtype=bool)
     kept[few] = as_mask(sets, pictures.y.shape[1])
     return np.where(np.isin(pictures.lesion_picture, few), _count(pictures, kept), NOT_EVALUATED)
@@ -98,13 +93,13 @@ def column_of_sets(pictures: LesionPictures, few: np.ndarray, sets: torch.Tensor
 def pruned_by(
     pictures: LesionPictures, functional: str, schedule: str, slack: float = SLACK, seed: int = SEED
 ) -> Pruned:
-    """The constrained pruner on all pictures: ``dual`` as specified, or ``repaired``."""
-    seeds = pictures.seeds(seed)  # one noise for all would keep the same places of the grid in every picture
+    """Run the constrained pruner on all pictures: ``dual`` as specified, or ``repaired``."""
+    seeds = pictures.seeds(seed)  # shared noise would keep the same places of the grid in every picture
     return prune(functional, pictures.y, width=pictures.width, slack=slack, seed=seeds, schedule=SCHEDULES[schedule])
 
 
 def as_mask(sets: torch.Tensor | Sequence, n_tokens: int) -> np.ndarray:
-    """Chosen tokens int [n, k] → bool [n, T]."""
+    """Turn chosen tokens, int [n, k], into a mask, bool [n, T]."""
     sets = np.asarray(sets)
     mask = np.zeros((len(sets), n_tokens), dtype=bool)
     np.put_along_axis(mask, sets, True, axis=1)

@@ -14,14 +14,16 @@ TEMPERATURES = np.logspace(-1, 1, PER_FAMILY)  # of standardised membership: nea
 
 
 def kept_sets(name: str, membership: np.ndarray, y: torch.Tensor, k: int) -> np.ndarray:
-    """60 sets of k different tokens of one picture, int [60, k], family after family.
-
-    Args:
-        name: of the picture; it seeds the draw, so that a set does not depend on which other pictures are evaluated.
-        membership: [T]. y: [T, r] projected tokens.
+    """Draw 60 sets of k different tokens of a picture, int [60, k], family after family.
 
     Tilted sets are drawn without replacement with chances ∝ exp(standardised membership / temperature). Spanning sets
-    are pivoted QR from as many different first tokens.
+    are pivoted QR from different first tokens.
+
+    Args:
+        name: the picture's; it seeds the draw, so that the sets do not depend on the other evaluated pictures.
+        membership: [T].
+        y: [T, r] projected tokens.
+        k: tokens of a set.
     """
     n_tokens = len(membership)
     rng = np.random.default_rng(seed_of(f"{name}\0{k}"))

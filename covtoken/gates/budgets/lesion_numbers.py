@@ -16,7 +16,11 @@ class LesionNumbers:
     """Adds metrics of L lesions on N pictures to ``measured``, all on the same draws of units.
 
     Attributes:
-        size: [L] tokens. small: [L] bool. picture: [L]. unit: [L], of a lesion; image_unit: [N], of a picture.
+        size: [L] tokens of each lesion.
+        small: [L] bool.
+        picture: [L] index of each lesion's picture.
+        unit: [L] unit of each lesion.
+        image_unit: [N] unit of each picture.
     """
 
     def __init__(self, records: Records) -> None:
@@ -29,27 +33,27 @@ class LesionNumbers:
         self.measured = Measured((n_units, n_images, n_images * self.n_tokens))
 
     def add(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Mean over the lesions where ``values`` [L] is not NaN; returns its draws."""
+        """Add the mean over the lesions where ``values`` [L] is not NaN; return its draws."""
         held = np.flatnonzero(~np.isnan(values))
         draws = stats.mean_draws(values, self.unit, self.weights)
-        self.measured.add(name, float(values[held].mean()) if len(held) else float("nan"), draws, self._n(held))
+        self.measured.add(name, values[held].mean() if len(held) else np.nan, draws, self._n(held))
         self.measured.more[name] = {"n_lesions": len(held)}
         return draws
 
     def add_images(self, name: str, values: np.ndarray) -> None:
-        """Mean over the pictures where ``values`` [N] is not NaN."""
+        """Add the mean over the pictures where ``values`` [N] is not NaN."""
         held = np.flatnonzero(~np.isnan(values))
         n = (len(np.unique(self.image_unit[held])), len(held), len(held) * self.n_tokens)
-        value = float(values[held].mean()) if len(held) else float("nan")
-        self.measured.add(name, value, stats.mean_draws(values, self.image_unit, self.weights), n)
+        draws = stats.mean_draws(values, self.image_unit, self.weights)
+        self.measured.add(name, values[held].mean() if len(held) else np.nan, draws, n)
 
     def add_recall(self, name: str, counts: np.ndarray) -> None:
-        """Kept share of the tokens of small lesions, a ratio of sums in the draws too; counts [L], −1: unseen."""
+        """Add the kept share of small lesions' tokens, a ratio of sums in the draws too; counts [L], −1: unseen."""
         held = self.small & (counts >= 0)
-        above = np.bincount(self.unit, np.where(held, counts, 0), minlength=self.weights.shape[1])
-        below = np.bincount(self.unit, np.where(held, self.size, 0), minlength=self.weights.shape[1])
+        n_units = self.weights.shape[1]
+        kept, all_ = (np.bincount(self.unit, np.where(held, each, 0), n_units) for each in (counts, self.size))
         with np.errstate(invalid="ignore", divide="ignore"):
-            draws = (self.weights @ above) / (self.weights @ below)
+            draws = (self.weights @ kept) / (self.weights @ all_)
         self.measured.add(name, recall(counts[held], self.size[held]), draws, self._n(np.flatnonzero(held)))
         self.measured.more[name] = {"n_lesions": int(held.sum())}
 

@@ -1,6 +1,6 @@
-"""What gates 2 to 4 and the negative result work on: lesion pictures with score maps and projected tokens.
+"""Lesion pictures with score maps and projected tokens, on which gates 2 to 4 and the negative result work.
 
-Budgets are spent inside one picture, so a picture without lesion says nothing about them.
+Budgets are spent inside a picture, so a picture without lesion says nothing about them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from covtoken.coverage.functionals import project
 from covtoken.data.case import Case
 from covtoken.evaluation.labels import SplitLabels, label, small_cut
 from covtoken.keys import hash_unit, picture_seeds
-from covtoken.protocol.plan import FIXED, Plan, binding
+from covtoken.protocol.plan import FIXED, Plan, binding, records_header
 from covtoken.protocol.report import GateReport
 from covtoken.protocol.scoring import heed_alarms, need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting
@@ -29,11 +29,12 @@ from covtoken.subspace.direction import Direction
 
 @dataclass(frozen=True)
 class Reference:
-    """What one bank gave, kept for pictures that are scored later.
+    """Fits to a bank, kept for pictures that are scored later.
 
     Attributes:
-        bank: its features. subspace: membership A's, at the middle block. direction: the recommended score's, where it
-            alone was asked for.
+        bank: features of the bank's pictures.
+        subspace: membership A's, at the middle block.
+        direction: the recommended score's, where no other fixed score was asked for.
     """
 
     bank: FeatureSet
@@ -46,12 +47,15 @@ class LesionPictures:
     """N lesion pictures of the evaluated split.
 
     Attributes:
-        setting: where they come from. plan: what was fixed.
-        maps: score maps [N, T] by scorer. y: [N, T, r] float64, tokens of the middle block, centred by the bank mean,
-            in coordinates of the density subspace's directions. centred: [N, T, D] float32, the same unprojected.
-        labels: of the N pictures. cases: N.
-        alarms: what the label-free alarm said of each bank, where a recommended map was asked for.
-        references: one a bank: of a fold, or of the split.
+        setting: cohort, split and backbone.
+        plan: fixed by gate 1.
+        maps: score maps [N, T] by scorer.
+        y: [N, T, r] float64, tokens of the middle block, centred by the bank mean, projected to the density subspace.
+        centred: [N, T, D] float32, the same tokens unprojected.
+        labels: of the N pictures.
+        cases: N.
+        alarms: the label-free alarm's answer for each bank, where a recommended map was asked for.
+        references: for each bank, of the split or of a fold.
     """
 
     setting: Setting
@@ -66,42 +70,41 @@ class LesionPictures:
 
     @property
     def width(self) -> int:
-        """D, the width of a token."""
+        """Width D of a token."""
         return self.centred.shape[-1]
 
     @property
     def sizes(self) -> np.ndarray:
-        """[L] int, tokens of each lesion."""
+        """Number of tokens of each lesion, [L] int."""
         return np.array([len(lesion.tokens) for lesion in self.labels.lesions])
 
     @property
     def small(self) -> np.ndarray:
-        """[L] bool, lesions up to the plan's small-lesion cut."""
+        """Flag of lesions up to the plan's small-lesion cut, [L] bool."""
         return np.array([lesion.area <= self.plan.small_cut for lesion in self.labels.lesions])
 
     @property
     def lesion_picture(self) -> np.ndarray:
-        """[L] int, the picture of each lesion."""
+        """Index of each lesion's picture, [L] int."""
         return np.array([lesion.picture for lesion in self.labels.lesions])
 
     def few(self, n: int | None) -> np.ndarray:
-        """Indices of at most n pictures, chosen by the keyed hash of their names, ascending."""
+        """Choose at most n pictures by the keyed hash of their names; return their indices, ascending."""
         if n is None or n >= len(self.cases):
             return np.arange(len(self.cases))
         keys = [hash_unit(case.name) for case in self.cases]
         return np.sort(np.argsort(keys, kind="stable")[:n])
 
     def seeds(self, seed: int) -> list[int]:
-        """A seed a picture, from its name and ``seed``, whichever others there are."""
+        """Make a seed for each picture from its name and ``seed``, independent of the other pictures."""
         return picture_seeds([case.name for case in self.cases], seed)
 
     def only(self, chosen: np.ndarray) -> LesionPictures:
-        """The pictures at the ascending indices ``chosen``, and their lesions."""
-        maps = {name: found[chosen] for name, found in self.maps.items()}
+        """Keep the pictures at the ascending indices ``chosen``, and their lesions."""
         here = torch.from_numpy(chosen)
         return replace(
             self,
-            maps=maps,
+            maps={name: scores[chosen] for name, scores in self.maps.items()},
             y=self.y[here],
             centred=self.centred[here],
             labels=only_pictures(self.labels, chosen),
@@ -109,7 +112,7 @@ class LesionPictures:
         )
 
     def lesion_arrays(self) -> dict[str, np.ndarray]:
-        """What records keep of the lesions and of the pictures' units."""
+        """List the records' arrays of the lesions and of the pictures' units."""
         return {
             "lesion/size": self.sizes.astype(np.int32),
             "lesion/small": self.small.astype(np.uint8),
@@ -118,7 +121,7 @@ class LesionPictures:
         }
 
     def report(self, gate, title: str, question: str, *, parameters: dict, started: float, **parts) -> GateReport:
-        """Write a gate's report on these pictures; ``parts``: thresholds, metrics, checks, decision, chart_data."""
+        """Write a gate's report on these pictures; ``parts`` are thresholds, metrics, checks, decision, chart_data."""
         shared = {
             "middle": self.plan.middle,
             "curated": self.setting.cohort.curated,
@@ -127,21 +130,13 @@ class LesionPictures:
             "n_small_lesions": int(self.small.sum()),
             "n_lesion_images": len(self.cases),
         }
+        parts["checks"] |= {"plan_locked_before": self.plan.locked}
         return self.setting.report(gate, title, question, parameters=shared | parameters, started=started, **parts)
 
     def header(self, gate: int | str, **more) -> dict:
-        """What records keep of how they were made."""
-        return {
-            "cohort": self.setting.cohort.name,
-            "gate": gate,
-            "split": self.setting.split,
-            "backbone": self.setting.vit.name,
-            "units": [hash_unit(unit) for unit in self.labels.unit_names],
-            "n_tokens": int(self.y.shape[1]),
-            "middle": self.plan.middle,
-            **binding(self.setting),
-            **more,
-        }
+        """Write down how the records of ``gate`` were made."""
+        shape = {"n_tokens": int(self.y.shape[1]), "middle": self.plan.middle}
+        return records_header(self.setting, self.labels.unit_names, gate=gate, **shape, **more)
 
 
 def prepare(
@@ -151,9 +146,9 @@ def prepare(
 
     Args:
         setting: cohort, split and backbone.
-        plan: gate 1's.
+        plan: fixed by gate 1.
         scorers: names in the plan's recipes (None: all).
-        shuffled: give each lesion picture the labels of another (a planted defect).
+        shuffled: give each lesion picture the labels of another picture (a planted defect).
 
     Raises:
         CovtokenError: a split without lesions.
@@ -162,7 +157,7 @@ def prepare(
     names = [n for n in (plan.recipes if scorers is None else scorers) if n in plan.recipes]
     pairs, cases = setting.pairs()
     references = tuple(_reference(plan, bank, names) for bank, _ in pairs)
-    parts = [_maps(plan, one, pictures, names) for one, (_, pictures) in zip(references, pairs, strict=True)]
+    parts = [_maps(plan, reference, pictures, names) for reference, (_, pictures) in zip(references, pairs)]
     alarms = heed_alarms(parts, pairs, plan, setting.vit) if "recommended" in names else []
     maps = {name: np.concatenate([part[name] for part in parts]) for name in names}
     labels = label(cases, cohort, *setting.grid)
@@ -174,7 +169,7 @@ def prepare(
         plan = replace(plan, small_cut=small_cut(labels.lesions))
     if shuffled:
         labels = shuffled_masks(labels)
-    maps = {name: found[held] for name, found in maps.items()}
+    maps = {name: scores[held] for name, scores in maps.items()}
     cases = tuple(cases[i] for i in held)
     return LesionPictures(setting, plan, maps, y, centred, labels, cases, alarms, references)
 
@@ -193,30 +188,30 @@ def _maps(plan: Plan, reference: Reference, pictures: FeatureSet, names: Sequenc
     if reference.direction is not None:
         maps["recommended"] = direction_maps(recipe, reference.direction, pictures)
     elif fixed := [name for name in names if name in FIXED]:
-        found = recommended_maps(recipe, bank, pictures, with_head="direction_without_head" in names)
-        maps |= {name: found[name] for name in fixed}
+        fixed_maps = recommended_maps(recipe, bank, pictures, with_head="direction_without_head" in names)
+        maps |= {name: fixed_maps[name] for name in fixed}
     return maps
 
 
 def _projected(
     plan: Plan, pairs, references: Sequence[Reference], held: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of the lesion pictures, each projected by the subspace of its own bank."""
+    """Project the tokens of the lesion pictures, each by the subspace of its own bank; also centre them alone."""
     ys, all_centred, start = [], [], 0
     for (_, pictures), reference in zip(pairs, references, strict=True):
         here = held[(held >= start) & (held < start + len(pictures))] - start
         start += len(pictures)
-        if not len(here):
-            continue
-        tokens, fitted = pictures.subset(here.tolist()).tokens(plan.middle), reference.subspace
-        ys.append(project(tokens, fitted.mean, fitted.directions))
-        all_centred.append(tokens - fitted.mean)
+        if len(here):
+            tokens, subspace = pictures.subset(here.tolist()).tokens(plan.middle), reference.subspace
+            ys.append(project(tokens, subspace.mean, subspace.directions))
+            all_centred.append(tokens - subspace.mean)
     return torch.cat(ys), torch.cat(all_centred)
 
 
 def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
-    """The labels of the pictures ``held`` (ascending indices), units numbered anew."""
+    """Keep the labels of the pictures ``held`` (ascending indices), units numbered anew."""
     place = {int(picture): row for row, picture in enumerate(held)}
+    inside = [lesion for lesion in labels.lesions if lesion.picture in place]
     names, unit = np.unique(np.asarray(labels.unit_names)[labels.unit[held]], return_inverse=True)
     return replace(
         labels,
@@ -224,7 +219,7 @@ def only_pictures(labels: SplitLabels, held: np.ndarray) -> SplitLabels:
         ignore=labels.ignore[held],
         organ=None if labels.organ is None else labels.organ[held],
         unit=unit,
-        lesions=tuple(replace(one, picture=place[one.picture]) for one in labels.lesions if one.picture in place),
+        lesions=tuple(replace(lesion, picture=place[lesion.picture]) for lesion in inside),
         unit_names=tuple(names.tolist()),
         names=tuple(labels.names[i] for i in held),
     )

@@ -1,4 +1,4 @@
-"""Do two extractions agree? One sample of pictures, extracted again in five ways, compared block by block."""
+"""Do two extractions agree? A sample of pictures is extracted again in five ways and compared block by block."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ BF16_PICTURES = 2  # a CPU without bf16 units takes a second a picture
 
 
 def agreement_rows(cases: Sequence[Case], vit: FrozenViT, *, noisy: bool = False, progress: bool = True) -> list[dict]:
-    """Relative L2 distance between two extractions, averaged over pictures: {comparison, block, value, n}.
+    """Measure the relative L2 distance of two extractions, mean over pictures: rows {comparison, block, value, n}.
 
     Args:
-        cases: the sample. noisy: plant a defect, a backbone whose every pass adds one per cent of noise.
+        cases: the sample.
+        vit: the frozen backbone.
+        noisy: plant a defect: each pass of the backbone adds one per cent of noise.
+        progress: whether long work shows a bar.
     """
     blocks: list[Block] = [*range(1, vit.n_blocks + 1), "norm"]
     second = _noisy(vit) if noisy else vit
@@ -48,14 +51,13 @@ def agreement_rows(cases: Sequence[Case], vit: FrozenViT, *, noisy: bool = False
 
 
 def _noisy(vit: FrozenViT) -> FrozenViT:
-    """The backbone with a planted defect: no two passes agree."""
+    """Plant a defect in a copy of the backbone: no two passes agree."""
     other, generator = copy.copy(vit), torch.Generator().manual_seed(0)
 
     def extract(*arguments, **options):
         result = vit.extract(*arguments, **options)
         for block, tokens in result.tokens.items():
-            noise = torch.randn(tokens.shape, generator=generator)
-            result.tokens[block] = tokens + 0.01 * tokens.std() * noise
+            result.tokens[block] = tokens + 0.01 * tokens.std() * torch.randn(tokens.shape, generator=generator)
         return result
 
     other.extract = extract
@@ -64,7 +66,7 @@ def _noisy(vit: FrozenViT) -> FrozenViT:
 
 @contextmanager
 def _other_threads() -> Iterator[None]:
-    """Another number of threads than now: one, or two where it is one already."""
+    """Change the number of threads for a while: to 1, or to 2 where it is 1 already."""
     before = torch.get_num_threads()
     torch.set_num_threads(2 if before == 1 else 1)
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +27,14 @@ SAME_PICTURE = 0.9999  # correlation of two thumbnails of one picture, but for r
 
 
 def split_checks(cohort: Cohort, defect: str | None = None) -> tuple[dict[str, bool], list[tuple[str, str, float]]]:
-    """Splits (folds, for a small cohort) disjoint by unit and by near-duplicate; the committed file unedited.
+    """Check that splits (folds of a small cohort) share no unit or near-duplicate, and that their file is unedited.
 
     Args:
+        cohort: cases and masks.
         defect: ``unit_in_two_splits`` or ``duplicate_across_splits``, to plant it.
 
     Returns:
-        Checks, and the near-duplicate pairs found across splits: (case, case, correlation).
+        checks; near-duplicate pairs across splits: (case, case, correlation).
     """
     if defect == "duplicate_across_splits":
         cohort = _with_duplicate(cohort)
@@ -43,21 +46,19 @@ def split_checks(cohort: Cohort, defect: str | None = None) -> tuple[dict[str, b
     if defect == "unit_in_two_splits":
         other = next(i for i, row in enumerate(rows) if row[2] != rows[0][2])
         rows[other] = (rows[other][0], rows[0][1], rows[other][2])
-    seen: dict[str, set[str]] = {}
-    for _, unit, part in rows:
-        seen.setdefault(unit, set()).add(part)
+    n_parts = Counter(unit for unit, _ in {(unit, part) for _, unit, part in rows})
     part = {name: part for name, _, part in rows}
     pairs = [pair for pair in pairs_across_units(cohort, across_splits=False) if part[pair[0]] != part[pair[1]]]
     alike = [pair for pair in pairs if pair[2] > SAME_PICTURE] if drawn(cohort) else pairs
     return {
         "splits.file_unedited": True,
-        "splits.disjoint_by_unit": all(len(parts) == 1 for parts in seen.values()),
+        "splits.disjoint_by_unit": max(n_parts.values()) == 1,
         "splits.no_near_duplicates": not alike,
     }, pairs
 
 
 def drawn(cohort: Cohort) -> bool:
-    """Whether the pictures are drawn from independent seeds: two that look alike then share nothing but the generator.
+    """Say whether the pictures are drawn from independent seeds, so that look-alikes share only the generator.
 
     Among such pictures only the same picture twice is a near-duplicate; look-alikes are counted and reported.
     """
@@ -65,7 +66,7 @@ def drawn(cohort: Cohort) -> bool:
 
 
 def parts(cohort: Cohort) -> dict[str, str]:
-    """The split of every unit, or its fold where the cohort is so small that it is cross-fitted."""
+    """Give every unit's split, or its fold where the cohort is small and cross-fitted."""
     splits = load_splits(cohort)
     if FEWEST_UNITS <= len(cohort.units) < SMALL_COHORT:
         return {unit: f"fold {fold}" for unit, fold in folds(cohort.units, N_FOLDS).items()}
@@ -73,11 +74,13 @@ def parts(cohort: Cohort) -> dict[str, str]:
 
 
 def bank_checks(features: FeatureSet, block: int, bank_units: set[str], corrupted: bool = False) -> dict[str, bool]:
-    """A small bank built, saved, loaded and damaged.
+    """Build, save, load and damage a small bank, and check each step.
 
     Args:
-        features: of some pictures of the bank. bank_units: units that may feed it.
-        corrupted: plant a defect, a byte of the saved file flipped before it is loaded.
+        features: of some of the bank's pictures.
+        block: whose tokens feed the bank.
+        bank_units: units that may feed it.
+        corrupted: plant a defect: flip a byte of the saved file before it is loaded.
     """
     bank = build_bank(features, block, size=BANK_TOKENS)
     reversed_bank = build_bank(features.subset(range(len(features))[::-1]), block, size=BANK_TOKENS)
@@ -105,11 +108,13 @@ def bank_checks(features: FeatureSet, block: int, bank_units: set[str], corrupte
 
 
 def guard_checks(cohort: Cohort, features: FeatureSet, block: int, guard_off: bool = False) -> dict[str, bool]:
-    """Every door to a label is shut inside construction and open outside.
+    """Check that every door to a label is shut inside construction and open outside.
 
     Args:
+        cohort: cases and masks.
         features: of some pictures, for a bank whose features try to read labels while it is built.
-        guard_off: plant a defect, construction that marks nothing.
+        block: whose tokens feed that bank.
+        guard_off: plant a defect: construction marks nothing.
     """
     mark = (lambda what: nullcontext()) if guard_off else construction
     case = cohort.cases[:1]
@@ -125,7 +130,7 @@ def guard_checks(cohort: Cohort, features: FeatureSet, block: int, guard_off: bo
         return label(case, cohort, features.rows, features.cols)
 
     class Peeking(FeatureSet):
-        """Reads a label as soon as its tokens are asked for."""
+        """Features that read a label as soon as their tokens are asked for."""
 
         def chunks(self, block, size=64):
             labels()
@@ -160,23 +165,19 @@ def _raises(kind: type[Exception], action: Callable[[], object]) -> bool:
 
 
 def _flip(path: Path, place: float) -> None:
-    """Flip every bit of the byte at ``place`` (share of the file's length)."""
+    """Flip all bits of the byte at ``place``, a share of the file's length."""
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 0xFF
     path.write_bytes(bytes(content))
 
 
 def _with_duplicate(cohort: Cohort) -> Cohort:
-    """Planted defect: the first case once more, as another unit, of another part."""
-    first = cohort.cases[0]
-    number = 0
-    while True:
+    """Plant a defect: repeat the first case as another unit, in another part."""
+    first, small = cohort.cases[0], len(cohort.units) < SMALL_COHORT
+    for number in count():
         unit = f"planted-{number}"
         copy = replace(first, name=unit, unit=unit)
         grown = replace(cohort, cases=(*cohort.cases, copy), masks={**cohort.masks, unit: cohort.masks[first.name]})
-        found = (
-            parts(grown) if len(cohort.units) < SMALL_COHORT else {first.unit: assign(first.unit), unit: assign(unit)}
-        )
-        if found[unit] != found[first.unit]:
+        part_of = parts(grown) if small else {first.unit: assign(first.unit), unit: assign(unit)}
+        if part_of[unit] != part_of[first.unit]:
             return grown
-        number += 1
