@@ -1,10 +1,9 @@
-"""A coreset: few points such that every point has one near (greedy k-center, as PatchCore uses it).
+"""Choose a coreset: few points such that every point has a chosen one near (greedy k-center, as PatchCore uses it).
 
-Distances to all N points are never held for more than a block of them, and the next centre is the farthest point, as
-the plain loop has it; only the order of work differs. Every point but the ``CANDIDATES`` farthest lies within some
-distance t of a centre, and distances only fall. So as long as a candidate is farther than t, the farthest candidate is
-the farthest point, and the other N points need not be looked at. Once none is, they catch up with all new centres
-together, in one matrix product instead of many products with a vector.
+The next centre is the farthest point, as in the plain loop; only the order of work differs. Every point but the
+``CANDIDATES`` farthest lies within some distance t of a centre, and distances only fall. So while a candidate is
+farther than t, the farthest candidate is the farthest point, and the other points need not be looked at. Once none is,
+they catch up with all new centres together, in one matrix product instead of many products with a vector.
 """
 
 from __future__ import annotations
@@ -19,14 +18,11 @@ NEW = 256
 
 
 def greedy_k_center(points: torch.Tensor, size: int, dims: int = 128, seed: int = 0) -> torch.Tensor:
-    """Indices [size] of points chosen one by one, each the farthest from those chosen so far.
+    """Choose points one by one, each the farthest from those chosen so far: indices [min(size, N)] into points [N, D].
 
     Distances are taken after a seeded Gaussian projection to ``dims`` where that is fewer, in float32: points that are
     equally far but for rounding may come in either order. It starts from the point nearest to the mean, so that no
     draw decides. Memory: the points, their centred copy, and a block of distances, never N × N.
-
-    Args:
-        points: [N, D]. size: at most N are returned.
 
     Raises:
         CovtokenError: no such points, NaN among them, or a size below 1.
@@ -44,7 +40,7 @@ def greedy_k_center(points: torch.Tensor, size: int, dims: int = 128, seed: int 
 
 
 def farthest_first(x: torch.Tensor, size: int, candidates: int = CANDIDATES) -> torch.Tensor:
-    """The greedy choice [min(size, N)] among points [N, D] float32, from the one nearest to the origin.
+    """Choose greedily among points [N, D] float32, from the point nearest to the origin: indices [min(size, N)].
 
     Raises:
         CovtokenError: NaN or infinity: every later distance would be as bad.
@@ -70,7 +66,7 @@ def farthest_first(x: torch.Tensor, size: int, candidates: int = CANDIDATES) -> 
 
 
 def _follow(x, norms, nearest, first: torch.Tensor, size: int, bound) -> torch.Tensor:
-    """The plain loop: ``first``, then the farthest each time, up to ``size`` and while it is farther than ``bound``."""
+    """Choose ``first``, then the farthest point each time, up to ``size`` and while it is farther than ``bound``."""
     chosen = [first]
     while len(chosen) < size:
         latest = chosen[-1]

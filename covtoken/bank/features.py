@@ -1,4 +1,4 @@
-"""What a bank, a subspace or a score may ask of features."""
+"""Declare what a bank, a subspace or a score may ask of features."""
 
 from __future__ import annotations
 
@@ -13,52 +13,38 @@ Block = int | str
 
 
 class Features(Protocol):
-    """Features of N pictures with T patches each: ``covtoken.backbone.feature_set.FeatureSet`` is one.
+    """Features of N pictures with T patches each, such as ``covtoken.backbone.feature_set.FeatureSet``."""
 
-    Attributes:
-        rows, cols: of the token grid; T = rows × cols.
-        units, names, digests: N, of the pictures.
-        backbone, weights_sha256, preprocessing, precision: how the features were made.
-    """
-
-    rows: int
+    rows: int  # of the token grid; T = rows × cols
     cols: int
-    units: Sequence[str]
+    units: Sequence[str]  # N, like names and digests
     names: Sequence[str]
     digests: Sequence[str]
-    backbone: str
+    backbone: str  # this and the next three: how the features were made
     weights_sha256: str
     preprocessing: str
     precision: str
 
     def __len__(self) -> int:
-        """N."""
-        ...
+        """Count the pictures, N."""
 
     def tokens(self, block: Block) -> torch.Tensor:
-        """Patch tokens of a block, [N, T, D] float32."""
-        ...
+        """Give the patch tokens of a block, [N, T, D] float32."""
 
     def chunks(self, block: Block, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The same, ``size`` pictures at a time: (which, [n, T, D])."""
-        ...
+        """Yield tokens ``size`` pictures at a time: (slice, [n, T, D])."""
 
     def attention(self, block: int) -> torch.Tensor:
-        """Attention of the class token to each patch, [N, T]."""
-        ...
+        """Give the attention of the class token to each patch, [N, T]."""
 
     def saliency(self) -> torch.Tensor:
-        """Logits of the saliency head, [N, T]."""
-        ...
+        """Give the logits of the saliency head, [N, T]."""
 
     def intensity(self) -> torch.Tensor:
-        """Mean brightness of each patch, [N, T]."""
-        ...
+        """Give the mean brightness of each patch, [N, T]."""
 
     def variance(self) -> torch.Tensor:
-        """Variance of brightness inside each patch, [N, T]."""
-        ...
+        """Give the variance of brightness inside each patch, [N, T]."""
 
     def subset(self, chosen: Sequence[int] | np.ndarray) -> Features:
-        """Features of the pictures at these indices."""
-        ...
+        """Give the features of the pictures at these indices."""

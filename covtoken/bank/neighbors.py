@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: faiss on the CPU, torch on a GPU, in chunks of queries and of bank.
+"""Find exact nearest neighbours: by faiss on the CPU, by torch on a GPU, in chunks of queries and of bank.
 
 Both engines expand ‖q − b‖² = ‖q‖² − 2 q·b + ‖b‖² in float32, which loses small distances between long vectors. So
 vectors are centred first, a few more candidates than asked for are kept, and the distances of the candidates are
@@ -23,14 +23,16 @@ faiss.cvar.distance_compute_blas_threshold = 20
 
 
 def nearest(queries, bank, k: int, query_units=None, bank_units=None):
-    """The k nearest bank tokens of every query, those of its own unit left out.
+    """Find the k nearest bank tokens of every query, those of its own unit left out.
 
     Args:
-        queries: [Q, D], bank: [B, D]; numpy or torch, searched where ``queries`` lies (a GPU tensor: on that GPU).
-        query_units, bank_units: int [Q] and [B]; give both or neither. Equal numbers mean the same unit.
+        queries: [Q, D], numpy or torch, searched where they lie (a GPU tensor: on that GPU).
+        bank: [B, D], numpy or torch.
+        query_units: int [Q]; equal numbers mean the same unit.
+        bank_units: int [B]; give both or neither.
 
     Returns:
-        distances [Q, k] float32, Euclidean, ascending, and indices [Q, k] int64 into ``bank``; torch if ``queries`` is.
+        Euclidean distances [Q, k] float32, ascending, and indices [Q, k] int64 into ``bank``; torch if ``queries`` is.
         Which of several equally distant tokens is named at the edge of k is left open.
 
     Raises:
@@ -59,12 +61,12 @@ def nearest(queries, bank, k: int, query_units=None, bank_units=None):
 
 
 def mean_distance(queries, bank, k: int, query_units=None, bank_units=None):
-    """Sparsity: the mean Euclidean distance to the k nearest tokens of other units, [Q] (book/method.md)."""
+    """Compute sparsity: the mean Euclidean distance to the k nearest tokens of other units, [Q] (book/method.md)."""
     return nearest(queries, bank, k, query_units, bank_units)[0].mean(1)
 
 
 def _groups(lo: np.ndarray, hi: np.ndarray) -> list[tuple[np.ndarray, int, int]]:
-    """(query rows, lo, hi) of queries that leave out the same slice lo:hi of the bank, at most QUERY_CHUNK together."""
+    """Group queries that leave out the same slice lo:hi of the bank, at most QUERY_CHUNK a group: (queries, lo, hi)."""
     key = np.where(hi > lo, lo, -1)
     rows = np.argsort(key, kind="stable")
     same = np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1) if len(rows) else []
@@ -76,18 +78,18 @@ def _groups(lo: np.ndarray, hi: np.ndarray) -> list[tuple[np.ndarray, int, int]]
 
 
 def _search(q: torch.Tensor, b: torch.Tensor, k: int, groups) -> tuple[torch.Tensor, torch.Tensor]:
-    """Candidates chunk by chunk of the bank (each centred once for all queries), then their exact distances."""
+    """Search candidates chunk by chunk of the bank (each centred once for all queries), then measure them exactly."""
     wanted = k + SPARE
     centre = b[:: max(1, len(b) // 1024)].mean(0)
     values = torch.full((len(q), wanted), torch.inf, device=q.device)
-    found = torch.zeros((len(q), wanted), dtype=torch.int64, device=q.device)
+    candidates = torch.zeros((len(q), wanted), dtype=torch.int64, device=q.device)
     groups = [(torch.as_tensor(rows, device=q.device), lo, hi) for rows, lo, hi in groups]
     engine = _torch_part if q.is_cuda else _faiss_part
     for start in range(0, len(b), BANK_CHUNK):
         stop = min(start + BANK_CHUNK, len(b))
         part = b[start:stop] - centre
         for rows, lo, hi in groups:
-            centred, best, which = q[rows] - centre, values[rows], found[rows]
+            centred, best, which = q[rows] - centre, values[rows], candidates[rows]
             pieces = ((start, min(stop, lo)), (max(start, hi), stop)) if hi > lo else ((start, stop),)
             for first, last in pieces:
                 if first >= last:
@@ -95,26 +97,21 @@ def _search(q: torch.Tensor, b: torch.Tensor, k: int, groups) -> tuple[torch.Ten
                 near, at = engine(centred, part[first - start : last - start], min(wanted, last - first))
                 best, pick = torch.topk(torch.cat([best, near], 1), wanted, largest=False)
                 which = torch.cat([which, at + first], 1).gather(1, pick)
-            values[rows], found[rows] = best, which
+            values[rows], candidates[rows] = best, which
     distances = torch.empty((len(q), k), device=q.device)
     indices = torch.empty((len(q), k), dtype=torch.int64, device=q.device)
     for i in range(0, len(q), 256):
-        where, order = found[i : i + 256].sort(1)  # equal distances then stand in the order of the bank
-        exact = _exact(q[i : i + 256], b, where)
+        where, order = candidates[i : i + 256].sort(1)  # equal distances then stand in the order of the bank
+        exact = torch.linalg.vector_norm(b[where.reshape(-1)].view(*where.shape, -1) - q[i : i + 256, None], dim=2)
         exact[values[i : i + 256].gather(1, order).isinf()] = torch.inf  # places no token has filled
         exact, best = exact.sort(dim=1, stable=True)
         distances[i : i + 256], indices[i : i + 256] = exact[:, :k], where.gather(1, best[:, :k])
     return distances, indices
 
 
-def _exact(q: torch.Tensor, b: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    difference = b[found.reshape(-1)].view(*found.shape, -1) - q[:, None]
-    return torch.linalg.vector_norm(difference, dim=2)
-
-
 def _faiss_part(q: torch.Tensor, part: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    values, found = faiss.knn(q.numpy(), part.numpy(), k)
-    return torch.from_numpy(values), torch.from_numpy(found)
+    values, indices = faiss.knn(q.numpy(), part.numpy(), k)
+    return torch.from_numpy(values), torch.from_numpy(indices)
 
 
 def _torch_part(q: torch.Tensor, part: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Local averages on the token grid: of tokens before they are scored, and of score maps after."""
+"""Average locally on the token grid: tokens before they are scored, and score maps after."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from covtoken.errors import CovtokenError
 
 
 def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Tensor | np.ndarray:
-    """½ z + ½ the mean of z's 3 × 3 neighbourhood (book/method.md), edges replicated.
+    """Pool tokens: ½ z + ½ the mean of z's 3 × 3 neighbourhood (book/method.md), edges replicated; type as ``tokens``.
 
     Args:
         tokens: [N, T, D] with T = rows · cols, row-major. Score maps go in as [N, T, 1].
-
-    Returns:
-        float, the type and shape of ``tokens``.
 
     Raises:
         CovtokenError: no numbers, or not on that grid.
@@ -36,7 +33,7 @@ def pool3x3(tokens: torch.Tensor | np.ndarray, rows: int, cols: int) -> torch.Te
 
 
 def smooth(maps: np.ndarray, rows: int, cols: int, sigma: float) -> np.ndarray:
-    """Score maps [N, T] under a Gaussian of ``sigma`` tokens, edges replicated; σ = 0 changes nothing. float32.
+    """Smooth score maps [N, T] by a Gaussian of ``sigma`` tokens, edges replicated, float32; σ = 0 changes nothing.
 
     Raises:
         CovtokenError: no numbers, not on that grid, or a σ that is no number of 0 … T tokens.

@@ -1,4 +1,4 @@
-"""Prototypes: the k-means centres of a bank, a second and smaller bank of tokens that stand for many.
+"""Condense a bank to prototypes, its k-means centres: a second and smaller bank of tokens that stand for many.
 
 One iteration is a map over shards (``shard_sums``) and a merge of sums (``Sums.merge``). Both are pure and picklable,
 so shards may lie on many machines; the order of shards changes the result by rounding only.
@@ -23,12 +23,12 @@ FAR = 64  # farthest tokens that a pass remembers: so many empty clusters can mo
 
 
 def prototype_bank(bank: TokenBank, n: int, iterations: int = 25) -> TokenBank:
-    """A bank of ``n`` prototypes of ``bank``; its header's ``prototypes`` says of which bank and how.
+    """Make a bank of ``n`` prototypes of ``bank``; its header's ``prototypes`` says of which bank and how.
 
-    It starts from the bank's first n tokens: they have the smallest keyed hashes, so they are a random choice that no
-    draw and no order of pictures decides. A prototype mixes tokens of many units. Each therefore counts as a unit of
-    its own, numbered beyond ``header["units"]``, and *no picture that fed the bank can be left out of it*: use it for
-    pictures of other units only.
+    k-means starts from the bank's first n tokens: they have the smallest keyed hashes, a random choice that no draw and
+    no order of pictures decides. A prototype mixes tokens of many units. Each therefore counts as a unit of its own,
+    numbered beyond ``header["units"]``, and *no picture that fed the bank can be left out of it*: use it for pictures
+    of other units only.
 
     Raises:
         CovtokenError: n below 1 or above the bank's tokens.
@@ -48,20 +48,21 @@ def kmeans_prototypes(
     iterations: int = 25,
     tolerance: float = 1e-4,
 ) -> tuple[torch.Tensor, list[float]]:
-    """Lloyd's k-means from ``start`` [K, D], in passes over shards of tokens.
+    """Run Lloyd's k-means from ``start`` [K, D], in passes over shards of tokens.
 
     A cluster without tokens moves to one of the tokens that lie farthest from their centres, so inertia never rises.
 
     Args:
         tokens: [N, D], or a function that gives the shards [n, D] anew for every pass.
-        iterations: passes at most. tolerance: stop when a pass lowers inertia by no more than this share of it.
+        iterations: passes at most.
+        tolerance: stop when a pass lowers inertia by no more than this share of it.
 
     Returns:
-        centres [K, D] float32, and the inertia that each pass found before it moved the centres: the sum of squared
-        distances of tokens to their centres.
+        Centres [K, D] float32, and inertia (the sum of squared distances of tokens to their centres) before each pass.
 
     Raises:
-        LabelLeak: something like a label among the tokens. CovtokenError: no tokens, NaN, or fewer than one iteration.
+        LabelLeak: something like a label among the tokens.
+        CovtokenError: no tokens, NaN, or fewer than one iteration.
     """
     if iterations < 1 or start.ndim != 2 or len(start) == 0:
         raise CovtokenError(f"k-means needs a start [K, D] and a pass, got {tuple(start.shape)} and {iterations}")
@@ -81,35 +82,25 @@ def kmeans_prototypes(
 
 @dataclass(frozen=True)
 class Sums:
-    """What one pass knows of some shards.
+    """Sums of a k-means pass over some shards."""
 
-    Attributes:
-        count: [K] tokens by cluster. total: [K, D] float64, their sums. inertia: Σ squared distances.
-        far: [≤ FAR, D] the tokens farthest from their centres, farthest first; distance: [≤ FAR] theirs, squared.
-    """
-
-    count: torch.Tensor
-    total: torch.Tensor
-    inertia: float
-    far: torch.Tensor
-    distance: torch.Tensor
+    count: torch.Tensor  # [K] tokens by cluster
+    total: torch.Tensor  # [K, D] float64, their sums
+    inertia: float  # Σ squared distances
+    far: torch.Tensor  # [≤ FAR, D] the tokens farthest from their centres, farthest first
+    distance: torch.Tensor  # [≤ FAR] of these tokens to their centres, squared
 
     def merge(self: Sums | None, other: Sums) -> Sums:
-        """The sums of both; of None and ``other``: ``other``."""
+        """Add sums; None stands for no shard yet."""
         if self is None:
             return other
         far, distance = torch.cat([self.far, other.far]), torch.cat([self.distance, other.distance])
         top = distance.topk(min(FAR, len(distance))).indices
-        return Sums(
-            self.count + other.count,
-            self.total + other.total,
-            self.inertia + other.inertia,
-            far[top],
-            distance[top],
-        )
+        count, total, inertia = self.count + other.count, self.total + other.total, self.inertia + other.inertia
+        return Sums(count, total, inertia, far[top], distance[top])
 
     def centres(self, before: torch.Tensor) -> torch.Tensor:
-        """The mean of each cluster [K, D] float32; an empty one takes a far token, or stays if none is left."""
+        """Average each cluster, [K, D] float32; an empty cluster takes a far token, or stays if none is left."""
         means = (self.total / self.count.clamp_min(1)[:, None]).float()
         empty = (self.count == 0).nonzero()[:, 0]
         away = self.far[self.distance > 0][: len(empty)]
@@ -119,10 +110,10 @@ class Sums:
 
 
 def shard_sums(shard: torch.Tensor, centres: torch.Tensor) -> Sums:
-    """The sums of tokens [n, D] by nearest centre [K, D]."""
+    """Sum tokens [n, D] by nearest centre [K, D]."""
     refuse_label_arrays("prototypes", shard)
     shard = shard.to(torch.float32)
-    distance, cluster = (found[:, 0] for found in nearest(shard, centres, 1))
+    distance, cluster = (column[:, 0] for column in nearest(shard, centres, 1))
     squared = distance.double() ** 2
     total = torch.zeros(centres.shape, dtype=torch.float64).index_add_(0, cluster, shard.double())
     top = squared.topk(min(FAR, len(squared))).indices

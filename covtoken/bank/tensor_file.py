@@ -1,4 +1,4 @@
-"""Files of banks and directions: safetensors with a JSON header, written whole or not at all, read with suspicion."""
+"""Write and read files of banks and directions: safetensors with a JSON header, whole or not at all, read with care."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict, ki
 
 
 def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and header; a file that is missing, truncated, damaged or of another kind is refused by name."""
+    """Read tensors and header. Raises CovtokenError, with the path, if missing, truncated, damaged or another kind."""
     try:
         came = path.stat().st_size if path.is_file() else None
     except OSError as error:  # a folder that may not be entered, a name too long
@@ -57,7 +57,7 @@ def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor
 
 
 def content_digest(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str:
-    """sha256 over the header and the bytes of tokens [n, D] and of an int64 array beside them."""
+    """Compute the sha256 over the header and the bytes of tokens [n, D] and of an int64 array beside them."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     digest.update(tokens.contiguous().numpy().tobytes())
     digest.update(np.ascontiguousarray(units, dtype=np.int64).tobytes())
@@ -65,7 +65,7 @@ def content_digest(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str
 
 
 def _length(path: Path) -> int:
-    """Bytes that a safetensors file should have, by its own header; −1 where that is unreadable."""
+    """Count the bytes that a safetensors file should have, by its own header; −1 where that is unreadable."""
     try:
         with path.open("rb") as stream:
             n_header = int.from_bytes(stream.read(8), "little")

@@ -1,4 +1,4 @@
-"""The bank: reference tokens of unlabelled pictures, with a header that says what they are and a digest of it all.
+"""Build, save, load and check the bank: reference tokens of unlabelled pictures, with a header and a digest of both.
 
 A token enters by the keyed hash of its picture's digest and its index (book/method.md): the ``size`` smallest win. The
 choice needs no features, does not depend on the order of pictures or on sharding, and never looks at a label.
@@ -33,34 +33,27 @@ SAVE_EVERY = 512  # pictures between two saves of an interrupted build
 
 @dataclass(frozen=True)
 class TokenBank:
-    """Reference tokens.
+    """Reference tokens, their units, and a header: ``origin``, block, pooled, size, key, content_sha256."""
 
-    Attributes:
-        tokens: [n, D] float32, in the order of their hashes.
-        units: [n] int64, positions in ``header["units"]``.
-        header: backbone, weights_sha256, preprocessing, precision, block, pooled, cohort_fingerprint, units (hashed,
-            sorted), size, key, package_version, content_sha256.
-    """
-
-    tokens: torch.Tensor
-    units: np.ndarray
+    tokens: torch.Tensor  # [n, D] float32, in the order of their hashes
+    units: np.ndarray  # [n] int64, positions in ``header["units"]``
     header: dict = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def unit_ids(self, units: Sequence[str]) -> np.ndarray:
-        """Unit names as this bank's numbers, −1 for units that fed it nothing: what ``nearest`` leaves out by."""
+        """Translate unit names to this bank's numbers, −1 for units that fed it nothing: ``nearest`` leaves out by."""
         known = {name: i for i, name in enumerate(self.header["units"])}
         return np.array([known.get(hash_unit(unit), -1) for unit in units], dtype=np.int64)
 
     def derive(self, tokens: torch.Tensor, units: np.ndarray, **more) -> TokenBank:
-        """A bank of other tokens [m, D] and units [m] made from this one; its header is this one's with ``more``."""
+        """Make a bank of other tokens [m, D] and units [m] whose header is this bank's with ``more``."""
         header = {k: v for k, v in self.header.items() if k != "content_sha256"} | more
         return TokenBank(tokens, units, header | {"content_sha256": content_digest(tokens, units, header)})
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, or nothing."""
+        """Write the bank to one safetensors file, or nothing."""
         write_tensors(Path(path), {"tokens": self.tokens, "units": torch.as_tensor(self.units)}, self.header)
 
 
@@ -73,16 +66,19 @@ def build_bank(
     target=None,
     progress: bool = False,
 ) -> TokenBank:
-    """The reference tokens of one block, streamed: memory holds the bank and one chunk of pictures.
+    """Build the bank of one block, streamed: memory holds the bank and one chunk of pictures.
 
     Args:
-        features: a FeatureSet of the bank split (names nothing but pictures, units and tokens).
-        block: 1 … L or ``"norm"``. size: tokens wanted; fewer pictures give all they have.
-        pooled: take tokens after ``pool3x3``. key: of the hash.
-        target: also save there. An interrupted build then goes on from ``<target>.partial``. One build a target.
+        features: the bank's pictures.
+        block: 1 … L or ``"norm"``.
+        size: tokens wanted; fewer pictures give all they have.
+        pooled: take tokens after ``pool3x3``.
+        key: of the hash.
+        target: also save there; an interrupted build goes on from ``<target>.partial``. One build a target.
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: no pictures, NaN tokens, size below 1.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: no pictures, NaN tokens, size below 1.
     """
     refuse_label_arrays("a bank", features)
     need_features("a bank", features)
@@ -96,8 +92,8 @@ def build_bank(
         units = np.array([number[hash_unit(features.units[p])] for p in picture], dtype=np.int64)
         target = None if target is None else Path(target)
         partial = None if target is None else target.with_name(target.name + ".partial")
-        order = _order(features, len(picture))
-        tokens, start = _resume(partial, header | order)
+        state = header | _order(features, len(picture))
+        tokens, start = _resume(partial, state)
         starts = range(start, len(features), SAVE_EVERY)
         for first in track(starts, description=f"bank, block {block}", disable=not progress):
             last = min(first + SAVE_EVERY, len(features))
@@ -110,11 +106,8 @@ def build_bank(
                     tokens = torch.zeros((len(picture), z.shape[-1]))
                 tokens[rows] = z[picture[rows] - offset, token[rows]].to(torch.float32)
             if partial is not None and last < len(features):
-                state = header | order
-                digest = content_digest(tokens, np.array([last]), state)
-                write_tensors(
-                    partial, {"tokens": tokens, "next": torch.tensor([last])}, state | {"content_sha256": digest}
-                )
+                sealed = state | {"content_sha256": content_digest(tokens, np.array([last]), state)}
+                write_tensors(partial, {"tokens": tokens, "next": torch.tensor([last])}, sealed)
         if not torch.isfinite(tokens).all():
             raise CovtokenError(f"block {block} gave NaN or infinite tokens: check the weights and the pictures")
         bank = TokenBank(tokens, units, header | {"content_sha256": content_digest(tokens, units, header)})
@@ -127,7 +120,7 @@ def build_bank(
 
 
 def load_bank(path: Path) -> TokenBank:
-    """Read a bank; a file that is missing, truncated, edited or no bank is refused by name."""
+    """Read a bank. Raises CovtokenError, with the path, if missing, damaged, edited or no bank."""
     path = Path(path)
     tensors, header = read_tensors(path)
     if tensors.keys() != {"tokens", "units"} or "content_sha256" not in header:
@@ -142,16 +135,16 @@ def load_bank(path: Path) -> TokenBank:
             f"{list(tokens.shape)} {tokens.dtype} and units {list(units.shape)} {units.dtype}; build it again"
         )
     expected = header["content_sha256"]
-    found = content_digest(tokens, units, {k: v for k, v in header.items() if k != "content_sha256"})
-    if found != expected:
+    digest = content_digest(tokens, units, {k: v for k, v in header.items() if k != "content_sha256"})
+    if digest != expected:
         raise CovtokenError(
-            f"{path}: edited or damaged: content is {found[:12]}, its header says {expected[:12]}; build it again"
+            f"{path}: edited or damaged: content is {digest[:12]}, its header says {expected[:12]}; build it again"
         )
     return TokenBank(tokens, units, header)
 
 
 def origin(features: Features) -> dict:
-    """The header fields that say what features came from, of a bank and of all that is fitted on one."""
+    """Name what features came from, as header fields of a bank and of all that is fitted on it."""
     return {
         "backbone": str(features.backbone),
         "weights_sha256": str(features.weights_sha256),
@@ -164,12 +157,13 @@ def origin(features: Features) -> dict:
 
 
 def check_fits(bank, source, block: Block = None, pooled: bool | None = None, pictures=None) -> None:
-    """Refuse, by name, a bank of another backbone, weights, preprocessing, precision, block, pooling or cohort.
+    """Refuse a bank of another backbone, weights, preprocessing, precision, block, pooling or cohort, naming which.
 
     Args:
         bank: a TokenBank, or a Direction, which names its origin likewise.
-        source: a FeatureSet, or a FrozenViT, which has no precision. block, pooled: what is about to be scored (None:
-            not compared).
+        source: a FeatureSet, or a FrozenViT, which has no precision.
+        block: to be scored (None: not compared).
+        pooled: whether pooled tokens are to be scored (None: not compared).
         pictures: the FeatureSet of the pictures that must have fed it, or None.
     """
     name = source.backbone if hasattr(source, "backbone") else source.name
@@ -185,10 +179,11 @@ def check_fits(bank, source, block: Block = None, pooled: bool | None = None, pi
 
 
 def check_alike(bank_features: Features, features: Features, block: Block = None, other_size: bool = False) -> None:
-    """Refuse, by name, pictures whose features were not made as those of the bank's pictures were.
+    """Refuse pictures whose features were not made as those of the bank's pictures, naming what differs.
 
     Args:
-        bank_features, features: FeatureSets of the bank's pictures and of those to be scored.
+        bank_features: the bank's pictures.
+        features: the pictures to be scored.
         block: whose tokens must be equally wide (None: not compared); one picture of each is read for it.
         other_size: let pictures of another size pass, with another preprocessing and grid.
 
@@ -196,28 +191,28 @@ def check_alike(bank_features: Features, features: Features, block: Block = None
         CovtokenError: they differ in backbone, weights, preprocessing, precision, grid or width, or are no features.
     """
     both = bank_features, features
-    for one in both:
-        need_features("a score", one)
-    has = [{k: str(getattr(one, k)) for k in ("backbone", "weights_sha256", "precision")} for one in both]
+    for pictures in both:
+        need_features("a score", pictures)
+    made = [{k: str(getattr(f, k)) for k in ("backbone", "weights_sha256", "precision")} for f in both]
     if not other_size:
-        for found, one in zip(has, both):
-            found |= {"preprocessing": str(one.preprocessing), "grid": f"{one.rows} × {one.cols} tokens"}
-    if has[0] == has[1] and block is not None and len(bank_features) and len(features):
-        for found, one in zip(has, both):
-            found["width"] = f"{one.subset([0]).tokens(block).shape[-1]} values a token of block {block}"
-    wrong = [f"{k}: the bank's have {v!r}, these {has[1][k]!r}" for k, v in has[0].items() if has[1][k] != v]
+        for fields, f in zip(made, both):
+            fields |= {"preprocessing": str(f.preprocessing), "grid": f"{f.rows} × {f.cols} tokens"}
+    if made[0] == made[1] and block is not None and len(bank_features) and len(features):
+        for fields, f in zip(made, both):
+            fields["width"] = f"{f.subset([0]).tokens(block).shape[-1]} values a token of block {block}"
+    wrong = [f"{k}: the bank's have {v!r}, these {made[1][k]!r}" for k, v in made[0].items() if made[1][k] != v]
     if wrong:
         raise CovtokenError(f"these pictures do not fit the bank's ({'; '.join(wrong)}): extract both alike")
 
 
 def need_bank(what: str, bank) -> None:
-    """Refuse, by its type, what is handed in as a bank and is none."""
+    """Refuse what is no TokenBank."""
     if not isinstance(bank, TokenBank):
         raise CovtokenError(f"{what} takes a TokenBank (build_bank, load_bank), got {type(bank).__name__}")
 
 
 def need_features(what: str, features: Features) -> None:
-    """Refuse, by its type, what is handed in as features and is none."""
+    """Refuse what is no FeatureSet."""
     missing = [k for k in ("digests", "units", "rows", "cols", "precision", "subset") if not hasattr(features, k)]
     if missing:
         raise CovtokenError(
@@ -229,9 +224,9 @@ def need_features(what: str, features: Features) -> None:
 def choose_tokens(
     digests: Sequence[str], units: Sequence[str], n_tokens: int, size: int, key: str = KEY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and token indices of the ``size`` smallest keyed hashes, in hash order: two int64 arrays.
+    """Choose the ``size`` tokens of smallest keyed hash: their pictures and token indices, int64, in hash order.
 
-    A keyed running minimum: the choice from two shards is the choice from the union of their choices.
+    Mergeable: choosing from the union of two shards' choices gives the choice from all tokens.
     """
     ranks = np.array([f"{d}\0{u}" for d, u in zip(digests, units, strict=True)])
     by_name = np.argsort(np.argsort(ranks, kind="stable"), kind="stable")  # ties between equal pictures, order-free
@@ -247,7 +242,7 @@ def choose_tokens(
 
 
 def fingerprint(digests: Sequence[str]) -> str:
-    """sha256 over the sorted picture digests: names a set of pictures, whatever their order."""
+    """Name a set of pictures, whatever their order, by the sha256 over their sorted digests."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
@@ -255,22 +250,22 @@ def _token_hashes(digest: str, n_tokens: int, key: str) -> np.ndarray:
     state = hashlib.blake2b(digest.encode() + b"\0", digest_size=8, key=key.encode())
     values = bytearray()
     for token in range(n_tokens):
-        one = state.copy()
-        one.update(token.to_bytes(4, "little"))
-        values += one.digest()
+        hashed = state.copy()
+        hashed.update(token.to_bytes(4, "little"))
+        values += hashed.digest()
     return np.frombuffer(bytes(values), dtype="<u8")
 
 
 def _resume(partial: Path | None, state: dict) -> tuple[torch.Tensor | None, int]:
-    """Tokens and next picture of an interrupted build of the very same bank; anything else starts anew."""
+    """Load tokens and next picture of an interrupted build of the very same bank; anything else starts anew."""
     if partial is None or not partial.is_file():
         return None, 0
     try:
-        tensors, found = read_tensors(partial)
+        tensors, header = read_tensors(partial)
     except CovtokenError:
         return None, 0
-    digest = found.pop("content_sha256", None)
-    if found != state or tensors.keys() != {"tokens", "next"}:
+    digest = header.pop("content_sha256", None)
+    if header != state or tensors.keys() != {"tokens", "next"}:
         return None, 0
     tokens, reached = tensors["tokens"], tensors["next"].numpy()
     fits = tokens.dtype == torch.float32 and tokens.ndim == 2 and len(tokens) == state["chosen"] and len(reached) == 1
@@ -280,7 +275,7 @@ def _resume(partial: Path | None, state: dict) -> tuple[torch.Tensor | None, int
 
 
 def _order(features: Features, chosen: int) -> dict:
-    """What an interrupted build must find again besides the header: "the first k pictures" means these, in order."""
+    """Fields that an interrupted build must find again besides the header: pictures in order, tokens chosen."""
     listing = json.dumps([list(features.digests), list(features.units), features.rows, features.cols])
     return {"order_sha256": hashlib.sha256(listing.encode()).hexdigest(), "chosen": chosen}
 
