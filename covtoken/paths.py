@@ -30,21 +30,12 @@ def project_root() -> Path:
 
 def data_root() -> Path | None:
     """Find the folder of real data that ``COVTOKEN_DATA`` names (relative: to the project's root), or None."""
-    return from_environment("COVTOKEN_DATA")
+    return _from_environment("COVTOKEN_DATA")
 
 
 def cache_root() -> Path:
     """Find the cache: ``COVTOKEN_CACHE`` (relative: to the project's root), else ``~/.cache/covtoken``."""
-    return from_environment("COVTOKEN_CACHE") or user_path("~", "COVTOKEN_CACHE") / ".cache" / "covtoken"
-
-
-def from_environment(variable: str) -> Path | None:
-    """Find the path that an environment variable names, or None where it is unset or empty."""
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        return None
-    path = user_path(value, variable)
-    return path if path.is_absolute() else (project_root() / path).resolve()
+    return _from_environment("COVTOKEN_CACHE") or user_path("~", "COVTOKEN_CACHE") / ".cache" / "covtoken"
 
 
 def user_path(value: str | Path, source: str) -> Path:
@@ -101,3 +92,12 @@ def _sync(path: Path, mode: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _from_environment(variable: str) -> Path | None:
+    """Find the path that an environment variable names, or None where it is unset or empty."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        return None
+    path = user_path(value, variable)
+    return path if path.is_absolute() else (project_root() / path).resolve()

@@ -136,13 +136,13 @@ def _read(case: Case, backbone: FrozenViT) -> tuple[np.ndarray, tuple[str, str]]
 
 
 def cache_key(backbone: FrozenViT, precision: str) -> str:
-    """Hash what decides a feature besides the picture: weights, size, preprocessing, precision, version."""
+    """Hash all that decides a feature beside the picture: weights, size, preprocessing, precision, version."""
     parts = [backbone.weights_sha256, backbone.picture_size, backbone.preprocessing, precision, CACHE_VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _cases(cases) -> list[Case]:
-    """List the cases, or refuse what came in their place."""
+    """List the cases, or refuse anything else."""
     if isinstance(cases, Cohort):
         raise CovtokenError(f"features takes cases, got the cohort {cases.name!r}: give its .cases, or some of them")
     try:

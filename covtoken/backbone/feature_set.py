@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -132,7 +131,7 @@ class FeatureSet:
             raise CovtokenError(f"picture index {twice[0]} comes twice: give each picture once")
         pick = {key: [getattr(self, key)[i] for i in indices] for key in ("names", "units", "digests")}
         chosen_by_mask = self.chosen_by_mask or by_mask
-        return replace(self, **pick, read=partial(_read_chosen, self.read, indices), chosen_by_mask=chosen_by_mask)
+        return replace(self, **pick, read=_Picked(self.read, indices), chosen_by_mask=chosen_by_mask)
 
     def _get(self, name: str, indices: Sequence[int] | None = None) -> Tensor:
         if name not in self.available:
@@ -235,6 +234,12 @@ class Disk:
         return out
 
 
-def _read_chosen(read: Callable, chosen: list[int], name: str, indices: Sequence[int]) -> Tensor:
+@dataclass(frozen=True)
+class _Picked:
     """Read from a choice of another reader's pictures."""
-    return read(name, [chosen[i] for i in indices])
+
+    inner: Callable[[str, Sequence[int]], Tensor] = field(repr=False)
+    indices: list[int] = field(repr=False)
+
+    def __call__(self, name: str, indices: Sequence[int]) -> Tensor:
+        return self.inner(name, [self.indices[i] for i in indices])

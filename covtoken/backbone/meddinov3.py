@@ -7,6 +7,7 @@ LayerScale, no qkv bias) with LayerNorm eps 1e-6, and takes CT in Hounsfield uni
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from covtoken.backbone.checkpoint import check_finite, misfit, named_tensors, read_checkpoint, some
 from covtoken.errors import CovtokenError
-from covtoken.paths import from_environment, is_file
+from covtoken.paths import is_file, project_root, user_path
 
 NAME = "meddinov3"
 LABEL = "MedDINOv3 ViT-B/16"
@@ -63,8 +64,12 @@ def meddinov3_state(file: Path) -> dict[str, Tensor]:
 
 def file_from_environment() -> Path | None:
     """Find the checkpoint that ``COVTOKEN_MEDDINOV3`` names (relative: to the project's root), or None."""
-    path = from_environment(VARIABLE)
-    if path is not None and not is_file(path, VARIABLE):
+    value = os.environ.get(VARIABLE, "").strip()
+    if not value:
+        return None
+    path = user_path(value, VARIABLE)
+    path = path if path.is_absolute() else project_root() / path
+    if not is_file(path, VARIABLE):
         raise CovtokenError(f"{VARIABLE} names {path}, which is no file: to get the weights, {HOW_TO_GET}")
     return path
 

@@ -226,7 +226,7 @@ class FrozenViT:
 
 
 def check_is_vit(model: nn.Module, name: str) -> None:
-    """Refuse what is not a plain ViT: a flat sequence of patch tokens on a square-patch grid."""
+    """Refuse a model that is no plain ViT: a flat sequence of patch tokens on a square-patch grid."""
     plain = isinstance(model, VisionTransformer | Eva) and isinstance(model.patch_embed, PatchEmbed)  # no CNN before
     if not plain or model.patch_embed.patch_size[0] != model.patch_embed.patch_size[1]:
         raise CovtokenError(

@@ -1,1 +1,1 @@
-"""Coverage functionals and the pruners that obey them."""
+"""Measure coverage, and prune within a coverage floor."""

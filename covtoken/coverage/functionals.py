@@ -1,4 +1,4 @@
-"""Measure what kept tokens cover: RankMe, coding rate and energy of projected, centred tokens (book/method.md).
+"""Measure the coverage of kept tokens: RankMe, coding rate and energy of projected, centred tokens (book/method.md).
 
 Each is a function of the weighted Gram matrix Σ w_t y_t y_tᵀ of projected tokens y, w = 1 for kept and 0 for dropped
 tokens: one small symmetric matrix a set, never an SVD of [T, D]. The weight is linear in that matrix, so that a dropped

@@ -50,7 +50,7 @@ def write_card(name: str, root: Path | None = None) -> Path:
     begin, end = f"<!-- card:begin (written by `python -m covtoken.data.card {name}`) -->", "<!-- card:end -->"
     head, begun, rest = path.read_text().partition(begin)
     _, ended, tail = rest.partition(end)
-    if not begun or not ended:
+    if not (begun and ended):
         raise CovtokenError(f"{path}: the markers {begin!r} … {end!r} are missing; put them where the table belongs")
     table = describe(open_cohort(name))
     with write_then_rename(path) as temporary:

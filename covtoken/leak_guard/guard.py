@@ -1,18 +1,18 @@
-"""No label is read while a subspace or a bank is built (book/method.md). The threat is accident, not malice.
+"""Refuse labels while a subspace or a bank is built (book/method.md). The threat is accident, not malice.
 
 Three nets, from polite to blunt:
 
-1. Our own doors (``covtoken.data.masks``, ``covtoken.evaluation.labels``, boolean ``FeatureSet.subset``) call
-   ``refuse_labels``; what we read by safetensors passes ``refuse_mask_file`` first, for the hook cannot see it.
-2. Files registered as masks are refused by an audit hook, whoever calls. A file is recognised by its resolved path
-   (relative, symbolic links), its inode (hard links, ``dir_fd``, descriptors, moved files) and its content (copies; not
-   where it is the same everywhere, as a black picture is too).
-   What is open or mapped when a construction begins is refused there. Commands are refused by their words.
-3. Builders hand their arguments to ``refuse_label_arrays``, which knows what a label looks like.
+1. covtoken's doors (``covtoken.data.masks``, ``covtoken.evaluation.labels``, boolean ``FeatureSet.subset``) call
+   ``refuse_labels``; files read by safetensors pass ``refuse_mask_file`` first, for the hook cannot see them.
+2. An audit hook refuses registered mask files, whoever calls. It knows a file by its resolved path (relative, symbolic
+   links), its inode (hard links, ``dir_fd``, descriptors, moved files) and its content (copies; not of a mask that is
+   the same everywhere, as a black picture is too). Commands are refused by their words. A mask that is open or mapped
+   when a construction begins is refused there.
+3. Builders hand their arguments to ``refuse_label_arrays``, which knows labels by their look.
 
 The mark is process-wide: while any thread constructs, every thread is refused. Workers forked inside inherit it, and
-those spawned inside take mark and files from the environment as soon as they import this module. Workers that were
-started before know of nothing.
+workers spawned inside take mark and files from the environment as soon as they import this module. Workers started
+before know of nothing.
 
 What the hook sees, measured in ``tests/leak_guard/test_audit_hook.py``:
 
@@ -21,8 +21,8 @@ What the hook sees, measured in ``tests/leak_guard/test_audit_hook.py``:
     not seen  safetensors (``safe_open``, ``load_file``), ``torch.from_file``, ``torchvision.io.read_file``; so too any
               reader that opens its files in C or Rust
 
-What nothing here sees stands in one table in book/limitations.md. The bank's header names its pictures and units, so
-that a choice can be checked afterwards.
+book/limitations.md has a table of reads that no net sees. The bank's header names its pictures and units, so that a
+choice can be checked afterwards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENVIRONMENT = "COVTOKEN_UNDER_CONSTRUCTION"
 _LIST = "COVTOKEN_REGISTERED_MASKS"  # names a file that lists them, for spawned workers
 
 _lock = threading.RLock()
-_running: list[str] = []  # what is being built now, in this process, innermost last
+_running: list[str] = []  # constructions running in this process, innermost last
 _inherited = os.environ.get(_ENVIRONMENT, "")  # set where a constructing process started this one
 _files = MaskFiles()
 _listed: tuple[int, str] = (0, "")  # how many files the list for workers holds, and where it lies
@@ -54,7 +54,7 @@ _hooked = False
 
 
 class LabelLeak(CovtokenError):
-    """A label was asked for while something label-free was being built."""
+    """Raised where a label is asked for while something label-free is being built."""
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def construction(what: str) -> Iterator[None]:
 
 
 def under_construction() -> str:
-    """What is being built now (by any thread, or by the process that started this one), or ``""``."""
+    """Name the construction running now, in any thread or in the process that started this process, or give ``""``."""
     with _lock:
         return _running[-1] if _running else _inherited
 
@@ -117,10 +117,7 @@ def refuse_labels(what: str, way_out: str = "read them before or after `construc
 
 
 def refuse_label_arrays(what: str, *arguments: object) -> None:
-    """Raise ``LabelLeak`` if an argument looks like a label: a boolean array, token labels, a mask, masked tokens.
-
-    Builders call it on what they are given, inside construction or not. ``label_like`` says what it knows.
-    """
+    """Raise ``LabelLeak`` if an argument of a builder looks like a label (``label_like``), in construction or not."""
     for argument in arguments:
         reason = looks_like_a_label(argument)
         if reason:
@@ -130,8 +127,8 @@ def refuse_label_arrays(what: str, *arguments: object) -> None:
 def refuse_label_choice(what: str, features: object) -> None:
     """Raise ``LabelLeak`` if the pictures of ``features`` were chosen by a boolean mask.
 
-    Whoever picks pictures for a bank says so by unit, split or position: a boolean array over pictures is what a label
-    looks like, and where it came from cannot be told. Which pictures are *scored* may be chosen so.
+    Pictures for a bank are chosen by unit, split or position: a boolean array over pictures looks like a label, and its
+    origin cannot be told. Pictures to be *scored* may be chosen by it.
     """
     if getattr(features, "chosen_by_mask", False):
         raise LabelLeak(
@@ -146,10 +143,7 @@ def refuse_mask_file(path: str | os.PathLike) -> None:
 
 
 def register_mask_files(paths: Iterable[str | os.PathLike]) -> None:
-    """Make the audit hook refuse these files inside construction. Readers call it for every mask they list.
-
-    Also for what describes lesions otherwise: the list of a folder cohort, a table of lesion sizes.
-    """
+    """Make the audit hook refuse these files inside construction: masks, and lists or tables that describe lesions."""
     with _lock:
         _install_hook()
         for path in paths:
@@ -157,7 +151,7 @@ def register_mask_files(paths: Iterable[str | os.PathLike]) -> None:
 
 
 def _renew_lock() -> None:
-    """In a forked child the lock may be held by a thread that is not there."""
+    """Replace the lock in a forked child, where a thread that is not there may hold it."""
     global _lock
     _lock = threading.RLock()
 
@@ -167,7 +161,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _list_for_workers() -> str:
-    """A file that lists what is registered, written again only when that has grown; "" where there is none."""
+    """List the registered files in a file, written again only when they have grown; "" where there are none."""
     global _listed
     known = _files.paths()
     if not known:
@@ -217,18 +211,18 @@ def _refuse_if_mask(named: object) -> None:
 
 
 def _first(arguments: tuple) -> list:
-    """The file, or descriptor, that an event names first."""
+    """Give the file or descriptor that an event names first."""
     return [arguments[0]]
 
 
 def _words(arguments: tuple) -> list:
-    """The words of a command, and those of a shell line or a program inside them."""
-    found = []
+    """Give a command's words, and the registered files named in a shell line or program among them."""
+    words = []
     for argument in arguments[:2]:
         for word in argument if isinstance(argument, (list, tuple)) else [argument]:
             if isinstance(word, (str, bytes, os.PathLike)):
-                found += [word, *_files.named_in(os.fsdecode(word))]
-    return found
+                words += [word, *_files.named_in(os.fsdecode(word))]
+    return words
 
 
 _WATCHED = {

@@ -1,4 +1,4 @@
-"""What a label looks like when it is handed in as a feature: by type, by dtype and by value."""
+"""Recognise a label that is handed in as a feature: by type, by dtype and by value."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OFTEN = 8  # tokens off a channel's commonest value that make it a mask; a rare
 
 
 def looks_like_a_label(argument: object) -> str:
-    """What makes an argument look like a label, or "".
+    """Say why an argument looks like a label, or give "".
 
-    Arrays, and nested lists of numbers, must be floating point and take more than two values, or three with an ignored
-    one. Tokens [N, T, D] must besides hold no channel of so few values beside channels of many, and not be zero at some
-    places alone. Containers and attributes are searched for boolean arrays and label objects. A mask resampled to
-    shades of grey passes for a feature.
+    Arrays and nested lists of numbers must be floating point and take more than three values (a mask has two, or three
+    with an ignored value). Tokens [N, T, D] must also hold no channel of so few values beside channels of many, nor be
+    zero at some places alone. Containers and attributes are searched for boolean arrays and label objects. A mask
+    resampled to shades of grey passes for a feature.
     """
     if isinstance(argument, (list, tuple)):
         try:
@@ -63,7 +63,7 @@ def _array(values) -> str:
 
 
 def _tokens(rows) -> str:
-    """Of tokens [n, D]: whether a mask cut some out, or rides along as a channel."""
+    """Say whether a mask cut some of the tokens [n, D] out, or rides along as a channel."""
     if 0 in rows.shape:
         return ""
     maybe = rows[rows[:, 0] == 0]
@@ -82,7 +82,7 @@ def _tokens(rows) -> str:
 
 
 def _distinct(flat) -> int:
-    """How many distinct values occur, counted up to one more than ``_FEW``; NaN counts as many."""
+    """Count distinct values, up to one more than ``_FEW``; NaN counts as many."""
     for n in range(_FEW + 1):
         if not len(flat):
             return n
@@ -91,7 +91,7 @@ def _distinct(flat) -> int:
 
 
 def _commonest(column) -> int:
-    """How often the commonest of a few values occurs."""
+    """Count the commonest of a few values."""
     most = 0
     while len(column):
         rest = column[column != column[0]]

@@ -1,7 +1,6 @@
-"""Which files are masks: known by resolved path, by inode and by content. Bytes are read to digest them.
+"""Recognise mask files by resolved path, by inode and by content, which is digested.
 
-A mask that is the same everywhere is known by path and inode alone: a black picture of its size can be the very same
-bytes.
+A mask that is the same everywhere is known by path and inode alone: a black picture of its size may be the same bytes.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ class MaskFiles:
         self._inodes[(status.st_dev, status.st_ino)] = resolved
 
     def paths(self) -> list[str]:
-        """Resolved paths, in the order of registration."""
+        """List resolved paths, in the order of registration."""
         return list(self._paths)
 
     def mask_of(self, named: object) -> tuple[str, bool]:
-        """The registered mask that a path, or an open descriptor, leads to ("": none), and whether it is a copy."""
+        """Find the registered mask that a path or an open descriptor leads to ("": none), and say if it is a copy."""
         if getattr(_digesting, "now", False) or not self._paths:
             return "", False
         if isinstance(named, int):
@@ -71,11 +70,11 @@ class MaskFiles:
         return (same, False) if same else (self._same_content(name, status), True)
 
     def named_in(self, text: str) -> list[str]:
-        """Registered paths that stand in a text, such as a shell line."""
+        """Find registered paths in a text, such as a shell line."""
         return [path for path in list(self._paths) if path in text]
 
     def held_open(self) -> str:
-        """A registered mask that this process holds open or mapped now, or ""; only where ``/proc`` tells (Linux)."""
+        """Find a registered mask that this process holds open or mapped, or ""; only where ``/proc`` tells (Linux)."""
         if not self._paths or not os.path.isdir("/proc/self/fd"):
             return ""
         for name in os.listdir("/proc/self/fd"):
@@ -89,10 +88,7 @@ class MaskFiles:
         return next((path for path in mapped if path in self._paths), "")
 
     def _same_file(self, status: os.stat_result) -> str:
-        """The mask of that inode, or "".
-
-        An inode is trusted while the mask still has it, or if it was moved unchanged: numbers are used again.
-        """
+        """Find the mask of an inode, or "": numbers are used again, so the mask must still have it or be unchanged."""
         known = self._inodes.get((status.st_dev, status.st_ino))
         if known is None:
             return ""
@@ -105,7 +101,7 @@ class MaskFiles:
             return ""
 
     def _same_content(self, name: str, status: os.stat_result) -> str:
-        """The mask that a file is byte for byte, or "": digests are made when sizes agree, and kept."""
+        """Find the mask that a file equals byte for byte, or ""; digests are made where sizes agree, and kept."""
         rivals = self._sizes.get(status.st_size)
         if not rivals or status.st_size == 0 or not stat.S_ISREG(status.st_mode):
             return ""
@@ -131,7 +127,7 @@ class MaskFiles:
 
 @contextmanager
 def _own_look() -> Iterator[None]:
-    """Our own look at a mask must not trip the hook."""
+    """Keep the guard's look at a mask from tripping the hook."""
     _digesting.now = True
     try:
         yield
@@ -140,7 +136,7 @@ def _own_look() -> Iterator[None]:
 
 
 def _is_constant(path: str) -> bool:
-    """Whether a picture's file, of any format that masks come in, decodes and holds one value a channel."""
+    """Say whether a file, of any format that masks come in, decodes and holds one value a channel."""
     import numpy as np  # late: a worker that only asks for the guard needs none of these
     from PIL import Image
 

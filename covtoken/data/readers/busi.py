@@ -36,8 +36,7 @@ def read(folder: str | Path | None = None, splits_folder: Path | None = None) ->
     masks: dict[str, list[Path]] = {}
     for kind in CLASSES:
         for file in sorted((root / kind).glob("*.png")):
-            match = re.fullmatch(r"(.+?)_mask(_\d+)?", file.stem)
-            if match:
+            if match := re.fullmatch(r"(.+?)_mask(_\d+)?", file.stem):
                 masks.setdefault(match[1], []).append(file)
             elif not file.name.startswith("._"):
                 pictures[file.stem] = file

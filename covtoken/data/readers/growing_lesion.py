@@ -19,7 +19,7 @@ GRID = 16
 
 
 def grown(case: Case, n_tokens: int) -> tuple[Case, np.ndarray]:
-    """Plant a lesion of ``n_tokens`` / 256 of the area in a lesion-free phantom picture.
+    """Plant a lesion of ``n_tokens`` tokens, of the picture's 256, in a lesion-free phantom picture.
 
     Returns:
         the new case, and its mask [H, W] bool. Place and texture follow from the picture's name, not from the size.
