@@ -64,7 +64,7 @@ def construction(what: str) -> Iterator[None]:
     Nests; holds for all threads and for workers started inside. A worker that outlives the block stays refused.
 
     >>> with construction("a bank"):
-    ...     refuse_labels("the mask of case 7")
+    ...     refuse_labels("the mask of case 7")  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
         ...
     covtoken.leak_guard.LabelLeak: the mask of case 7 was asked for while a bank was being built...
