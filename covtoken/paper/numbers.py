@@ -14,10 +14,7 @@ MISSING = "not recorded yet"
 READABLE = {
     "auroc": "token AUROC",
     "image_auroc": "AUROC inside one image",
-    "organ_auroc": "token AUROC inside the organ",
-    "organ_aupr": "token AUPR inside the organ",
     "organ_image_auroc": "AUROC inside one image's organ",
-    "organ_froc": "lesion sensitivity inside the organ",
     "aupr": "token AUPR",
     "froc": "lesion sensitivity",
     "spearman": "Spearman's ρ with recall",
@@ -33,17 +30,12 @@ READABLE = {
     "likeness": "mean squared cosine",
     "rank": "rank in the order of choice",
 }
+READABLE |= {f"organ_{name}": f"{READABLE[name]} inside the organ" for name in ("auroc", "aupr", "froc")}
 READABLE |= {f"{name}_gain": f"difference in {words}" for name, words in READABLE.items() if name.endswith("auroc")}
 
 
 def as_text(
-    entry: dict[str, Any] | None,
-    style: str = ".3f",
-    *,
-    interval: bool = True,
-    signed: bool = False,
-    none: str = "",
-    gap: str = " ",
+    entry: dict | None, style: str = ".3f", *, interval: bool = True, signed: bool = False, none: str = ""
 ) -> str:
     """Write a metric as ``0.912 [0.897, 0.925]``; the value alone where it has no interval.
 
@@ -51,18 +43,17 @@ def as_text(
         style: format of the three numbers.
         signed: put a plus before positive numbers, as differences need.
         none: text for a metric that is missing or has no value.
-        gap: what separates the bounds.
     """
     if not entry or entry["value"] is None:
         return none
     bounds = (entry.get("ci95") if interval else None) or ()
     value, *bounds = (format(number, "+" * signed + style) for number in (entry["value"], *bounds))
-    return f"{value} [{bounds[0]},{gap}{bounds[1]}]".replace("-", "−") if bounds else value.replace("-", "−")
+    return (f"{value} [{', '.join(bounds)}]" if bounds else value).replace("-", "−")
 
 
-def cell(entry: dict[str, Any] | None, style: str = ".3f") -> str:
+def cell(entry: dict | None, style: str = ".3f") -> str:
     """Write a metric for a narrow column: a line can break before the bracket, not inside it."""
-    return as_text(entry, style, gap="\u00a0")
+    return as_text(entry, style).replace(", ", ",\u00a0")
 
 
 def read_content(root: Path, place: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from covtoken.paper.charts.style import (
     legends_below_each_other,
     named_legend,
     plain_legend,
+    row_axis,
     styled,
     table_of,
     with_bounds,
@@ -50,14 +51,8 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     order = in_order(table["name"], MEASURE_NAMES.values())
     keeps = [keep for keep in KEEPS if keep in set(table["keep"])]
     two_lines = {"test": "indexof(datum.label, ' (') >= 0", "value": "bottom"}
-    axis = alt.Axis(
-        grid=False,
-        ticks=False,
-        labelFontSize=12,
-        labelLimit=170,
-        labelExpr="split(replace(datum.label, ' (', '|('), '|')",
-        labelBaseline={"condition": two_lines, "value": "middle"},
-    )
+    baseline = {"condition": two_lines, "value": "middle"}
+    axis = row_axis(labelExpr="split(replace(datum.label, ' (', '|('), '|')", labelBaseline=baseline)
     y = alt.Y("name:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.1, paddingOuter=0.05))
     lane = alt.YOffset("keep:N", sort=keeps, scale=alt.Scale(paddingOuter=0.5))
     x_title = "Spearman's ρ with the lesion's recall"
@@ -71,14 +66,12 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     base = alt.Chart(overall)
     layers = [zero.encode(x=alt.X("zero:Q", title=x_title, axis=x_axis))]
     if len(families):
-        layers.append(
-            alt.Chart(families)
-            .mark_point(filled=False, size=26, strokeWidth=1.1, color=GREY, opacity=0.75)
-            .encode(x=x, y=y, yOffset=lane, shape=_family_shape(), tooltip=tips)
-        )
-    rules = base.mark_rule(strokeWidth=2.2).encode(
-        x=alt.X("lo:Q", title=x_title, axis=x_axis), x2="hi:Q", y=y, yOffset=lane, color=colour
-    )
+        marks = alt.Chart(families).mark_point(filled=False, size=26, strokeWidth=1.1, color=GREY, opacity=0.75)
+        shapes = alt.Scale(domain=list(FAMILIES), range=list(FAMILIES.values()))
+        family = alt.Shape("family:N", scale=shapes, legend=named_legend("one family", symbolSize=40))
+        layers.append(marks.encode(x=x, y=y, yOffset=lane, shape=family, tooltip=tips))
+    low = alt.X("lo:Q", title=x_title, axis=x_axis)
+    rules = base.mark_rule(strokeWidth=2.2).encode(x=low, x2="hi:Q", y=y, yOffset=lane, color=colour)
     points = base.mark_point(filled=True, size=62, opacity=1)
     layers.append(alt.layer(rules, points.encode(x=x, y=y, yOffset=lane, color=colour, shape=shape, tooltip=tips)))
     subtitle = "95 % intervals over units, all sets of one size."
@@ -106,17 +99,9 @@ def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at 
     keeps = [keep for keep in KEEPS if keep in set(table["keep"])]
     kinds = [kind for kind in KINDS if kind in set(table["kind"])]
     strong = {"test": f"indexof({list(MEMBERSHIPS)}, datum.value) >= 0", "value": "bold"}
-    axis = alt.Axis(
-        grid=False,
-        ticks=False,
-        labelFontSize=12,
-        labelLimit=170,
-        labelPadding=4,
-        labelFontWeight={"condition": strong, "value": "normal"},
-    )
+    axis = row_axis(labelPadding=4, labelFontWeight={"condition": strong, "value": "normal"})
     y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(padding=0.12))
     lane = alt.YOffset("keep:N", sort=keeps, scale=alt.Scale(paddingOuter=0.3))
-    x_title = "Small lesions lost"
     x_axis = alt.Axis(labelExpr=PERCENT, tickCount=5)
     scale = alt.Scale(domain=[0, max(float(table["hi"].max()), 0.05)], nice=True)
     legend = plain_legend(70, columns=2, columnPadding=6)
@@ -126,26 +111,16 @@ def miss_by_method(rows: Iterable[Mapping], title: str = "Small lesions lost at 
     tips = ["method:N", "keep:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
     base = alt.Chart(table)
     stripes = alt.Chart(pd.DataFrame({"method": order[::2]})).mark_bar(color="#f4f4f4")
+    low, value = (alt.X(f"{c}:Q", title="Small lesions lost", axis=x_axis, scale=scale) for c in ("lo", "value"))
+    size, width, opacity = (
+        alt.condition(decides, alt.value(large), alt.value(small)) for large, small in ((62, 30), (2.2, 1), (1, 0.6))
+    )
+    rules = base.mark_rule().encode(x=low, x2="hi:Q", y=y, yOffset=lane, color=colour)
+    points = base.mark_point(filled=True, opacity=1).encode(x=value, y=y, yOffset=lane, color=colour, shape=shape)
     chart = alt.layer(
         stripes.encode(y=y, x=alt.value(0), x2=alt.value("width")),
-        base.mark_rule().encode(
-            x=alt.X("lo:Q", title=x_title, axis=x_axis, scale=scale),
-            x2="hi:Q",
-            y=y,
-            yOffset=lane,
-            color=colour,
-            strokeWidth=alt.condition(decides, alt.value(2.2), alt.value(1)),
-            opacity=alt.condition(decides, alt.value(1), alt.value(0.6)),
-        ),
-        base.mark_point(filled=True, opacity=1).encode(
-            x=alt.X("value:Q", title=x_title, axis=x_axis, scale=scale),
-            y=y,
-            yOffset=lane,
-            color=colour,
-            shape=shape,
-            size=alt.condition(decides, alt.value(62), alt.value(30)),
-            tooltip=tips,
-        ),
+        rules.encode(strokeWidth=width, opacity=opacity),
+        points.encode(size=size, tooltip=tips),
     )
     chart = styled(chart, title, 30 * len(order), "95 % intervals over units. Sorted at keep 0.25.")
     return legends_below_each_other(chart)
@@ -163,8 +138,3 @@ def _keeps(table: pd.DataFrame) -> pd.Series:
 def _keep_shape(keeps: list[str]) -> alt.Shape:
     shapes = alt.Scale(domain=keeps, range=[KEEPS[keep] for keep in keeps])
     return alt.Shape("keep:N", scale=shapes, legend=named_legend("share kept"))
-
-
-def _family_shape() -> alt.Shape:
-    shapes = alt.Scale(domain=list(FAMILIES), range=list(FAMILIES.values()))
-    return alt.Shape("family:N", scale=shapes, legend=named_legend("one family", symbolSize=40))

@@ -21,6 +21,7 @@ from covtoken.paper.charts.style import (
     in_order,
     named_legend,
     plain_legend,
+    row_axis,
     styled,
     table_of,
     with_bounds,
@@ -29,6 +30,7 @@ from covtoken.paper.charts.style import (
 SCHEDULES = {"as specified": COLOURS[1], "repaired": COLOURS[2]}
 SLACK_COLOURS = ("#00365a", COLOURS[0], COLOURS[5], COLOURS[4], COLOURS[1])  # tight to loose
 CURVE_COLOURS = (COLOURS[1], COLOURS[6], COLOURS[2], COLOURS[3], COLOURS[4])  # of methods that are not membership
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 CHANCE = 0.25
 MOST_DECADES = 5  # of a logarithmic axis of μ
 
@@ -86,25 +88,17 @@ def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the sl
     # Side by side: equal values would hide each other.
     shift = table["schedule"].map({name: i - (len(schedules) - 1) / 2 for i, name in enumerate(schedules)})
     table["place"] = table["slack"] * 1.08**shift
-    x = alt.X(
-        "place:Q",
-        title="Slack (share of coverage given up)",
-        scale=alt.Scale(type="log", domain=[slacks[0] / 1.25, slacks[-1] * 1.25], nice=False),
-        axis=alt.Axis(values=slacks, grid=False, labelExpr="format(100 * datum.value, '~g') + ' %'"),
-    )
+    span = alt.Scale(type="log", domain=[slacks[0] / 1.25, slacks[-1] * 1.25], nice=False)
+    slack_axis = alt.Axis(values=slacks, grid=False, labelExpr="format(100 * datum.value, '~g') + ' %'")
+    x = alt.X("place:Q", title="Slack (share of coverage given up)", scale=span, axis=slack_axis)
     legend = plain_legend()
     palette = cycle(len(schedules))
     colours = [SCHEDULES.get(name, palette[i]) for i, name in enumerate(schedules)]
     colour = alt.Color("schedule:N", scale=alt.Scale(domain=schedules, range=colours), legend=legend)
-    shapes = ["circle", "square", "triangle-up", "diamond", "cross"][: len(schedules)]
+    shapes = SHAPES[: len(schedules)]
     shape = alt.Shape("schedule:N", scale=alt.Scale(domain=schedules, range=shapes), legend=legend)
-    tips = [
-        "schedule:N",
-        "slack:Q",
-        *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("mu", "lo", "hi")),
-        alt.Tooltip("met:Q", format=".0%"),
-        alt.Tooltip("cv:Q", title="cv over seeds", format=".2f"),
-    ]
+    tips = ["schedule:N", "slack:Q", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("mu", "lo", "hi"))]
+    tips += [alt.Tooltip("met:Q", format=".0%"), alt.Tooltip("cv:Q", title="cv over seeds", format=".2f")]
     top, bottom = _places(2, 170)
     price = alt.Scale(type="log", domain=[floor, ceiling], range=top, nice=False)
     share = alt.Scale(domain=[0, 1], range=bottom, nice=False)
@@ -117,20 +111,12 @@ def mu_by_slack(rows: Iterable[Mapping], title: str = "Price and floor as the sl
 
     axis = _price_axis(floor, ticks)
     met_axis = alt.Axis(tickCount=5, labelExpr=PERCENT, orient="left", grid=True)
-    bounds = base.mark_rule(strokeWidth=2.2).encode(
-        x=x, y=alt.Y("lo_drawn:Q", title=None, scale=price, axis=axis), y2="hi_drawn:Q", color=colour
-    )
-    chart = alt.layer(
-        alt.layer(
-            bounds,
-            *points(alt.Y("mu_drawn:Q", title=None, scale=price, axis=axis)),
-            _heading("Price μ, in tokens a unit of coverage", top),
-        ),
-        alt.layer(
-            *points(alt.Y("met:Q", title=None, scale=share, axis=met_axis)),
-            _heading("Pictures that meet their floor", bottom),
-        ),
-    ).resolve_scale(y="independent")
+    low, mu = (alt.Y(f"{name}_drawn:Q", title=None, scale=price, axis=axis) for name in ("lo", "mu"))
+    met = alt.Y("met:Q", title=None, scale=share, axis=met_axis)
+    bounds = base.mark_rule(strokeWidth=2.2).encode(x=x, y=low, y2="hi_drawn:Q", color=colour)
+    prices = alt.layer(bounds, *points(mu), _heading("Price μ, in tokens a unit of coverage", top))
+    shares = alt.layer(*points(met), _heading("Pictures that meet their floor", bottom))
+    chart = alt.layer(prices, shares).resolve_scale(y="independent")
     return styled(chart, title, bottom[0], "95 % intervals over units, means over seeds.")
 
 
@@ -148,15 +134,7 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
     pairs = zip(table["met"], table["k"], strict=True)
     table["note"] = [f"floor met {100 * met:.0f} %, {k:.0f} tokens" for met, k in pairs]
     order = list(dict.fromkeys(table["row"]))
-    axis = alt.Axis(
-        grid=False,
-        ticks=False,
-        labelFontSize=12,
-        labelLimit=150,
-        labelPadding=8,
-        labelExpr="split(datum.label, '|')",
-        labelBaseline="bottom",
-    )
+    axis = row_axis(150, labelPadding=8, labelExpr="split(datum.label, '|')", labelBaseline="bottom")
     y = alt.Y("row:N", sort=order, title=None, scale=alt.Scale(padding=0), axis=axis)
     highest = float(max(table["hi"].max(), table["membership_miss"].max(), 0.05))
     scale = alt.Scale(domain=[0, highest], nice=True)
@@ -173,22 +151,15 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
     shape = alt.Shape("which:N", scale=alt.Scale(domain=names, range=["circle", "diamond"]), legend=legend)
     fill = alt.Fill("which:N", scale=alt.Scale(domain=names, range=[COLOURS[1], "#ffffff"]), legend=legend)
     base, up = alt.Chart(table), -8
+    points = alt.Chart(long).mark_point(yOffset=up, size=70, opacity=1, strokeWidth=2)
+    point_tips = ["which:N", alt.Tooltip("lost:Q", format=".3f"), "note:N"]
     stripes = alt.Chart(pd.DataFrame({"row": order[::2]})).mark_bar(color="#f4f4f4")
     tips = ["objective:N", "optimiser:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("miss", "lo", "hi"))]
     chart = alt.layer(
         stripes.encode(y=y, x=alt.value(0), x2=alt.value("width")),
         base.mark_rule(yOffset=up, strokeWidth=1, color=GREY).encode(x=x("membership_miss"), x2="miss:Q", y=y),
         base.mark_rule(yOffset=up, strokeWidth=2.5, color=COLOURS[1]).encode(x=x("lo"), x2="hi:Q", y=y, tooltip=tips),
-        alt.Chart(long)
-        .mark_point(yOffset=up, size=70, opacity=1, strokeWidth=2)
-        .encode(
-            x=x("lost"),
-            y=y,
-            color=colour,
-            shape=shape,
-            fill=fill,
-            tooltip=["which:N", alt.Tooltip("lost:Q", format=".3f"), "note:N"],
-        ),
+        points.encode(x=x("lost"), y=y, color=colour, shape=shape, fill=fill, tooltip=point_tips),
         base.mark_text(align="left", dx=6, dy=10, fontSize=11, color=GREY).encode(x=alt.value(0), y=y, text="note:N"),
     )
     subtitle = "95 % intervals over units. Floor met: share of pictures. Tokens: mean kept."
@@ -210,15 +181,11 @@ def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets 
     palette = [next(blues) if name in MEMBERSHIPS else next(others) for name in names]
     legend = plain_legend(70, columns=2, labelLimit=150, symbolOpacity=1)
     colour = alt.Color("method:N", scale=alt.Scale(domain=names, range=palette), legend=legend)
-    shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-    shapes = [shapes[i % len(shapes)] for i in range(len(names))]
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
     shape = alt.Shape("method:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
-    x = alt.X(
-        "tokens:Q",
-        title="Lesion's size in tokens",
-        scale=alt.Scale(type="log", base=2, domain=[sizes[0], max(sizes[-1], sizes[0] + 1)], nice=False),
-        axis=alt.Axis(values=sizes, grid=False, labelFlush=False, labelExpr="format(datum.value, 'd')"),
-    )
+    span = alt.Scale(type="log", base=2, domain=[sizes[0], max(sizes[-1], sizes[0] + 1)], nice=False)
+    axis = alt.Axis(values=sizes, grid=False, labelFlush=False, labelExpr="format(datum.value, 'd')")
+    x = alt.X("tokens:Q", title="Lesion's size in tokens", scale=span, axis=axis)
     scale = alt.Scale(domain=[0, 1], nice=False)
 
     def y(name: str) -> alt.Y:

@@ -23,9 +23,6 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
             optionally ``case``, the picture's name where ``name`` is the score's.
         columns: pictures beside each other; two stay readable on a phone.
         size: width of a picture in px.
-
-    Raises:
-        CovtokenError: no case.
     """
     panels = []
     for case in cases:

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from covtoken.paper.charts.style import COLOURS, FONT, GREY, cycle, styled, table_of, with_bounds
+from covtoken.paper.charts.style import COLOURS, FONT, GREY, block_axis, cycle, styled, table_of, with_bounds
 
 
 def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", threshold: float | None = None):
@@ -32,18 +32,8 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
     floor, ceiling = np.floor(min(0.5, float(table["lo"].min())) * 20) / 20, max(1.0, float(table["hi"].max()))
     y_scale = alt.Scale(domain=[floor, ceiling], nice=False)
     ticks = list(range(1, last + 1)) + ([last + 2] if (table["block"] == "norm").any() else [])
-    x = alt.X(
-        "position:Q",
-        title="Block",
-        scale=alt.Scale(domain=[1, max(ticks)], nice=False),
-        axis=alt.Axis(
-            values=ticks,
-            grid=False,
-            labelOverlap=False,
-            labelFlush=False,
-            labelExpr=f"datum.value == {last + 2} ? 'norm' : datum.value % 3 && datum.value > 1 ? '' : datum.label",
-        ),
-    )
+    axis = block_axis(ticks, last + 2, labelFlush=False)
+    x = alt.X("position:Q", title="Block", scale=alt.Scale(domain=[1, max(ticks)], nice=False), axis=axis)
     y = alt.Y("value:Q", title="Token AUROC", scale=y_scale)
     tips = ["scorer:N", "block:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
     base = alt.Chart(lines)

@@ -16,11 +16,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def table_of(rows: Iterable[Mapping], *needed: str) -> pd.DataFrame:
-    """Copy rows into a table.
-
-    Raises:
-        CovtokenError: there are no rows, or they lack a needed column.
-    """
+    """Copy rows into a table; refuse no rows, and rows that lack a needed column."""
     table = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     missing = [name for name in needed if name not in table]
     if missing or table.empty:
@@ -83,7 +79,17 @@ def named_legend(title: str, **options) -> alt.Legend:
     return alt.Legend(title=title, orient="top", **fonts, **options)
 
 
+def row_axis(limit: int = 170, **options) -> alt.Axis:
+    """Make the axis of named rows; names end at ``limit`` px."""
+    return alt.Axis(grid=False, ticks=False, labelFontSize=12, labelLimit=limit, **options)
+
+
+def block_axis(blocks: list[int], norm: int, **options) -> alt.Axis:
+    """Make an axis of blocks that names the first, every third, and ``norm``."""
+    label = f"datum.value == {norm} ? 'norm' : datum.value % 3 && datum.value > 1 ? '' : datum.label"
+    return alt.Axis(values=blocks, grid=False, labelOverlap=False, labelExpr=label, **options)
+
+
 def legends_below_each_other(chart):
     """Stack the legends: beside each other, two are wider than a phone."""
-    layout = "{top: {anchor: 'start', direction: 'vertical', margin: 8}}"
-    return chart.configure_legend(layout=alt.ExprRef(layout))
+    return chart.configure_legend(layout=alt.ExprRef("{top: {anchor: 'start', direction: 'vertical', margin: 8}}"))

@@ -10,7 +10,16 @@ import pandas as pd
 
 from covtoken.errors import CovtokenError
 from covtoken.paper.charts.pictures import RAMP
-from covtoken.paper.charts.style import COLOURS, cycle, panel_title, plain_legend, side_by_side, styled, table_of
+from covtoken.paper.charts.style import (
+    COLOURS,
+    block_axis,
+    cycle,
+    panel_title,
+    plain_legend,
+    side_by_side,
+    styled,
+    table_of,
+)
 
 EQUAL = 1e-8  # floor of a logarithmic axis of distances, on which equal tokens are drawn
 
@@ -34,31 +43,16 @@ def agreement_by_block(rows: Iterable[Mapping], title: str = "Two extractions, b
     legend = plain_legend(columns=3)
     scale = alt.Scale(domain=names, range=cycle(len(names)))
     shapes = alt.Scale(domain=names, range=["circle", "square", "triangle-up", "diamond", "cross"][: len(names)])
+    label = f"datum.value < {1.5 * EQUAL} ? 'equal' : format(datum.value, '.0e')"
+    decades = alt.Axis(values=[10.0**power for power in range(-8, 0)], labelExpr=label)
+    distances = alt.Scale(type="log", domain=[EQUAL, 0.1])
+    blocks, span = block_axis(list(range(1, last + 2)), last + 1), alt.Scale(domain=[0.5, last + 1.5], nice=False)
     chart = (
         alt.Chart(table)
         .mark_point(filled=True, size=42, opacity=1)
         .encode(
-            x=alt.X(
-                "position:Q",
-                title="Block",
-                scale=alt.Scale(domain=[0.5, last + 1.5], nice=False),
-                axis=alt.Axis(
-                    values=list(range(1, last + 2)),
-                    grid=False,
-                    labelOverlap=False,
-                    labelExpr=f"datum.value == {last + 1} ? 'norm' : datum.value % 3 && datum.value > 1 ? '' "
-                    ": datum.label",
-                ),
-            ),
-            y=alt.Y(
-                "drawn:Q",
-                title="Relative distance",
-                scale=alt.Scale(type="log", domain=[EQUAL, 0.1]),
-                axis=alt.Axis(
-                    values=[10.0**power for power in range(-8, 0)],
-                    labelExpr=f"datum.value < {1.5 * EQUAL} ? 'equal' : format(datum.value, '.0e')",
-                ),
-            ),
+            x=alt.X("position:Q", title="Block", scale=span, axis=blocks),
+            y=alt.Y("drawn:Q", title="Relative distance", scale=distances, axis=decades),
             color=alt.Color("comparison:N", scale=scale, legend=legend),
             shape=alt.Shape("comparison:N", scale=shapes, legend=legend),
             tooltip=["comparison:N", "block:N", alt.Tooltip("value:Q", format=".2e")],
@@ -74,9 +68,6 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
         panels: mappings with ``height`` and ``width`` (pixels), ``rows``, ``cols``, ``response`` [rows · cols] in 0…1
             and ``boxes`` (top, bottom, left, right in pixels).
         size: longest side of a panel in px.
-
-    Raises:
-        CovtokenError: no panel.
     """
     parts = []
     for panel in panels:

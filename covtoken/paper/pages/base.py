@@ -25,20 +25,12 @@ class Reader:
         self.env.note_dependency(str(path))
 
     def report(self, place: str) -> dict[str, Any]:
-        """Read ``gate_reports/<place>.json``, on which the page then depends.
-
-        Raises:
-            CovtokenError: there is no such report.
-        """
+        """Read ``gate_reports/<place>.json``, or refuse it; the page then depends on it."""
         self.depends_on(self.root() / "gate_reports" / f"{place}.json")
         return read_content(self.root(), place)
 
     def reports(self, gate: str, cohorts: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
-        """Read a gate's committed reports, {cohort: content}; of every cohort unless some are named.
-
-        Raises:
-            CovtokenError: a named cohort has no report.
-        """
+        """Read a gate's committed reports, {cohort: content}; of every cohort, or of those named, which must exist."""
         return {c: self.report(f"{c}/{stem_of(gate)}") for c in cohorts or cohorts_of(self.root(), gate)}
 
     def missing(self, error: Exception, line: int) -> nodes.Node:

@@ -9,8 +9,6 @@ import pandas as pd
 
 from covtoken.coverage.dual import SLACKS, certificate
 from covtoken.coverage.greedy import spanning
-from covtoken.data.intensity import to_unit_range
-from covtoken.data.masks import read_mask
 from covtoken.economy.keep import RATIOS, budget, kept_tokens
 from covtoken.gates.budgets import kept_by_method as methods
 from covtoken.gates.budgets.lesion_pictures import LesionPictures
@@ -19,6 +17,7 @@ from covtoken.gates.gate4 import NAMES as SCHEDULE_NAMES
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
 from covtoken.paper.numbers import cell
+from covtoken.paper.tables.gate1 import panels_by_size
 
 
 def spearman_table(metrics: dict[str, dict]) -> pd.DataFrame:
@@ -116,22 +115,11 @@ def kept_panels(got: LesionPictures, n: int = 4, ratio: float = 0.25) -> list[di
 
     Cases are evenly spread over lesion size, not chosen by result.
     """
-    labels, k = got.labels, budget(got.y.shape[1], ratio)
-    area = np.zeros(len(got.cases))
-    for lesion in labels.lesions:
-        area[lesion.picture] += lesion.share
-    picked = np.argsort(area, kind="stable")[np.unique(np.linspace(0, len(area) - 1, n).round().astype(int))]
+    n_tokens = got.y.shape[1]
     names = (name for name in ("density", "recommended") if name in got.maps)
     kept = {METHOD_NAMES[name]: kept_tokens(got.maps[name], ratio=ratio) for name in names}
-    kept[METHOD_NAMES["coverage_spanning"]] = methods.as_mask(spanning(got.y, k), got.y.shape[1])
-    panels = []
-    for i in picked:
-        case = got.cases[i]
-        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(got.setting.cohort.masks[case.name])}
-        for name, mask in kept.items():
-            score = mask[i].astype(float).reshape(labels.rows, labels.cols)
-            panels.append(shared | {"name": name, "case": case.name, "score": score})
-    return panels
+    kept[METHOD_NAMES["coverage_spanning"]] = methods.as_mask(spanning(got.y, budget(n_tokens, ratio)), n_tokens)
+    return panels_by_size(got, got.labels, kept, n, np.arange(len(got.cases)))
 
 
 def certificate_line(got: LesionPictures, index: int = 0) -> str:

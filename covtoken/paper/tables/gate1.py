@@ -7,6 +7,7 @@ import pandas as pd
 
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
+from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import delong
 from covtoken.names import LABELS
 from covtoken.paper.numbers import cell
@@ -40,21 +41,29 @@ SIDE_BY_SIDE = ("recommended", "density", "attention_best", "saliency_head")
 
 def lesion_cases(run: GateRun, n: int = 6, scorers: tuple[str, ...] = SIDE_BY_SIDE) -> list[dict]:
     """Make panels for ``charts.pictures.lesion_maps``, a row a case, evenly spread over lesion size, not by score."""
-    rows, cols = run.records.grid
-    labels, masks = run.records.labels, run.pictures.setting.cohort.masks
+    labels, scores = run.records.labels, run.records.scores
+    maps = {LABELS[scorer]: scores[scorer] for scorer in scorers if scorer in scores}
+    return panels_by_size(run.pictures, labels, maps, n, np.flatnonzero(labels.lesion.any(axis=1)))
+
+
+def panels_by_size(pictures, labels: SplitLabels, maps: dict[str, np.ndarray], n: int, among: np.ndarray) -> list[dict]:
+    """Make panels of n cases evenly spread over lesion size, a row a case.
+
+    Args:
+        pictures: scored pictures, with their cases and setting.
+        maps: panel name → score map [N, T].
+        among: indices of the pictures to choose from.
+    """
     area = np.zeros(len(labels.unit))
     for lesion in labels.lesions:
         area[lesion.picture] += lesion.share
-    with_lesion = np.flatnonzero(labels.lesion.any(axis=1))
-    ordered = with_lesion[np.argsort(area[with_lesion], kind="stable")]
-    picked = ordered[np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))]
-    panels = []
-    for i in picked:
-        case = run.pictures.cases[i]
-        shared = {"picture": to_unit_range(case.pixels(), case), "mask": read_mask(masks[case.name])}
-        for scorer in (name for name in scorers if name in run.records.scores):
-            score = run.records.scores[scorer][i].astype(np.float64).reshape(rows, cols)
-            panels.append(shared | {"name": LABELS[scorer], "case": case.name, "score": score})
+    ordered, panels = among[np.argsort(area[among], kind="stable")], []
+    for i in ordered[np.unique(np.linspace(0, len(ordered) - 1, n).round().astype(int))]:
+        case = pictures.cases[i]
+        mask = read_mask(pictures.setting.cohort.masks[case.name])
+        shared = {"picture": to_unit_range(case.pixels(), case), "mask": mask, "case": case.name}
+        grids = {name: values[i].astype(float).reshape(labels.rows, labels.cols) for name, values in maps.items()}
+        panels += [shared | {"name": name, "score": grid} for name, grid in grids.items()]
     return panels
 
 
