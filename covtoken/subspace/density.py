@@ -1,4 +1,4 @@
-"""Subspace A, density: a token is a member of the lesion subspace if it is far from the bank's (book/method.md)."""
+"""Fit subspace A, density: a token is a member of the lesion subspace if it is far from the bank (book/method.md)."""
 
 from __future__ import annotations
 
@@ -18,27 +18,20 @@ K_NEIGHBOURS = 10  # reference tokens whose distances a sparsity averages
 
 @dataclass(frozen=True)
 class DensitySubspace:
-    """The fitted subspace.
-
-    Attributes:
-        bank: the reference. k: neighbours averaged.
-        sparsity: [n] of the bank's own tokens, each against tokens of other units.
-        mean: [D], the bank mean, which every direction is centred by.
-        directions: [D, rank] orthonormal, the lesion subspace.
-    """
+    """The fitted subspace."""
 
     bank: TokenBank
-    k: int
-    sparsity: torch.Tensor = field(repr=False)
-    mean: torch.Tensor = field(repr=False)
-    directions: torch.Tensor = field(repr=False)
+    k: int  # neighbours averaged
+    sparsity: torch.Tensor = field(repr=False)  # [n] of the bank's own tokens, each against tokens of other units
+    mean: torch.Tensor = field(repr=False)  # [D], of the bank's tokens
+    directions: torch.Tensor = field(repr=False)  # [D, rank] orthonormal, about ``mean``: the lesion subspace
 
     @classmethod
     def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, alpha: float = 0.1, rank: int = 64) -> DensitySubspace:
-        """Sparsity of the bank itself, then the principal directions of its sparsest ⌈αn⌉ tokens.
+        """Compute the bank's own sparsity, then the principal directions of its sparsest ⌈αn⌉ tokens.
 
         Directions are taken about the *bank* mean, not the mean of the sparse tokens: how the sparse tokens as a group
-        differ from normal ones is then itself a direction, as it should be for a lesion subspace.
+        differ from normal ones is then itself a direction.
 
         Raises:
             CovtokenError: α outside (0, 1], rank below 1 or above D, or fewer than k tokens of other units.
@@ -58,28 +51,22 @@ class DensitySubspace:
         return cls(bank, k, sparsity, mean.float(), directions.float().contiguous())
 
     def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
-        """Membership [...] of tokens [..., D]: the mean Euclidean distance to the k nearest reference tokens.
-
-        Args:
-            units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; reference tokens
-                of a token's own unit are left out.
-        """
+        """Compute the membership [...] of tokens [..., D]; arguments as ``sparsity``."""
         return sparsity(tokens, self.bank, units, self.k)
 
 
 def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = K_NEIGHBOURS) -> torch.Tensor:
-    """Mean Euclidean distance [...] of tokens [..., D] to their k nearest reference tokens, own units left out.
+    """Average the Euclidean distances [...] of tokens [..., D] to their k nearest bank tokens, own units left out.
 
     Args:
-        units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; None: no token's
-            unit is in the bank.
+        units: int, the bank's numbers (``unit_ids``), [...] or one a leading item; None: no token is of a unit in it.
     """
     flat = tokens.reshape(-1, tokens.shape[-1])
     return mean_distance(flat, bank.tokens, k, *own_units(tokens, bank, units)).reshape(tokens.shape[:-1])
 
 
 def own_units(tokens: torch.Tensor, bank: TokenBank, units) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Units of tokens [..., D], one a token, and the bank's, as ``nearest`` takes them; see ``sparsity``."""
+    """Give the units of tokens [..., D], one a token, and the bank's, as ``nearest`` takes them; see ``sparsity``."""
     if units is None:
         return None, None
     units, shape = np.asarray(units), tokens.shape[:-1]

@@ -1,8 +1,8 @@
-"""D, the distilled direction: one dot product a token in place of a search (book/recommended.md).
+"""Fit D, the distilled direction: one dot product a token in place of a search (book/recommended.md).
 
-Tokens of the bank's own pictures that are rare (PN above a high quantile, at a late middle block) are called positive,
-and a ridge direction is fitted to that call on the pooled tokens of another block, often an earlier one.
-Three passes over the bank, each a map over shards whose results merge in any order:
+Rare tokens of the bank's pictures (PN above a high quantile, at a late middle block) are called positive, and a ridge
+direction is fitted to that call on the pooled tokens of another block, often an earlier one. Three passes over the
+bank's pictures, each a map over shards whose results merge in any order:
 
     reference = target_reference(features, 9)                              # the smallest hashes of all shards
     rarity = bank_rarity(features, reference)                              # [N, T]: rows of all shards
@@ -10,9 +10,8 @@ Three passes over the bank, each a map over shards whose results merge in any or
     moments = direction_moments(features, 6, rarity, cut)                  # sums of all shards, at one cut
     direction = Direction.from_moments(moments, reference.bank.header, 6, **rarity_target(reference, 0.9, cut))
 
-``Direction.fit`` is these lines; ``inside`` puts ``two_views`` between the second and the third. No label enters: what
-is handed from pass to pass is rarity, not the 0 and 1 that it becomes, so that every pass can refuse what looks like a
-mask.
+``Direction.fit`` is these lines; ``inside`` puts ``two_views`` between the second and the third. No label enters:
+passes hand on rarity, not the 0 and 1 that it becomes, so that each can refuse what looks like a mask.
 """
 
 from __future__ import annotations
@@ -43,26 +42,21 @@ _ORIGIN = (*_MADE_BY, "cohort_fingerprint", "units", "package_version")
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """How D's target is made and fitted.
+    """Settings of D's target and fit; the defaults are D without rounds and without ranks inside pictures.
 
     Attributes:
-        target_block: where rarity is asked, 1 … L.
-        quantile: of PN, or of its ``two_views``, above which a token is called positive; in (0, 1).
-        ridge: λ, see ``ridge.solve``.
-        rounds: how often the target is made again from tokens on which rarity and the last direction agree
-            (``agreed``); 0 is D itself. Each round reads the bank twice more and searches nothing.
-        inside: weight of a token's rank inside its own picture in the call, beside its rank over the bank
-            (``two_views``), in [0, 1]; 0 is D itself.
+        rounds: how often the target is made again from rarity and the last direction's score (``agreed``). Each round
+            reads the bank's pictures twice more and searches nothing.
 
     Raises:
         CovtokenError: a quantile or a weight out of range.
     """
 
-    target_block: Block = 9
-    quantile: float = 0.9
-    ridge: float = 1.0
+    target_block: Block = 9  # whose rarity is the target, 1 … L
+    quantile: float = 0.9  # of PN, or of its ``two_views``, above which a token is called positive; in (0, 1)
+    ridge: float = 1.0  # λ, see ``ridge.solve``
     rounds: int = 0
-    inside: float = 0.0
+    inside: float = 0.0  # weight in [0, 1] of a token's rank inside its picture (``two_views``)
 
     def __post_init__(self) -> None:
         _check_quantile(self.quantile)
@@ -71,18 +65,16 @@ class DirectionSettings:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """One direction in token space.
+    """A direction in token space.
 
     Attributes:
-        weight: ω [D] float64. mean: m [D] float64, of the bank's tokens.
-        header: kind, block, pooled, ridge, n_tokens, explained (R² on the bank), what the bank's header says of origin
-            (backbone, weights_sha256, preprocessing, precision, cohort_fingerprint, units, package_version), what the
-            target was (for D: target_block, quantile, inside, cut in the target's units, size, k, neighbours, key, and
-            rounds where there were any), content_sha256.
+        header: kind, block, pooled, ridge, n_tokens, explained (R² on the fitted tokens), content_sha256; the origin
+            (``token_bank.origin``); the target (for D: target_block, quantile, inside, cut in the target's units, size,
+            k, neighbours, key, and rounds where there were any).
     """
 
-    weight: torch.Tensor = field(repr=False)
-    mean: torch.Tensor = field(repr=False)
+    weight: torch.Tensor = field(repr=False)  # ω [D] float64
+    mean: torch.Tensor = field(repr=False)  # m [D] float64, of the fitted tokens
     header: dict
 
     @classmethod
@@ -103,24 +95,26 @@ class Direction:
         target: str = "map",
         progress: bool = False,
     ) -> Direction:
-        """The same ridge to any label-free map of the bank's pictures, such as the logit of the saliency head.
+        """Fit a direction to any label-free map of the bank's pictures, such as the logit of the saliency head.
 
         Args:
-            targets: [N, T] float, not only 0 and 1. target: its name, for the header.
+            targets: [N, T] float, not only 0 and 1.
+            target: its name, for the header.
 
         Raises:
-            LabelLeak: something like a label was handed in. CovtokenError: as ``fit_many``, or another shape.
+            LabelLeak: something like a label was handed in.
+            CovtokenError: as ``fit_many``, or another shape.
         """
         moments = direction_moments(bank_features, block, targets, pooled=pooled, progress=progress)
         return cls.from_moments(moments, origin(bank_features), block, ridge, pooled=bool(pooled), target=target)
 
     @classmethod
     def from_moments(cls, moments: Moments, source: dict, block: Block, ridge: float = 1.0, **about) -> Direction:
-        """From the sums over all shards.
+        """Solve for a direction from the sums over all shards.
 
         Args:
-            source: the header of the reference bank, or ``bank.origin`` of all the bank's pictures.
-            about: what the header is to say of the target (``rarity_target``).
+            source: the header of the reference bank, or ``token_bank.origin`` of all the bank's pictures.
+            about: header fields that describe the target (``rarity_target``).
         """
         weight, mean = solve(moments, ridge)
         header = {key: source[key] for key in _ORIGIN} | {"kind": "direction", "block": block, "pooled": True}
@@ -128,25 +122,24 @@ class Direction:
         return cls(weight, mean, _sealed(weight, mean, header | fitted | about))
 
     def score(self, tokens: torch.Tensor) -> torch.Tensor:
-        """ω·(x − m) [...] float32 of tokens [..., D], already pooled where ``header["pooled"]``; one dot product."""
+        """Compute ω·(x − m) [...] float32 of tokens [..., D], already pooled where ``header["pooled"]``."""
         if tokens.shape[-1] != len(self.weight):
             raise CovtokenError(f"tokens must be [..., {len(self.weight)}] as the bank's, got {tuple(tokens.shape)}")
         weight = self.weight.to(tokens.device, torch.float32)
         return tokens.to(torch.float32) @ weight - (self.weight @ self.mean).item()
 
     def without(self, other: Direction) -> Direction:
-        """This direction after ``other`` has been erased from token space: ω′ = ω − (ω·u)u, u = other's ω ÷ ‖ω‖.
+        """Erase ``other`` from token space: ω′ = ω − (ω·u)u, u = other's ω ÷ ‖ω‖, at the same mean, without a new fit.
 
-        ω′·(x − m) equals ω·(I − uuᵀ)(x − m): the score of tokens whose component along u was projected out, at the same
-        mean and without a new fit. It is a projection in token space, not of scores: where tokens vary in a correlated
-        way, ω′'s scores can still correlate with other's (``erasure.without_linear`` sees to that). Pooling may differ,
-        for it commutes with the projection.
+        ω′·(x − m) = ω·(I − uuᵀ)(x − m). Tokens are projected, not scores: where tokens vary in a correlated way, the
+        two scores can still correlate (``erasure.without_linear`` sees to that). Pooling may differ, for it commutes
+        with the projection.
 
         Raises:
-            CovtokenError: directions of other blocks, weights, preprocessing or precision, or parallel ones.
+            CovtokenError: directions of unlike blocks, weights, preprocessing or precision, or parallel ones.
         """
-        has = [{k: one.header.get(k, "nothing") for k in (*_MADE_BY, "block")} for one in (self, other)]
-        wrong = [f"{k}: {v!r} and {has[1][k]!r}" for k, v in has[0].items() if v != has[1][k]]
+        mine, its = ({k: d.header.get(k, "nothing") for k in (*_MADE_BY, "block")} for d in (self, other))
+        wrong = [f"{k}: {v!r} and {its[k]!r}" for k, v in mine.items() if v != its[k]]
         if wrong:
             raise CovtokenError(f"the two directions do not live in one token space ({'; '.join(wrong)})")
         u = other.weight / torch.linalg.vector_norm(other.weight)
@@ -156,12 +149,12 @@ class Direction:
         return self.replaced(left, without=[*self.header.get("without", []), other.header["content_sha256"]])
 
     def replaced(self, weight: torch.Tensor, **about) -> Direction:
-        """This direction with another ω at the same mean; ``about`` is what the header is to say of the change."""
+        """Give this direction another ω at the same mean; ``about``: header fields that describe the change."""
         header = {name: value for name, value in self.header.items() if name != "explained"}  # no longer true
         return Direction(weight, self.mean, _sealed(weight, self.mean, header | about))
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, or nothing."""
+        """Write the direction to one safetensors file, or nothing."""
         write_tensors(Path(path), {"weight": self.weight, "mean": self.mean}, self.header, kind="direction")
 
 
@@ -179,17 +172,13 @@ def fit_many(
     """Fit D at several blocks from one target: the search, which is what costs, runs once.
 
     Args:
-        bank_features: of the bank split, with the tokens of ``blocks`` and of the target block.
+        bank_features: the bank's pictures, with the tokens of ``blocks`` and of the target block.
         blocks: where D is read.
         settings: of target and fit (None: ``DirectionSettings()``).
         size: tokens of the reference.
-        k: of N.
-        neighbours: of N.
+        k: neighbours behind each sparsity.
+        neighbours: reference tokens that a rarity is the mean over.
         key: hash key of the reference.
-        progress: show a bar.
-
-    Returns:
-        Block → direction.
 
     Raises:
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
@@ -199,9 +188,7 @@ def fit_many(
     with construction("a direction"):
         reference = target_reference(bank_features, settings.target_block, size, k, neighbours, key, progress)
         rarity = bank_rarity(bank_features, reference, progress)
-        return {
-            block: distilled(bank_features, block, reference, rarity, settings, progress=progress) for block in blocks
-        }
+        return {block: distilled(bank_features, block, reference, rarity, settings, progress) for block in blocks}
 
 
 def target_reference(
@@ -213,7 +200,7 @@ def target_reference(
     key: str = KEY,
     progress: bool = False,
 ) -> RaritySubspace:
-    """Pass 1: build the pooled reference that rarity is asked of; arguments as ``fit_many``."""
+    """Build the pooled reference of rarity (pass 1); arguments as ``fit_many``."""
     bank = build_bank(features, target_block, size, pooled=True, key=key, progress=progress)
     return RaritySubspace.fit(bank, k, neighbours)
 
@@ -226,15 +213,12 @@ def distilled(
     settings: DirectionSettings | None = None,
     progress: bool = False,
 ) -> Direction:
-    """Fit D at one block from passes 1 and 2 that have run.
+    """Fit D at one block after passes 1 and 2.
 
     Args:
-        features: of the bank's pictures.
-        block: where D is read.
-        reference: of pass 1.
-        rarity: [N, T], of the bank's tokens (``bank_rarity``).
+        features: the bank's pictures.
+        rarity: [N, T] of those pictures (``bank_rarity``).
         settings: of target and fit; its target block is the reference's.
-        progress: show a bar.
     """
     settings = settings or DirectionSettings()
     target = two_views(_checked_target(features, rarity), settings.inside)
@@ -248,20 +232,22 @@ def distilled(
 
 
 def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
-    """Rarity over the bank and inside each picture as one target: (1 − inside) · rank + inside · rank in the picture.
+    """Mix two ranks of each token into one target: (1 − inside) · rank over the bank + inside · rank in its picture.
 
-    In a bank of few units the rarest tokens of all come from one or two of them, and a call over the bank is about
-    those. A rank inside a picture lets each picture name its own; alone, it would also call the least ordinary tokens
-    of a picture that has nothing to show.
+    With few units, the rarest tokens of the bank all come from one or two pictures, and a cut over the bank would mark
+    only those. Ranking inside each picture spreads the positives; alone, it would also mark tokens in pictures without
+    anything unusual.
 
     Args:
-        rarity: [N, T], a row a picture. inside: 0 … 1; 0 gives ``rarity`` back as it is.
+        rarity: [N, T], a row a picture.
+        inside: 0 … 1; 0 gives ``rarity`` back as it is.
 
     Returns:
-        [N, T] float64 in (0, 1], ranks by ``scipy.stats.rankdata`` over their number, ties shared.
+        [N, T] float64 in (0, 1], ranks over their number, ties shared.
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: ``inside`` outside [0, 1].
+        LabelLeak: something like a label was handed in.
+        CovtokenError: ``inside`` outside [0, 1].
     """
     _check_inside(inside)
     refuse_label_arrays("the target of a direction", rarity)  # here: ranks of a mask no longer look like one
@@ -273,17 +259,18 @@ def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
 
 
 def refined(direction: Direction, features: Features, rarity, progress: bool = False) -> Direction:
-    """One round: the same fit to the tokens that are high in rarity *and* in the last direction's score.
+    """Fit a direction anew to the tokens that are high in rarity *and* in its score (one round).
 
-    A rare token that no direction explains is an oddity of its own picture; one that both name is what rare tokens
-    have in common. The share of positives stays that of the first target.
+    A rare token that no direction explains is an oddity of its own picture; a token that both name shows what rare
+    tokens have in common. The share of positives stays that of the first target.
 
     Args:
-        features: the pictures that ``direction`` was fitted on. rarity: theirs, [N, T] (``bank_rarity``), in one or in
-            ``two_views``, as the direction's own target was.
+        features: the pictures that ``direction`` was fitted on.
+        rarity: [N, T] of those pictures (``bank_rarity``), in ``two_views`` if the direction's own target was.
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: another target than the direction's own.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: another target than the direction's own.
     """
     head, parts = direction.header, []
     check_fits(direction, features, pictures=features)
@@ -299,23 +286,23 @@ def refined(direction: Direction, features: Features, rarity, progress: bool = F
         target = agreed(rarity, torch.cat(parts))
         cut = rarity_cut(target, head["quantile"])
         moments = direction_moments(features, head["block"], target, cut, head["pooled"], progress)
-    kept = ("target", "target_block", "quantile", "inside", "cut", "size", "k", "neighbours", "key")
-    about = {name: head[name] for name in kept if name in head}
-    about |= {"pooled": head["pooled"], "rounds": head.get("rounds", 0) + 1}
+    kept = ("target", "target_block", "quantile", "inside", "cut", "size", "k", "neighbours", "key", "pooled")
+    about = {name: head[name] for name in kept if name in head} | {"rounds": head.get("rounds", 0) + 1}
     return Direction.from_moments(moments, head, head["block"], head["ridge"], **about)
 
 
 def agreed(rarity: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    """Mean of the two ranks of every token over the whole bank, in (0, 1], float64, the shape of ``rarity``."""
+    """Average each token's two ranks over the whole bank, in (0, 1], float64, the shape of ``rarity``."""
     ranks = [rankdata(torch.as_tensor(x).numpy(), axis=None).reshape(tuple(x.shape)) for x in (rarity, score)]
     return torch.as_tensor((ranks[0] + ranks[1]) / (2 * ranks[0].size))
 
 
 def bank_rarity(features: Features, reference: RaritySubspace, progress: bool = False) -> torch.Tensor:
-    """Pass 2: rarity [N, T] float32 of all tokens of the bank's pictures, or of a shard of them, own unit left out.
+    """Score the rarity [N, T] float32 of the bank's pictures, or of a shard of them, own unit left out (pass 2).
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: a reference of other features, NaN tokens.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: a reference of other features, NaN tokens.
     """
     bank = reference.bank
     check_fits(bank, features)
@@ -328,13 +315,13 @@ def bank_rarity(features: Features, reference: RaritySubspace, progress: bool = 
 
 
 def rarity_cut(rarity: torch.Tensor, quantile: float = 0.9) -> float:
-    """The exact quantile of the rarity of *all* bank tokens (rows of all shards), linear between order statistics."""
+    """Take the exact quantile of the rarity of *all* the bank's pictures, linear between order statistics."""
     _check_quantile(quantile)
     return float(np.quantile(torch.as_tensor(rarity).double().numpy(), quantile))
 
 
 def rarity_target(reference: RaritySubspace, quantile: float, cut: float, inside: float = 0.0) -> dict:
-    """What the header of a direction says of its target where that is rarity, in ``two_views``, above ``cut``."""
+    """Describe a rarity target for a header: reference, block, quantile, cut, weight of within-picture ranks."""
     bank = reference.bank.header
     made = {"target": "rarity", "target_block": bank["block"], "quantile": quantile, "cut": cut, "inside": inside}
     return made | {"size": bank["size"], "k": reference.k, "neighbours": reference.neighbours, "key": bank["key"]}
@@ -343,10 +330,11 @@ def rarity_target(reference: RaritySubspace, quantile: float, cut: float, inside
 def direction_moments(
     features: Features, block: Block, target, cut: float | None = None, pooled: bool = True, progress: bool = False
 ) -> Moments:
-    """Pass 3: the sums over the tokens of one block of the bank's pictures, or of a shard of them.
+    """Sum the tokens of one block over the bank's pictures, or over a shard of them (pass 3).
 
     Args:
-        target: [N, T] float, for the same pictures. cut: where given, t = 1 where the target is above it, else 0.
+        target: [N, T] float, of the same pictures.
+        cut: where given, t = 1 where the target is above it, else 0.
 
     Raises:
         LabelLeak: something like a label was handed in (0 and 1 come from ``cut``, never from outside).
@@ -357,29 +345,29 @@ def direction_moments(
     moments = None
     with construction("a direction"):
         for part, tokens in _streamed(features, block, pooled, f"direction, block {block}", progress):
-            these = Moments.of(tokens, target[part])
-            moments = these if moments is None else moments + these
+            summed = Moments.of(tokens, target[part])
+            moments = summed if moments is None else moments + summed
     return moments
 
 
 def moments_at_cuts(
     features: Features, block: Block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
 ) -> list[Moments]:
-    """``direction_moments`` at each of several cuts in one pass, for Σx and Σxxᵀ, which cost, know nothing of a cut."""
+    """Compute ``direction_moments`` at several cuts in one pass: Σx and Σxxᵀ, which cost, are the same at all."""
     target = _checked_target(features, target).double()
     shared, cross, counts = None, 0, [0.0] * len(cuts)
     with construction("a direction"):
         for part, tokens in _streamed(features, block, pooled, f"direction, block {block}", progress):
             calls = torch.stack([(target[part] > cut).double() for cut in cuts])  # [cuts, n, T]
-            these = Moments.of(tokens, calls[0])
-            shared = these if shared is None else shared + these
+            summed = Moments.of(tokens, calls[0])
+            shared = summed if shared is None else shared + summed
             cross = cross + calls.flatten(1) @ tokens.flatten(0, 1).double()
             counts = [count + call.sum().item() for count, call in zip(counts, calls, strict=True)]
     return [Moments(shared.n, shared.x, shared.xx, t, xt, t) for t, xt in zip(counts, cross, strict=True)]  # t² = t
 
 
 def load_direction(path: Path) -> Direction:
-    """Read a direction; a file that is missing, truncated, edited or of another kind is refused by name."""
+    """Read a direction. Raises CovtokenError, with the path, if missing, damaged, edited or no direction."""
     path = Path(path)
     tensors, header = read_tensors(path, kind="direction")
     weight, mean = tensors.get("weight"), tensors.get("mean")
@@ -389,10 +377,10 @@ def load_direction(path: Path) -> Direction:
         raise CovtokenError(
             f"{path}: edited or damaged: expected weight [D] and mean [D] float64, came {came}; build it again"
         )
-    sealed, found = header.get("content_sha256", "nothing"), _sealed(weight, mean, header)["content_sha256"]
-    if found != sealed:
+    sealed, digest = header.get("content_sha256", "nothing"), _sealed(weight, mean, header)["content_sha256"]
+    if digest != sealed:
         raise CovtokenError(
-            f"{path}: edited or damaged: content is {found[:12]}, its header says {str(sealed)[:12]}; build it again"
+            f"{path}: edited or damaged: content is {digest[:12]}, its header says {str(sealed)[:12]}; build it again"
         )
     return Direction(weight, mean, header)
 
@@ -419,7 +407,7 @@ def _checked_target(features: Features, target) -> torch.Tensor:
 
 
 def _streamed(features: Features, block: Block, pooled: bool, what: str, progress: bool):
-    """(slice, tokens [n, T, D], pooled where asked), chunk by chunk; to be read under ``construction``."""
+    """Yield (slice, tokens [n, T, D], pooled where asked) chunk by chunk; to be read under ``construction``."""
     total = -(-len(features) // CHUNK)
     for part, chunk in track(features.chunks(block, size=CHUNK), what, total, disable=not progress):
         refuse_label_arrays("a direction", chunk)

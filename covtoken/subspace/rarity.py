@@ -1,4 +1,4 @@
-"""Rarity at second order, N and PN: a token is rare if its *neighbourhood* in the bank is (book/recommended.md).
+"""Score rarity, N and PN: a token is rare if its *neighbourhood* in the bank is sparse (book/recommended.md).
 
 A asks how far a token is from the reference; N asks how sparse the reference is where the token lies, which one unlucky
 gap around the token moves less. PN is N on tokens pooled 3 × 3, against a bank of pooled tokens.
@@ -21,22 +21,16 @@ NEIGHBOURS = 30
 
 @dataclass(frozen=True)
 class RaritySubspace:
-    """The reference and how sparse it is around each of its tokens.
+    """A bank and how sparse it is around each of its tokens."""
 
-    Attributes:
-        bank: the reference; a pooled one makes N into PN. k: neighbours behind each sparsity.
-        neighbours: reference tokens that a score is the mean over.
-        sparsity: [n] float32, of the bank's own tokens, each against tokens of other units.
-    """
-
-    bank: TokenBank
-    k: int
-    neighbours: int
-    sparsity: torch.Tensor = field(repr=False)
+    bank: TokenBank  # a pooled bank makes N into PN
+    k: int  # neighbours behind each sparsity
+    neighbours: int  # bank tokens that a rarity is the mean over
+    sparsity: torch.Tensor = field(repr=False)  # [n] float32, of the bank's own tokens, each against other units'
 
     @classmethod
     def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, neighbours: int = NEIGHBOURS) -> RaritySubspace:
-        """The sparsity of the bank itself; no direction is needed.
+        """Compute the bank's own sparsity.
 
         Raises:
             LabelLeak: something like a label was handed in.
@@ -50,16 +44,15 @@ class RaritySubspace:
             return cls(bank, k, neighbours, mean_distance(bank.tokens, bank.tokens, k, bank.units, bank.units))
 
     def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
-        """Rarity [...] float32 of tokens [..., D], in the tokens' own units of distance.
+        """Compute the rarity [...] float32 of tokens [..., D], in the tokens' own units of distance.
 
         Args:
             tokens: pooled by ``pool3x3`` where the bank is.
-            units: int, the bank's numbers (``bank.unit_ids``), of shape [...] or one per leading item; reference tokens
-                of a token's own unit are left out, both here and in the sparsity that is averaged.
+            units: as for ``sparsity``.
 
         Raises:
-            CovtokenError: NaN tokens, another width, or fewer than ``neighbours`` reference tokens of other units.
+            CovtokenError: NaN tokens, another width, or fewer than ``neighbours`` bank tokens of other units.
         """
         flat = tokens.reshape(-1, tokens.shape[-1])
-        _, found = nearest(flat, self.bank.tokens, self.neighbours, *own_units(tokens, self.bank, units))
-        return self.sparsity.to(found.device)[found].mean(1).reshape(tokens.shape[:-1])
+        _, indices = nearest(flat, self.bank.tokens, self.neighbours, *own_units(tokens, self.bank, units))
+        return self.sparsity.to(indices.device)[indices].mean(1).reshape(tokens.shape[:-1])

@@ -1,8 +1,7 @@
-"""Subspace B, residual: a token is a member if the directions of normal tokens do not explain it (book/method.md).
+"""Fit subspace B, residual: a token is a member if the directions of normal tokens do not explain it (book/method.md).
 
-PCA of the bank gives the normal basis U; membership is what is left of a token outside of it. B is fitted on the same
-reference tokens as A (``bank.build_bank``), so that the two differ in how they look and not in what they look at. That
-reference merges over shards by its hashes; with it in memory, the covariance takes one pass and no further merging.
+PCA of the bank gives the normal basis U; membership is the length of a token outside of it. B is fitted on the same
+bank as A, so that the two differ in how they look and not in what they look at.
 """
 
 from __future__ import annotations
@@ -21,23 +20,18 @@ CHUNK = 16_384  # tokens held in float64 at a time
 
 @dataclass(frozen=True)
 class ResidualSubspace:
-    """The fitted subspace.
-
-    Attributes:
-        bank: the reference. mean: [D] float64, of the bank's tokens.
-        basis: [D, rank] float64, orthonormal: U, the normal directions, widest first.
-    """
+    """The fitted subspace."""
 
     bank: TokenBank
-    mean: torch.Tensor = field(repr=False)
-    basis: torch.Tensor = field(repr=False)
+    mean: torch.Tensor = field(repr=False)  # [D] float64, of the bank's tokens
+    basis: torch.Tensor = field(repr=False)  # U [D, rank] float64, orthonormal: the normal directions, widest first
 
     @classmethod
     def fit(cls, bank: TokenBank, rank: int = RANK) -> ResidualSubspace:
         """Take the top ``rank`` principal directions of the bank.
 
-        Unlike A, B leaves no unit out: a token moves a mean and a covariance of thousands only a little. Pictures that
-        are scored should still be others than the bank's.
+        Unlike A, B leaves no unit out: a token moves a mean and a covariance of thousands only a little. Still, score
+        no picture that fed the bank.
 
         Raises:
             LabelLeak: something like a label was handed in.
@@ -60,7 +54,7 @@ class ResidualSubspace:
         return cls(bank, mean, basis)
 
     def score(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Membership [...] of tokens [..., D]: ‖(I − UUᵀ)(z − mean)‖, float32, where the tokens lie."""
+        """Compute the membership [...] of tokens [..., D]: ‖(I − UUᵀ)(z − mean)‖, float32, where the tokens lie."""
         if tokens.shape[-1] != len(self.mean):
             raise CovtokenError(f"tokens must be [..., {len(self.mean)}] as the bank's, got {tuple(tokens.shape)}")
         mean, basis = self.mean.to(tokens.device), self.basis.to(tokens.device)
@@ -69,7 +63,7 @@ class ResidualSubspace:
 
 
 def _moments(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean [D] and covariance [D, D] (÷ n) in float64; centred before it is squared, so nothing cancels."""
+    """Compute mean [D] and covariance [D, D] (÷ n) in float64; centred before squaring, so that nothing cancels."""
     mean = sum(part.double().sum(0) for part in tokens.split(CHUNK)) / len(tokens)
     covariance = sum(_gram(part.double() - mean) for part in tokens.split(CHUNK)) / len(tokens)
     return mean, covariance
@@ -80,7 +74,7 @@ def _gram(x: torch.Tensor) -> torch.Tensor:
 
 
 def _residual(tokens: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """[n] float64. The difference itself is measured: ‖x‖² − ‖Uᵀx‖² would lose residuals that are small beside x."""
+    """Measure residuals [n] float64 themselves: ‖x‖² − ‖Uᵀx‖² would lose residuals that are small beside x."""
     parts = []
     for part in tokens.split(CHUNK):
         x = part.double() - mean

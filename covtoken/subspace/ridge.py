@@ -1,4 +1,4 @@
-"""Ridge regression from sums that add up over shards: what an engine that maps over many machines can reduce."""
+"""Solve ridge regression from sums that add up over shards, which may lie on many machines."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ CHUNK = 16_384  # tokens held in float64 at a time
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over tokens x [D] and their targets t, float64. They add in any order, equal up to rounding.
+    """Sums over tokens x [D] and their targets t, float64. They add in any order, equal up to rounding."""
 
-    Attributes:
-        n: tokens summed. x: Σx [D]. xx: Σxxᵀ [D, D]. t: Σt. xt: Σxt [D]. tt: Σt².
-    """
-
-    n: int
-    x: torch.Tensor = field(repr=False)
-    xx: torch.Tensor = field(repr=False)
-    t: float
-    xt: torch.Tensor = field(repr=False)
-    tt: float
+    n: int  # tokens summed
+    x: torch.Tensor = field(repr=False)  # Σx [D]
+    xx: torch.Tensor = field(repr=False)  # Σxxᵀ [D, D]
+    t: float  # Σt
+    xt: torch.Tensor = field(repr=False)  # Σxt [D]
+    tt: float  # Σt²
 
     @classmethod
     def of(cls, x: torch.Tensor, t: torch.Tensor) -> Moments:
-        """The sums of tokens [..., D] and targets [...]. None at all give zeros, which change no other sum."""
+        """Sum tokens [..., D] and targets [...]; no tokens give zeros."""
         if x.ndim < 2 or x.shape[:-1] != t.shape:
             raise CovtokenError(f"tokens [..., D] need one target each, got {tuple(x.shape)} and {tuple(t.shape)}")
         n, width = t.numel(), x.shape[-1]
@@ -51,7 +47,7 @@ class Moments:
 
 
 def solve(moments: Moments, ridge: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ridge direction ω = (C + λ·tr(C)/D·I)⁻¹ E[(x − m)(t − t̄)] and the mean m, [D] float64 (book/recommended.md).
+    """Solve for ω = (C + λ·tr(C)/D·I)⁻¹ E[(x − m)(t − t̄)]; give ω and the mean m, [D] float64 (book/recommended.md).
 
     λ is in units of the mean variance tr(C)/D, so it means the same at every block and width.
 
@@ -74,13 +70,13 @@ def solve(moments: Moments, ridge: float = 1.0) -> tuple[torch.Tensor, torch.Ten
 
 
 def explained(moments: Moments, weight: torch.Tensor) -> float:
-    """R²: the share of the target's variance that t̄ + ω·(x − m) accounts for, on the tokens that were summed."""
+    """Compute R²: the share of the target's variance that t̄ + ω·(x − m) explains, on the tokens that were summed."""
     covariance, cross, variance = central(moments)
     return ((2 * weight @ cross - weight @ covariance @ weight) / variance).item()
 
 
 def central(moments: Moments) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Covariance [D, D], covariance with the target [D], variance of the target; all ÷ n."""
+    """Compute the covariance [D, D], the covariance with the target [D] and the target's variance; all ÷ n."""
     n = moments.n
     if n < 2:
         raise CovtokenError(f"a direction needs at least 2 tokens, got {n}")
