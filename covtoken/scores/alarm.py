@@ -1,18 +1,17 @@
-"""A warning, without any label, that the distilled direction is not to be trusted with this bank.
+"""Warn, without any label, where the distilled direction is not to be trusted with a bank.
 
 D is fitted to a call on the bank's own tokens. Where the bank is poor, the call is about something else than what is
-rare, and D points there with as much contrast as ever. Four things can be asked without a label:
+rare, and D points there with as much contrast as ever. Four statistics need no label:
 
     units       how many units fed the bank. With two or three, a single one decides what is rare.
-    agreement   Spearman's ρ, over query tokens, of D and a score that searches the bank (A), which has no call to get
-                wrong.
+    agreement   Spearman's ρ, over query tokens, of D and A, which searches the bank and has no call to get wrong.
     backing     how often A ranks a token of D's top tenth above a token of the rest (an AUROC). Agreement looks at all
                 tokens, of which nearly all are background; backing at those that D points to.
     drift       how far the queries' tokens lie from the bank: A's median over the median sparsity of the bank itself,
                 1 for pictures like the bank's.
 
-``check_bank`` computes them; ``Limits`` says which decide, and where. The limits are an argument: they were fixed on
-selection splits (``covtoken.studies.alarm``, configs/alarm.lock.json).
+``Limits`` says which decide, and where; selection splits fixed them (``covtoken.studies.alarm``,
+configs/alarm.lock.json).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ BANK_TOKENS = 2_000  # reference tokens whose own sparsity is looked at: enough 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where the alarm fires: a statistic below its ``…_min`` or above its ``…_max``; None: it does not decide."""
+    """Limits of the alarm, which fires below a ``…_min`` and above a ``…_max``; None: a statistic does not decide."""
 
     units_min: int = FEWEST_UNITS
     agreement_min: float | None = None
@@ -48,10 +47,12 @@ class Limits:
     drift_max: float | None = None
 
     def to_json(self) -> dict:
+        """Give the limits as the lock keeps them."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict) -> Limits:
+        """Read what ``to_json`` gives."""
         known = {field.name for field in fields(cls)}
         if set(data) != known:
             raise CovtokenError(f"limits of an alarm: expected {', '.join(sorted(known))}, got {', '.join(data)}")
@@ -60,16 +61,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What was found.
+    """The alarm's verdict on a bank."""
 
-    Attributes:
-        statistics: name -> number, None where it could not be computed or was not asked for.
-        fired: D is not to be trusted. reasons: why, a sentence each; empty where it has not fired.
-    """
-
-    statistics: dict[str, float | None]
-    fired: bool
-    reasons: tuple[str, ...]
+    statistics: dict[str, float | None]  # by name; None where it could not be computed or was not asked for
+    fired: bool  # D is not to be trusted
+    reasons: tuple[str, ...]  # why, a sentence each; empty where it has not fired
 
     @property
     def recommended(self) -> str:
@@ -91,12 +87,15 @@ def check_bank(
     maps=None,
     fallback_maps=None,
 ) -> Alarm:
-    """Ask whether D, as ``recipe`` makes it from a bank, is to be trusted on pictures.
+    """Check whether D, as ``recipe`` makes it from a bank, is to be trusted on pictures.
 
     Args:
-        bank_features, features: FeatureSets of the bank's pictures and of those to be scored.
-        recipe: of D. fallback: of the score that it is held against and falls back to (A).
-        maps, fallback_maps: [N, T] of both recipes where they exist already; they are computed on a sample otherwise.
+        bank_features: the bank's pictures.
+        features: the pictures to be scored.
+        recipe: of D.
+        fallback: of the score that D is held against and gives way to (A).
+        maps: D's [N, T] where they exist already (None: computed on a sample).
+        fallback_maps: A's, likewise.
 
     Raises:
         LabelLeak: something like a label was handed in, or a mask was opened meanwhile.
@@ -106,18 +105,17 @@ def check_bank(
 
 
 def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
-    """The alarm of these statistics. One that decides and could not be computed fires."""
+    """Decide on statistics by name. A statistic that decides and could not be computed fires."""
     reasons = []
     few = found["units"] < limits.units_min
     if few:
         reasons.append(f"the bank has {found['units']:.0f} units, fewer than {limits.units_min}")
     for name, what in (("agreement", "D and A agree by ρ"), ("backing", "A backs what D points to by AUROC")):
         value, limit = found[name], getattr(limits, f"{name}_min")
-        unknown_of_few = few and value is None  # said already
-        if limit is not None and not unknown_of_few and (value is None or value < limit):
+        if limit is not None and ((value is None and not few) or (value is not None and value < limit)):
             reasons.append(f"{what} = {_number(value)}, less than {limit:.2f}")
     far, limit = found["drift"], limits.drift_max
-    if limit is not None and not (few and far is None) and (far is None or far > limit):
+    if limit is not None and ((far is None and not few) or (far is not None and far > limit)):
         reasons.append(
             f"the pictures lie {_number(far)} times as far from the bank as it from itself, {limit:.2f} at most"
         )
@@ -127,38 +125,38 @@ def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
 def statistics(
     bank_features: Features, features: Features, recipe: Recipe, fallback: Recipe, maps=None, fallback_maps=None
 ) -> dict[str, float | None]:
-    """The four numbers, None where two units are missing or a map is constant; arguments as ``check_bank``."""
+    """Compute the four statistics, None below two units or where a map is constant; arguments as ``check_bank``."""
     refuse_label_arrays("an alarm", bank_features, features, *(m for m in (maps, fallback_maps) if m is not None))
     refuse_label_choice("an alarm", bank_features)
     if len(bank_features) == 0 or len(features) == 0:
         raise CovtokenError(f"an alarm needs pictures, got {len(bank_features)} of a bank and {len(features)} to score")
     units = len(set(bank_features.units))
-    found: dict[str, float | None] = {"units": float(units), "agreement": None, "backing": None, "drift": None}
+    out: dict[str, float | None] = {"units": float(units), "agreement": None, "backing": None, "drift": None}
     if units < 2:
-        return found  # no bank token has tokens of another unit to be compared with
+        return out  # no bank token has tokens of another unit to be compared with
     with construction("an alarm"):
         # Sorted: a sum in another order would move the last digit.
         chosen = sorted(range(len(features)), key=lambda i: (hash_of(features.digests[i], KEY), features.units[i]))
         chosen = chosen[:QUERY_PICTURES]
         sample = features.subset(chosen)
-        bank_features = _sorted(bank_features)
-        ours, theirs = (
+        order = sorted(zip(bank_features.digests, bank_features.units, range(len(bank_features))))
+        bank_features = bank_features.subset([index for *_, index in order])
+        d, a = (
             (score_maps(r, bank_features, sample) if given is None else np.asarray(given)[chosen]).ravel()
             for r, given in ((recipe, maps), (fallback, fallback_maps))
         )
-        if len(ours) and ours.min() < ours.max() and theirs.min() < theirs.max():
-            found["agreement"] = _finite(spearmanr(ours, theirs)[0])
-        found["backing"] = backing(ours, theirs)
+        if len(d) and d.min() < d.max() and a.min() < a.max():
+            out["agreement"] = _finite(spearmanr(d, a)[0])
+        out["backing"] = backing(d, a)
         own = own_sparsity(bank_features, fallback)
-        found["drift"] = _finite(np.median(theirs) / own) if own > 0 else None
-    return found
+        out["drift"] = _finite(np.median(a) / own) if own > 0 else None
+    return out
 
 
 def backing(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """How often ``theirs`` ranks a token of our top tenth above one of the rest, ties half; 1: always, ½: by chance.
+    """Measure how often map ``theirs`` ranks a token of the top tenth of map ``ours`` above a token of the rest.
 
-    Args:
-        ours, theirs: two maps of the same tokens, any equal shape.
+    Ties count half; 1: always, ½: by chance. Both maps are of the same tokens, in any equal shape.
     """
     ours, theirs = np.ravel(ours), np.ravel(theirs)
     top = ours > np.quantile(ours, TOP)
@@ -169,13 +167,9 @@ def backing(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def own_sparsity(bank_features: Features, fallback: Recipe) -> float:
-    """Median sparsity of the bank's own tokens, each against those of other units."""
+    """Compute the median sparsity of the bank's own tokens, each against those of other units."""
     bank = build_bank(bank_features, fallback.block, pooled=fallback.pooled)
     return float(sparsity(bank.tokens[:BANK_TOKENS], bank, bank.units[:BANK_TOKENS]).median())
-
-
-def _sorted(features: Features):
-    return features.subset(sorted(range(len(features)), key=lambda i: (features.digests[i], features.units[i])))
 
 
 def _finite(value) -> float | None:

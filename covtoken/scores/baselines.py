@@ -1,4 +1,4 @@
-"""Baselines: attention, norms, PatchCore, the centre prior, random numbers."""
+"""Score with baselines: attention, brightness, norms, PatchCore, the centre prior, random numbers, the head."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def map_like(values: Callable[[Block, Features, int], torch.Tensor | np.ndarray]
     """Make a scorer's ``maps`` from ``values(block, features, seed) -> [N, T]``: pooling acts on the map itself."""
 
     def maps(block: Block, pooled, bank_features: Features, features: Features, seed, settings):
-        found = np.asarray(values(block, features, seed), dtype=np.float32)
-        return pool3x3(found[..., None], features.rows, features.cols)[..., 0] if pooled else found
+        raw = np.asarray(values(block, features, seed), dtype=np.float32)
+        return pool3x3(raw[..., None], features.rows, features.cols)[..., 0] if pooled else raw
 
     return maps
 
 
 def attention(block: int, features: Features, seed: int) -> torch.Tensor:
-    """Attention of the class token to each patch."""
+    """Score by the attention of the class token to each patch."""
     return features.attention(block)
 
 
 def intensity(block: None, features: Features, seed: int) -> torch.Tensor:
-    """Mean brightness of each patch."""
+    """Score by the mean brightness of each patch."""
     return features.intensity()
 
 
 def variance(block: None, features: Features, seed: int) -> torch.Tensor:
-    """Variance of brightness inside each patch."""
+    """Score by the variance of brightness inside each patch."""
     return features.variance()
 
 
 def saliency_head(block: None, features: Features, seed: int) -> torch.Tensor:
-    """Logits of the model's own saliency head."""
+    """Score by the logits of the model's own saliency head."""
     return features.saliency()
 
 
@@ -92,7 +92,7 @@ def patchcore(
 
 
 def centre_prior(block: None, features: Features, seed: int) -> np.ndarray:
-    """Minus the distance from the grid's centre over the half diagonal (between patch centres; book/method.md)."""
+    """Score by minus the distance from the grid's centre over the half diagonal, at patch centres (book/method.md)."""
     r = np.arange(features.rows) - (features.rows - 1) / 2
     c = np.arange(features.cols) - (features.cols - 1) / 2
     distance = np.hypot(r[:, None], c[None]) / (math.hypot(features.rows, features.cols) / 2)
@@ -100,7 +100,7 @@ def centre_prior(block: None, features: Features, seed: int) -> np.ndarray:
 
 
 def random(block: None, features: Features, seed: int) -> np.ndarray:
-    """Uniform values that follow from the picture and the seed alone, whatever the order of pictures."""
+    """Draw uniform values that follow from the picture and the seed alone, whatever the order of pictures."""
     n_tokens = features.rows * features.cols
     seeds = (seed_of(f"{seed}\0{digest}") for digest in features.digests)
     return np.array([np.random.default_rng(each).random(n_tokens) for each in seeds])

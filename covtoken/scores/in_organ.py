@@ -1,4 +1,4 @@
-"""O, the score for inside an organ: membership A joined by a student of the saliency head."""
+"""Score with O, for inside an organ: membership A joined by a student of the saliency head."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def in_organ_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the two maps [N, T] whose weighted sum is O: membership A, and the head's student, unsmoothed.
 
-    Each in standard deviations of what the bank's own tokens score (of A, the reference's, own unit left out), so that
-    a weight means the same with every bank. Both read tokens as they are, or both pooled ones.
+    Each is in standard deviations of the scores of the bank's own tokens (for A, own unit left out), so that a weight
+    means the same with every bank. Both read tokens as they are, or both pooled ones.
 
     Args:
         density: A's raw maps [N, T] where they exist already.
@@ -34,17 +34,17 @@ def in_organ_parts(
     if density is None:
         density = memberships.density(block, pooled, bank_features, features, 0, None)
     student = Direction.fit_target(bank_features, student_block, bank_features.saliency(), pooled, target=LOGIT)
-    said, own = (
+    maps, own = (
         token_maps(lambda z, part: student.score(z), student_block, pooled, f) for f in (features, bank_features)
     )
-    return _standardised(density, sparsity(bank.tokens, bank, bank.units).numpy()), _standardised(said, own)
+    return _standardised(density, sparsity(bank.tokens, bank, bank.units).numpy()), _standardised(maps, own)
 
 
-def _standardised(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    spread = float(np.std(of, dtype=np.float64))
+def _standardised(values: np.ndarray, own: np.ndarray) -> np.ndarray:
+    spread = float(np.std(own, dtype=np.float64))
     if not spread > 0:
         raise CovtokenError("every token of the bank scores the same: give pictures that differ")
-    return (values - float(np.mean(of, dtype=np.float64))) / spread
+    return (values - float(np.mean(own, dtype=np.float64))) / spread
 
 
 def in_organ(

@@ -1,4 +1,4 @@
-"""Score maps of the memberships: A, B, N, D, D without the head, and the head's student."""
+"""Score with the memberships: A, B, N, D, D without the head, and the head's student."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def token_maps(
 def density(
     block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
 ) -> np.ndarray:
-    """Score with membership A. It needs the reference alone, not its own sparsity (``DensitySubspace.fit``)."""
+    """Score with membership A, which needs the bank alone, not its own sparsity (``DensitySubspace.fit``)."""
     bank = build_bank(bank_features, block, pooled=pooled)
     units = bank.unit_ids(features.units)
     return token_maps(lambda z, part: sparsity(z, bank, units[part]), block, pooled, features)
@@ -45,7 +45,7 @@ def density(
 def residual(
     block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
 ) -> np.ndarray:
-    """Score with membership B, on A's reference; of tokens below 128 values half of the directions are normal."""
+    """Score with membership B, on A's bank; of tokens below 128 values half of the directions are normal."""
     bank = build_bank(bank_features, block, pooled=pooled)
     fitted = ResidualSubspace.fit(bank, min(RANK, bank.tokens.shape[1] // 2))
     return token_maps(lambda z, part: fitted.score(z), block, pooled, features)

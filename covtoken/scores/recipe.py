@@ -1,4 +1,4 @@
-"""Recipes: one score as it is run, the recommended ones, and the same at another depth."""
+"""Define recipes: a score as it is run, the recommended ones, and the same at another depth."""
 
 from __future__ import annotations
 
@@ -11,26 +11,17 @@ from covtoken.subspace.direction import DirectionSettings
 
 @dataclass(frozen=True)
 class InOrganSettings:
-    """What O is joined from besides membership A.
+    """Settings of O's second map, the head's student, beside membership A."""
 
-    Attributes:
-        student_block: whose tokens the head's student reads.
-        weight: of the student's map beside A's.
-    """
-
-    student_block: int
-    weight: float
+    student_block: int  # whose tokens the student reads
+    weight: float  # of the student's map beside A's
 
 
 @dataclass(frozen=True)
 class PatchCoreSettings:
-    """What PatchCore reads besides its first block.
+    """Settings of PatchCore."""
 
-    Attributes:
-        second_block: whose tokens stand beside those of the recipe's block.
-    """
-
-    second_block: int
+    second_block: int  # whose tokens stand beside those of the recipe's block
 
 
 Settings = DirectionSettings | InOrganSettings | PatchCoreSettings
@@ -44,26 +35,14 @@ SETTINGS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One score as it is run.
+    """A score as it is run. Raises CovtokenError on settings of another score."""
 
-    Attributes:
-        scorer: its name in ``SCORERS``.
-        block: whose tokens it reads; None where it reads none.
-        pooled: whether tokens (or the map) are averaged over 3 × 3 patches.
-        sigma: of the Gaussian that smooths the map, in patches.
-        sign: −1 turns the map round.
-        settings: of the scores in ``SETTINGS``; None for the others.
-
-    Raises:
-        CovtokenError: settings of another score.
-    """
-
-    scorer: str
-    block: Block | None = None
-    pooled: bool = False
-    sigma: float = 0.0
-    sign: int = 1
-    settings: Settings | None = None
+    scorer: str  # a name in ``SCORERS``
+    block: Block | None = None  # whose tokens it reads; None where it reads none
+    pooled: bool = False  # tokens, or the map, after ``pool3x3``
+    sigma: float = 0.0  # of the Gaussian that smooths the map, in patches
+    sign: int = 1  # −1 turns the map round
+    settings: Settings | None = None  # of the scores in ``SETTINGS``; None for the others
 
     def __post_init__(self) -> None:
         kind = SETTINGS.get(self.scorer)
@@ -90,8 +69,7 @@ def recommended(n_blocks: int) -> Recipe:
 
 def in_organ(n_blocks: int) -> Recipe:
     """Give O's recipe; on a backbone of another depth, at the same shares of it."""
-    student = at_depth(IN_ORGAN.settings.student_block, n_blocks)
-    settings = replace(IN_ORGAN.settings, student_block=student)
+    settings = replace(IN_ORGAN.settings, student_block=at_depth(IN_ORGAN.settings.student_block, n_blocks))
     return replace(IN_ORGAN, block=at_depth(IN_ORGAN.block, n_blocks), settings=settings)
 
 

@@ -1,4 +1,4 @@
-"""The recommended score and two that explain it, from one fit: D, the PN its target is made of, D without the head.
+"""Score with D and two scores that explain it, from one fit: the PN its target is made of, D without the head.
 
 Each is a score of its own in ``scorers``; run one by one they would search the bank three times for the same rarity.
 """
@@ -21,12 +21,14 @@ from covtoken.subspace.erasure import without_linear
 def recommended_maps(
     recipe: Recipe, bank_features: Features, features: Features, with_head: bool
 ) -> dict[str, np.ndarray]:
-    """Maps [N, T] float32 of ``recommended``, ``rarity`` and, ``with_head``, ``direction_without_head``.
+    """Score ``recommended``, ``rarity`` and, ``with_head``, ``direction_without_head``: maps [N, T] float32.
 
     The same numbers as ``score_maps`` gives of each recipe.
 
     Args:
-        recipe: of the score ``direction``. bank_features, features: FeatureSets, of the bank's pictures and of others.
+        recipe: of the score ``direction``.
+        bank_features: the bank's pictures.
+        features: the pictures to score.
         with_head: whether the features carry the saliency head's logits.
 
     Raises:
@@ -57,21 +59,22 @@ def recommended_maps(
 
 
 def direction_of(recipe: Recipe, bank_features: Features) -> Direction:
-    """The recommended recipe's direction, fitted once for pictures that come later (``direction_maps``).
+    """Fit the recommended recipe's direction once, for pictures that come later (``direction_maps``).
 
     Raises:
-        LabelLeak: something like a label was handed in. CovtokenError: a recipe of another score.
+        LabelLeak: something like a label was handed in.
+        CovtokenError: a recipe of another score.
     """
     _check(recipe, bank_features)
     return Direction.fit(bank_features, recipe.block, recipe.settings)
 
 
 def direction_maps(recipe: Recipe, fitted: Direction, features: Features) -> np.ndarray:
-    """The recommended maps [N, T] float32 of pictures, by a direction that was fitted before.
+    """Score pictures by a direction that was fitted before: the recommended maps [N, T] float32.
 
     Raises:
         LabelLeak: something like a label was handed in.
-        CovtokenError: a direction of another block, or of features that were made otherwise (``bank.check_fits``).
+        CovtokenError: a direction of another block, or of features that were made otherwise (``check_fits``).
     """
     refuse_label_arrays("the recommended score", features)
     need_features("the recommended score", features)

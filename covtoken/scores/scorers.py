@@ -1,4 +1,4 @@
-"""Every score and baseline behind one signature: features in, a map of T values a picture out. High means lesion.
+"""Run every score and baseline by one signature: features in, a map of T values a picture out. High means lesion.
 
 ``raw_maps`` is what costs; Gaussian smoothing and signs are cheap and come after it, so a search loops outside:
 
@@ -35,14 +35,12 @@ class Scorer:
     Attributes:
         needs: what features must carry, of ``tokens``, ``attention``, ``saliency``, ``pictures``, and ``bank`` where
             the score is fitted on the bank's pictures.
-        maps: (block, pooled, bank_features, features, seed, settings) -> [N, T]; see ``raw_maps``.
-        grid: n_blocks -> list of {block, pooled[, sign, settings]} that may be chosen; ``choices`` adds σ to each.
     """
 
     name: str
     needs: frozenset[str]
-    maps: Callable[..., np.ndarray]
-    grid: Callable[[int], list[dict]]
+    maps: Callable[..., np.ndarray]  # (block, pooled, bank_features, features, seed, settings) -> [N, T]; ``raw_maps``
+    grid: Callable[[int], list[dict]]  # n_blocks -> {block, pooled[, sign, settings]} to choose from; σ comes after
 
 
 def raw_maps(
@@ -60,17 +58,17 @@ def raw_maps(
     Args:
         scorer: a name in ``SCORERS``.
         block: 1 … L or ``"norm"``; ignored by scores that need none.
-        pooled: 3 × 3, on tokens where the score reads tokens, else on the map.
-        bank_features: of the bank's pictures, where the score needs a bank.
-        features: of the N pictures to score.
+        pooled: pool 3 × 3, tokens where the score reads tokens, else the map.
+        bank_features: the bank's pictures, where the score needs a bank.
+        features: the N pictures to score.
         seed: of the scores that draw.
         settings: see ``Recipe``.
-        other_size: score pictures of another size than the bank's, which is refused otherwise: to measure what it does.
+        other_size: score pictures of another size than the bank's, refused otherwise, to measure what that does.
 
     Raises:
         LabelLeak: something like a label was handed in.
-        CovtokenError: unknown score, a score that gives NaN, or one that needs a bank and pictures whose features were
-            made otherwise than the bank's (``bank.check_alike``).
+        CovtokenError: an unknown score, NaN in a map, or, where the score needs a bank, features that were made
+            otherwise than the bank's (``check_alike``).
     """
     refuse_label_arrays(f"score {scorer!r}", bank_features, features)
     refuse_label_choice(f"score {scorer!r}", bank_features)
@@ -96,12 +94,12 @@ def score_maps(
 
 
 def choices(scorer: str, n_blocks: int) -> list[Recipe]:
-    """Every recipe of a score that may be chosen on the selection split of a backbone with L = ``n_blocks``."""
+    """List the recipes of a score that may be chosen on the selection split of a backbone with L = ``n_blocks``."""
     return [Recipe(scorer, sigma=sigma, **place) for place in find(scorer).grid(n_blocks) for sigma in SIGMAS]
 
 
 def find(scorer: str) -> Scorer:
-    """The score of that name, or an error with the closest names."""
+    """Look up a score; an unknown name raises CovtokenError with the closest names."""
     if scorer not in SCORERS:
         raise unknown("score", scorer, sorted(SCORERS))
     return SCORERS[scorer]
