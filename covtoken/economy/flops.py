@@ -1,4 +1,4 @@
-"""Floating-point operations of a plain ViT in closed form, 2 per multiply-add, for one picture.
+"""Count floating-point operations of a plain ViT in closed form, 2 per multiply-add, for one picture.
 
 Counted: patch embedding, linear layers, the two products of attention. Not counted: norms, softmax, activations,
 biases, positions (rotary ones too), anything after the last block. The result is work, not time.
@@ -18,22 +18,18 @@ from covtoken.errors import CovtokenError
 
 
 def vit_flops(vit: FrozenViT, tokens_per_block: Sequence[int]) -> int:
-    """FLOPs of one picture whose blocks are entered by so many tokens, CLS and registers included.
+    """Count the FLOPs of one picture from the tokens that enter each block, CLS and registers included.
 
     Layer shapes are read from the model, so that a gated MLP or another head width needs no case of its own. The patch
-    embedding sees all patches: what is dropped is dropped later.
-
-    Args:
-        tokens_per_block: one number for each block, ≥ 0.
+    embedding sees all patches: tokens are dropped later.
 
     Raises:
         CovtokenError: not one number a block, a number that is no count, or a layer that this formula does not know.
     """
     tokens = [_count(n, f"tokens of block {i}") for i, n in enumerate(tokens_per_block, start=1)]
     if len(tokens) != vit.n_blocks:
-        raise CovtokenError(
-            f"{len(tokens)} token counts for {vit.name}: expected one for each of {vit.n_blocks} blocks"
-        )
+        counts = f"{len(tokens)} token counts for {vit.name}"
+        raise CovtokenError(f"{counts}: expected one for each of {vit.n_blocks} blocks")
     embedding = getattr(vit.model.patch_embed, "proj", None)
     if not isinstance(embedding, nn.Conv2d):
         raise CovtokenError(f"cannot count the patch embedding of {vit.name}: expected one convolution named proj")
@@ -45,12 +41,13 @@ def vit_flops(vit: FrozenViT, tokens_per_block: Sequence[int]) -> int:
 
 
 def prune_flops(vit: FrozenViT, block: int, kept: int) -> int:
-    """FLOPs of one picture that keeps ``kept`` patch tokens after ``block``: all run through blocks 1 … block.
+    """Count the FLOPs of a picture that keeps ``kept`` patch tokens after ``block``; all run through blocks 1 … block.
 
     CLS and registers always stay. The score that chooses is not counted; ``search_flops`` gives a search's part.
 
     Args:
-        block: 1 … L; after L nothing is saved. kept: 0 … T.
+        block: 1 … L; after L nothing is saved.
+        kept: 0 … T.
 
     Raises:
         CovtokenError: a block that the model does not have, kept out of range, or what ``vit_flops`` refuses.
@@ -64,9 +61,9 @@ def prune_flops(vit: FrozenViT, block: int, kept: int) -> int:
 
 
 def matching_flops(counts: Sequence[int], head_dim: int, n_prefix: int) -> int:
-    """FLOPs of merging's similarities, |A| · |B| products of keys [head_dim] in every block.
+    """Count the FLOPs of merging's similarities, |A| · |B| products of keys [head_dim] in every block.
 
-    Every block is taken to match; ``merge_through`` spares a block that merges nothing, so for n_clusters close to T
+    Every block is taken to match; ``merge_through`` skips a block that merges nothing, so for n_clusters close to T
     this is an upper bound. Means over heads, normalisation, sorting and the merged means are not counted.
 
     Args:
@@ -83,16 +80,12 @@ def matching_flops(counts: Sequence[int], head_dim: int, n_prefix: int) -> int:
 
 
 def search_flops(n_queries: int, n_bank: int, width: int) -> int:
-    """FLOPs of an exact search: each query [width] by each row of the bank. Choosing the nearest is not counted."""
+    """Count the FLOPs of an exact search, each query by each bank token; choosing the nearest is not counted."""
     return 2 * _count(n_queries, "n_queries") * _count(n_bank, "n_bank") * _count(width, "width")
 
 
 def _widths(block: nn.Module, name: str) -> tuple[int, int]:
-    """Weights of a block's linear layers, each applied once to each token, and the width of its attention.
-
-    Raises:
-        CovtokenError: attention of another kind, or weights in layers that are neither linear nor per channel.
-    """
+    """Count the weights of a block's linear layers, each applied once to each token; give its attention's width too."""
     attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
     if not isinstance(attn, Attention | AttentionRope | EvaAttention) or mlp is None:
         raise CovtokenError(
@@ -105,9 +98,8 @@ def _widths(block: nn.Module, name: str) -> tuple[int, int]:
             if weight.ndim < 2:  # biases, norms and layer scale
                 continue
             if not isinstance(layer, nn.Linear):
-                raise CovtokenError(
-                    f"cannot count a {type(layer).__name__} in a block of {name}: expected linear layers"
-                )
+                kind = type(layer).__name__
+                raise CovtokenError(f"cannot count a {kind} in a block of {name}: expected linear layers")
             linear += weight.numel()
     return linear, attn.proj.in_features
 

@@ -1,4 +1,4 @@
-"""Budgets: from scores to kept tokens, and what the kept tokens still hold of the lesions (book/method.md)."""
+"""Turn scores into kept tokens by a budget, and count what the kept tokens hold of the lesions (book/method.md)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ RETAINED = 0.5  # a lesion counts as retained if at least this share of its toke
 
 
 def budget(n_tokens: int, ratio: float) -> int:
-    """k = max(1, ⌈ρT⌉) for a keep ratio ρ in (0, 1]; rounding of ρT itself never adds a token.
-
-    Raises:
-        CovtokenError: a ratio that is no number in (0, 1].
-    """
+    """Compute k = max(1, ⌈ρT⌉); rounding of ρT itself never adds a token. Raises CovtokenError unless 0 < ρ ≤ 1."""
     if not _is_number(ratio) or not 0 < ratio <= 1:
         raise CovtokenError(f"keep ratio {ratio!r}: it is the share of patch tokens kept, a number in (0, 1]")
     if isinstance(ratio, np.floating):
@@ -34,13 +30,15 @@ def kept_tokens(
     threshold: float | None = None,
     k: int | Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Which tokens stay, [N, T] bool, by exactly one of three budgets. High scores stay.
+    """Mark the tokens that stay, [N, T] bool, by exactly one of three budgets. High scores stay.
+
+    Equal scores are kept in the order of their tokens, so that no result depends on a sort's whims.
 
     Args:
-        scores: [N, T]. ratio: keep the best ``budget(T, ratio)`` of each picture. threshold: keep scores ≥ threshold.
-        k: so many of each picture, one number or N of them, 0 … T.
-
-    Equal scores are kept in the order of their tokens, so that a result never depends on a sort's whims.
+        scores: [N, T].
+        ratio: keep the best ``budget(T, ratio)`` tokens of each picture.
+        threshold: keep scores ≥ threshold.
+        k: keep the best k of each picture, one number or N of them, 0 … T.
 
     Raises:
         CovtokenError: none or several budgets, one of another type or out of range, scores that are no numbers or NaN.
@@ -74,16 +72,16 @@ def _is_number(value) -> bool:
 
 
 def kept_counts(kept: np.ndarray, lesions: Sequence) -> np.ndarray:
-    """How many tokens of each lesion are kept, int [L]. kept: [N, T] bool; lesions: with ``picture`` and ``tokens``."""
-    return np.array([np.count_nonzero(kept[one.picture, one.tokens]) for one in lesions], dtype=np.int64)
+    """Count the kept tokens of each lesion, int [L]. kept: [N, T] bool; lesions: with ``picture`` and ``tokens``."""
+    return np.array([np.count_nonzero(kept[lesion.picture, lesion.tokens]) for lesion in lesions], dtype=np.int64)
 
 
 def retained(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether each lesion survives, bool [...]: at least half of its tokens are kept. counts, sizes: [...] tokens."""
+    """Mark the lesions that survive, bool [...]: at least half of their tokens [...] are kept."""
     return np.asarray(counts) >= RETAINED * np.asarray(sizes)
 
 
 def recall(counts: np.ndarray, sizes: np.ndarray) -> float:
-    """Kept share of lesion tokens, pooled; NaN for none."""
+    """Compute the kept share of lesion tokens, pooled; NaN for none."""
     total = np.asarray(sizes).sum()
     return float(np.asarray(counts).sum() / total) if total else float("nan")

@@ -1,14 +1,13 @@
-"""Merging instead of dropping: the baseline of Token Merging (ToMe, Bolya et al. 2023), written from the paper.
+"""Merge tokens instead of dropping them: the baseline of Token Merging (ToMe, Bolya et al. 2023), from the paper.
 
 After each block the patch tokens are split by turns into two sets A and B; every token of A proposes to the token of B
 whose key is most similar, and the r best proposals are merged by a mean weighted with token sizes. Later attention
-counts a token by its size. What differs from the paper:
+counts a token by its size. It differs from the paper:
 
 - Tokens are merged after a block, not between its attention and its MLP, so that the model's own blocks run unchanged.
   The keys are still the ones of that block's attention.
 - Only patch tokens take turns: CLS and registers are in neither set and never merge.
-- r is the same in every block up to what exactly n clusters ask for: the first blocks take the remainder, and where
-  half of the tokens are fewer than r, earlier blocks take the excess.
+- r differs between blocks where exactly n clusters ask for it (``schedule``).
 - No training with merging: the model stays frozen (the paper reports this too, as "off the shelf").
 """
 
@@ -37,27 +36,23 @@ HALF = 0.5  # a merged lesion token survives if lesion tokens make up at least t
 
 @dataclass(frozen=True)
 class Merged:
-    """What merging left of B pictures.
+    """Clusters and tokens of B pictures after merging."""
 
-    cluster: [B, T] int64, the final cluster of each patch token, 0 … n_clusters − 1, none empty.
-    tokens: [B, n_clusters, D], the residual stream after the last block, CLS and registers split off.
-    counts: tokens that enter each block, CLS and registers included.
-    """
-
-    cluster: Tensor
-    tokens: Tensor
-    counts: tuple[int, ...]
+    cluster: Tensor  # [B, T] int64, the final cluster of each patch token, 0 … n_clusters − 1, none empty
+    tokens: Tensor  # [B, n_clusters, D], the residual stream after the last block, CLS and registers split off
+    counts: tuple[int, ...]  # tokens that enter each block, CLS and registers included
 
 
 def match(keys: Tensor, r: int) -> Tensor:
-    """Where each of N tokens goes when r of them are merged: [B, N] int64, values 0 … N − r − 1, none empty.
+    """Match tokens to merge r of N: the new place of each, [B, N] int64, values 0 … N − r − 1, none empty.
 
     A is the even positions, B the odd ones. Each token of A proposes to its most similar token of B (cosine), and the
     r most similar pairs merge; several may share their token of B. The rest of A comes first, then B, each in order.
     Of equal similarities the earlier token wins, in A as in B.
 
     Args:
-        keys: [B, N, dim], mean over heads. r: 0 … ``most(N)``.
+        keys: [B, N, dim], mean over heads.
+        r: 0 … ``most(N)``.
 
     Raises:
         CovtokenError: shape, or r out of range.
@@ -84,25 +79,26 @@ def match(keys: Tensor, r: int) -> Tensor:
 
 
 def merge(tokens: Tensor, sizes: Tensor, into: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Size-weighted means and summed sizes of what ``into`` puts together: [B, n, D] and [B, n].
+    """Average tokens [B, N, D] that share a place, weighted by size, and sum their sizes: [B, n, D] and [B, n].
 
     Args:
-        tokens: [B, N, D]. sizes: [B, N], original tokens in each. into: [B, N] from ``match``. n: groups, none empty.
+        sizes: [B, N], original tokens in each.
+        into: [B, N], from ``match``.
+        n: places, none empty.
     """
     summed = sizes.new_zeros(len(sizes), n).scatter_add_(1, into, sizes)
-    weighted = tokens * sizes.unsqueeze(-1)
     index = into.unsqueeze(-1).expand_as(tokens)
-    total = tokens.new_zeros(len(tokens), n, tokens.shape[-1]).scatter_add_(1, index, weighted)
+    total = tokens.new_zeros(len(tokens), n, tokens.shape[-1]).scatter_add_(1, index, tokens * sizes.unsqueeze(-1))
     return total / summed.unsqueeze(-1), summed
 
 
 def most(n_tokens: int) -> int:
-    """How many of N tokens one block can merge away: all of A, ⌈N/2⌉; none where B is empty."""
+    """Count the tokens of N that a block can merge away: all of A, ⌈N/2⌉; none where B is empty."""
     return (n_tokens + 1) // 2 if n_tokens > 1 else 0
 
 
 def schedule(n_tokens: int, n_clusters: int, n_blocks: int) -> tuple[int, ...]:
-    """r of each block, so that T tokens become exactly n_clusters after the last.
+    """Plan r of each block, so that T tokens become exactly n_clusters after the last.
 
     Equal but for the remainder, which the first blocks take. Late blocks that would need more than half of their tokens
     take what they can; earlier blocks, which have more, take the rest.
@@ -113,7 +109,7 @@ def schedule(n_tokens: int, n_clusters: int, n_blocks: int) -> tuple[int, ...]:
     if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer) or not 1 <= n_clusters <= n_tokens:
         raise CovtokenError(f"n_clusters = {n_clusters}: expected 1 … {n_tokens}, the patch tokens of a picture")
     left, after, planned = n_tokens - int(n_clusters), int(n_clusters), []
-    for remaining in range(n_blocks, 0, -1):  # backwards, since what a block may merge depends on what must be left
+    for remaining in range(n_blocks, 0, -1):  # from the last, since a block may merge as many as the tokens left allow
         r = min(left // remaining, after + 1)  # N tokens of which ⌈N/2⌉ merge leave ⌊N/2⌋, hence N ≤ 2 · after + 1
         planned.append(r)
         left, after = left - r, after + r
@@ -131,9 +127,9 @@ def schedule(n_tokens: int, n_clusters: int, n_blocks: int) -> tuple[int, ...]:
 def merge_through(vit: FrozenViT, images: Tensor, n_clusters: int) -> Merged:
     """Run the model's own blocks one by one and merge patch tokens after each; float32, without gradients.
 
-    Keys are read where ``Attention`` hands them to its product (after a query-key norm, where there is one). From the
-    first merge on, the log of the token sizes is added to the attention logits through the block's ``attn_mask``: the
-    paper's proportional attention. ``n_clusters = T`` is the plain forward pass.
+    Keys are read where ``Attention`` hands them to its product (after a query-key norm, if any). From the first merge
+    on, the log of the token sizes is added to the attention logits through the block's ``attn_mask``: the paper's
+    proportional attention. ``n_clusters = T`` is the plain forward pass.
 
     Args:
         images: [B, 3, S, S] from ``FrozenViT.prepare``.
@@ -192,10 +188,10 @@ def check_can_merge(vit: FrozenViT) -> None:
 def merge_cases(
     cases: Sequence[Case], vit: FrozenViT, n_clusters: int, batch: int = 8, progress: bool = True
 ) -> np.ndarray:
-    """Final clusters of cases, [N, T] int64, pictures read and squashed as ``covtoken.backbone.cache.features`` does.
+    """Merge the tokens of cases, read as ``covtoken.backbone.cache.features`` does: final clusters, [N, T] int64.
 
     Args:
-        cases: read one after the other; only a batch of pictures is in memory. batch: pictures a pass.
+        batch: pictures a pass; only these are in memory.
         progress: show a bar on stderr where that is a terminal.
 
     Raises:
@@ -212,10 +208,9 @@ def merge_cases(
     for case in cases:
         check_input(case, vit.input)
     clusters = []
-    quiet = not (progress and sys.stderr.isatty())
-    starts = range(0, len(cases), batch)
+    bar = {"console": Console(stderr=True), "disable": not (progress and sys.stderr.isatty())}
     with construction("merging"), torch.inference_mode():
-        for start in track(starts, "merging", console=Console(stderr=True), disable=quiet):
+        for start in track(range(0, len(cases), batch), "merging", **bar):
             squashed = [vit.squash(to_input(case.pixels(), case, vit.input)) for case in cases[start : start + batch]]
             images = vit.normalise(torch.stack(squashed)).to(vit.device)
             clusters.append(merge_through(vit, images, n_clusters).cluster.cpu().numpy())
@@ -223,10 +218,11 @@ def merge_cases(
 
 
 def survives(cluster: np.ndarray, lesion: np.ndarray) -> np.ndarray:
-    """Which lesion tokens outlive merging, [N, T] bool: at least half of their cluster is lesion. Evaluation only.
+    """Mark the lesion tokens that outlive merging, bool: at least half of their cluster is lesion. Evaluation only.
 
     Args:
-        cluster: [N, T] int ≥ 0. lesion: [N, T] bool.
+        cluster: [N, T] int ≥ 0.
+        lesion: [N, T] bool.
 
     Raises:
         CovtokenError: shapes that differ, clusters that are no integers ≥ 0, lesions that are not bool.

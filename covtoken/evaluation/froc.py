@@ -1,10 +1,10 @@
-"""FROC: lesion sensitivity at a number of false positives a picture, on components of tokens.
+"""Measure FROC: lesion sensitivity at a number of false positives a picture, on components of tokens.
 
 As the threshold falls, tokens join into 8-connected components. Each component counts once, at the place where it is
 born (its peak; a plateau of equal scores is one birth), and goes on counting after it has merged: otherwise a smooth
 map would end as one component that covers the picture, touches every lesion and costs nothing. A birth on a lesion's
 tokens hits that lesion; a birth on no lesion token, and not on ignored tokens alone, is a false positive. The operating
-point for a rate is the lowest threshold at which the mean number of false positives a picture does not exceed it.
+point of a rate is the lowest threshold at which the mean number of false positives a picture does not exceed it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,12 @@ from covtoken.errors import CovtokenError
 
 @dataclass(frozen=True)
 class FrocPoint:
-    """One operating point.
+    """An operating point. Bootstrap ``hits`` with ``stats.mean_draws``, at the threshold of the full sample."""
 
-    ``hits`` [n_lesions] bool, in the order of ``labels.lesions``: bootstrap it over units with ``stats.mean_draws``
-    (the threshold stays that of the full sample). ``threshold`` is −inf where all births together stay within the rate.
-    """
-
-    rate: float
-    threshold: float
-    fp_per_image: float
-    hits: np.ndarray
+    rate: float  # false positives a picture, asked
+    threshold: float  # −inf where all births together stay within the rate
+    fp_per_image: float  # reached
+    hits: np.ndarray  # [n_lesions] bool, in the order of ``labels.lesions``
 
     @property
     def sensitivity(self) -> float:
@@ -39,20 +35,20 @@ class FrocPoint:
 
 
 def froc(maps: np.ndarray, labels, fp_rates: Sequence[float] = (1, 4)) -> dict[float, FrocPoint]:
-    """Operating points of score maps [N, rows, cols] by rate of false positives a picture.
+    """Compute the operating points of score maps [N, rows, cols], by rate of false positives a picture.
 
     Args:
-        labels: has ``lesion`` [N, T] bool, ``ignore`` [N, T] bool and ``lesions``, a list of things with ``picture``
-            (row of ``maps``) and ``tokens`` (int array). Pictures without lesion count.
+        labels: ``SplitLabels``, or whatever has its ``lesion``, ``ignore`` and ``lesions``. Pictures without lesion
+            count.
     """
     maps = np.asarray(maps, dtype=np.float64)
     if maps.ndim != 3 or (len(maps), maps[0].size) != labels.lesion.shape:
         raise CovtokenError(f"FROC maps must be [N, rows, cols] and fit labels {labels.lesion.shape}, got {maps.shape}")
     if np.isnan(maps).any():
         raise CovtokenError("maps hold NaN: a score must order all tokens")
-    found = [_births(*picture) for picture in zip(maps, *_peaks(maps), labels.lesion, labels.ignore)]
-    false = np.sort(np.concatenate([values[wrong] for values, wrong, _ in found]))[::-1]
-    best = np.array([_best_birth(found[lesion.picture], lesion.tokens) for lesion in labels.lesions], dtype=float)
+    births = [_births(*picture) for picture in zip(maps, *_peaks(maps), labels.lesion, labels.ignore)]
+    false = np.sort(np.concatenate([values[wrong] for values, wrong, _ in births]))[::-1]
+    best = np.array([_best_birth(births[lesion.picture], lesion.tokens) for lesion in labels.lesions], dtype=float)
     points = {}
     for rate in fp_rates:
         allowed = int(np.floor(rate * len(maps) + 1e-9))
@@ -68,7 +64,7 @@ def froc(maps: np.ndarray, labels, fp_rates: Sequence[float] = (1, 4)) -> dict[f
 
 
 def _peaks(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens [N, rows, cols] no neighbour exceeds, and which have a neighbour of equal score."""
+    """Mark tokens [N, rows, cols] that no neighbour exceeds, and tokens that have a neighbour of equal score."""
     top = maximum_filter(maps, size=(1, 3, 3), mode="nearest") == maps
     tied = np.zeros(maps.shape, dtype=bool)
     rows, cols = maps.shape[1:]
@@ -82,7 +78,7 @@ def _peaks(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _births(scores, top, tied, lesion, ignore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Births of one picture's components: (scores [B], is a false positive [B], plateau [T] int, 0 = no birth).
+    """Find the births of a picture's components: (scores [B], is a false positive [B], plateau [T] int, 0 = no birth).
 
     A birth is a connected plateau of equal scores that no neighbour exceeds.
     """
@@ -107,8 +103,8 @@ def _births(scores, top, tied, lesion, ignore) -> tuple[np.ndarray, np.ndarray, 
     return values, solid & ~right, flat
 
 
-def _best_birth(found: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray) -> float:
-    """The highest birth on a lesion's tokens, or −inf: a lesion without a peak of its own is never hit."""
-    values, _, flat = found
+def _best_birth(births: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray) -> float:
+    """Take the highest birth on a lesion's tokens, or −inf: a lesion without a peak of its own is never hit."""
+    values, _, flat = births
     own = flat[np.asarray(tokens)]
     return float(values[own[own > 0] - 1].max()) if (own > 0).any() else -np.inf

@@ -1,4 +1,4 @@
-"""Masks to token labels: which tokens are lesion, which are left out, and which tokens each lesion owns.
+"""Turn masks into token labels: which tokens are lesion, which are left out, and which tokens each lesion owns.
 
 Definitions: book/method.md. A token is lesion if lesion area covers at least ``threshold`` of its patch, or if it
 holds the largest share of a connected lesion, so that every lesion owns at least one token. Tokens touched below that
@@ -29,28 +29,21 @@ TOUCHED = 1e-9  # share of a patch below which rounding, not lesion, is at work
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected lesion of one picture.
+    """A connected lesion of a picture."""
 
-    Attributes:
-        tokens: row-major indices of the tokens it owns, ascending; at least one.
-        area: mm² where the spacing is known, else share of the picture.
-        share: share of the picture.
-        picture: index of its picture in the labelled list.
-    """
-
-    tokens: np.ndarray
-    area: float
-    share: float
-    picture: int = 0
+    tokens: np.ndarray  # row-major indices of the tokens it owns, ascending; at least one
+    area: float  # mm² where the spacing is known, else share of the picture
+    share: float  # of the picture
+    picture: int = 0  # index of its picture in the labelled list
 
 
 @dataclass(frozen=True)
 class TokenLabels:
-    """Labels of one picture: ``lesion`` and ``ignore`` [T] bool (disjoint), and its lesions, largest first."""
+    """Labels of a picture."""
 
-    lesion: np.ndarray
-    ignore: np.ndarray
-    lesions: tuple[Lesion, ...]
+    lesion: np.ndarray  # [T] bool
+    ignore: np.ndarray  # [T] bool, disjoint from ``lesion``
+    lesions: tuple[Lesion, ...]  # largest first
 
 
 @dataclass(frozen=True)
@@ -58,21 +51,17 @@ class SplitLabels:
     """Labels of a list of cases.
 
     Attributes:
-        lesion, ignore: [N, T] bool.
         organ: [N, T] bool, tokens at least half inside the organ mask (none where a picture has no organ mask), or None
             if the cohort has no organ masks.
-        unit: [N] int, indices into ``unit_names``.
-        lesions: all lesions; ``lesion.picture`` indexes the cases.
-        names: case names.
     """
 
-    lesion: np.ndarray
-    ignore: np.ndarray
+    lesion: np.ndarray  # [N, T] bool
+    ignore: np.ndarray  # [N, T] bool
     organ: np.ndarray | None
-    unit: np.ndarray
-    lesions: tuple[Lesion, ...]
+    unit: np.ndarray  # [N] int, indices into ``unit_names``
+    lesions: tuple[Lesion, ...]  # of all cases, by ``lesion.picture``
     unit_names: tuple[str, ...]
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the cases
     rows: int
     cols: int
 
@@ -91,7 +80,9 @@ def token_labels(
     shared with other lesions of which it holds the largest part.
 
     Args:
-        mask: [H, W], bool, or 0 and one positive value. One that covers nearly everything gets a warning.
+        mask: [H, W], bool, or 0 and one positive value; warns of a mask that covers nearly everything.
+        spacing_mm: of the mask's pixels, (row, column); None: areas are shares of the picture.
+        picture: index to give the lesions.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -134,13 +125,9 @@ def _labelled(mask, rows, cols, threshold, spacing_mm, picture) -> TokenLabels:
 
 
 def label(
-    cases: Sequence[Case],
-    cohort: Cohort,
-    rows: int,
-    cols: int,
-    threshold: float = LABEL_THRESHOLD,
+    cases: Sequence[Case], cohort: Cohort, rows: int, cols: int, threshold: float = LABEL_THRESHOLD
 ) -> SplitLabels:
-    """Label the cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time.
+    """Label cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -150,25 +137,24 @@ def label(
     refuse_labels(f"the labels of cohort {cohort.name!r}")
     if not cases:
         raise CovtokenError(f"cohort {cohort.name!r}: no case to label")
-    tokens = rows * cols
-    lesion, ignore = np.zeros((2, len(cases), tokens), dtype=bool)
-    organ = np.zeros((len(cases), tokens), dtype=bool) if cohort.organs else None
+    lesion, ignore, organ = np.zeros((3, len(cases), rows * cols), dtype=bool)
+    organ = organ if cohort.organs else None
     lesions: list[Lesion] = []
     mark = organ_mark = None
     full: list[Path] = []
     for index, case in enumerate(cases):
         if case.name not in cohort.masks:
             raise CovtokenError(f"cohort {cohort.name!r}: case {case.name!r} has no mask entry; it cannot be evaluated")
-        mask, its = read_marked(cohort.masks[case.name])
-        mark = one_mark(mark, its)
+        mask, value = read_marked(cohort.masks[case.name])
+        mark = one_mark(mark, value)
         if mask.mean() > FULL:
             full += cohort.masks[case.name].files
-        one = _labelled(mask, rows, cols, threshold, case.spacing_mm, index)
-        lesion[index], ignore[index] = one.lesion, one.ignore
-        lesions.extend(one.lesions)
+        labels = _labelled(mask, rows, cols, threshold, case.spacing_mm, index)
+        lesion[index], ignore[index] = labels.lesion, labels.ignore
+        lesions.extend(labels.lesions)
         if organ is not None and case.name in cohort.organs:
-            mask, its = read_marked(cohort.organs[case.name])
-            organ_mark = one_mark(organ_mark, its)
+            mask, value = read_marked(cohort.organs[case.name])
+            organ_mark = one_mark(organ_mark, value)
             organ[index] = patch_shares(mask, rows, cols).ravel() >= 0.5
     warn_of_full(full)
     unit_names, unit = np.unique([case.unit for case in cases], return_inverse=True)
@@ -177,7 +163,7 @@ def label(
 
 
 def small_cut(lesions: Iterable[Lesion]) -> float:
-    """Area at or below which a lesion is small: the lowest tercile. Taken on the selection split, then locked."""
+    """Take the area at or below which a lesion is small: the lowest tercile of a selection split, then locked."""
     areas = [lesion.area for lesion in lesions]
     if not areas:
         raise CovtokenError("no lesion to take the small-lesion cut from: the split holds none")
@@ -185,13 +171,13 @@ def small_cut(lesions: Iterable[Lesion]) -> float:
 
 
 def patch_shares(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """Share of each patch that the mask [H, W] covers, [rows, cols] float64, by exact area, whatever the sizes."""
+    """Compute the share of each patch that the mask [H, W] covers, [rows, cols] float64, by exact area."""
     height, width = mask.shape
     return _overlap(height, rows) @ mask.astype(np.float64) @ _overlap(width, cols).T
 
 
 def _shares_of(parts: np.ndarray, index: int, box: tuple[slice, slice], rows: int, cols: int) -> np.ndarray:
-    """``patch_shares`` of one component, worked out in its bounding box; [T]."""
+    """Compute the ``patch_shares`` [T] of a component in its bounding box."""
     height, width = parts.shape
     inside = (parts[box] == index).astype(np.float64)
     return (_overlap(height, rows)[:, box[0]] @ inside @ _overlap(width, cols)[:, box[1]].T).ravel()
@@ -199,7 +185,7 @@ def _shares_of(parts: np.ndarray, index: int, box: tuple[slice, slice], rows: in
 
 @lru_cache(maxsize=64)
 def _overlap(pixels: int, patches: int) -> np.ndarray:
-    """[patches, pixels]: share of each patch's side that each pixel covers; rows sum to one."""
+    """Compute the share of each patch's side that each pixel covers: [patches, pixels], rows sum to one."""
     edges = np.arange(patches + 1) * (pixels / patches)
     starts = np.arange(pixels)
     low = np.maximum(edges[:-1, None], starts[None, :])

@@ -1,4 +1,4 @@
-"""From score maps and labels to metrics with unit-bootstrap intervals; fresh and recorded maps alike."""
+"""Measure score maps, fresh or recorded, against labels: metrics with unit-bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -18,21 +18,16 @@ FP_RATES = (1, 4)
 
 @dataclass
 class Measured:
-    """Values and bootstrap draws by metric name, all on the same draws, so that differences are paired.
+    """Values and bootstrap draws by metric name, all on the same draws, so that differences are paired."""
 
-    Attributes:
-        n: (units, images, tokens) behind every pooled number.
-        own_n: the same by metric name, where fewer enter: in-organ numbers see the pictures with an organ mask alone.
-        more: further counts by metric name, for its report entry.
-    """
-
-    n: tuple[int, int, int]
+    n: tuple[int, int, int]  # units, images, tokens behind every pooled number
     values: dict[str, float] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict)
-    own_n: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    more: dict[str, dict[str, int]] = field(default_factory=dict)
+    own_n: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # n by metric name, where fewer enter
+    more: dict[str, dict[str, int]] = field(default_factory=dict)  # further counts by metric name, for report entries
 
     def add(self, name: str, value: float, draws: np.ndarray, n: tuple[int, int, int] | None = None) -> None:
+        """Add a metric; ``n``: units, images, tokens, where they are not those of every pooled number."""
         self.values[name], self.draws[name] = float(value), draws
         if n is not None:
             self.own_n[name] = n
@@ -44,17 +39,17 @@ class Measured:
             of: where b was measured (None: here), on the same pictures and draws.
         """
         of = of or self
-        n, theirs = self.own_n.get(a), of.own_n.get(b)
-        if n != theirs or self.n != of.n or self.draws[a].shape != of.draws[b].shape:
-            raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {theirs}): they are not paired")
+        n, n_b = self.own_n.get(a), of.own_n.get(b)
+        if n != n_b or self.n != of.n or self.draws[a].shape != of.draws[b].shape:
+            raise CovtokenError(f"{a} and {b} stand on other tokens ({n}, {n_b}): they are not paired")
         self.add(name, self.values[a] - of.values[b], self.draws[a] - of.draws[b], n)
 
     def interval(self, name: str) -> tuple[float, float]:
-        """The 95 % percentile interval over units."""
+        """Compute the 95 % percentile interval over units."""
         return stats.interval(self.draws[name])
 
     def entries(self) -> dict[str, dict]:
-        """Report entries of all metrics."""
+        """Give the report entries of all metrics."""
         out = {}
         for name, value in self.values.items():
             units, images, tokens = self.own_n.get(name, self.n)
@@ -82,20 +77,22 @@ def measure(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Measured:
-    """AUROC of every map [N, T]; for the names in ``full`` (default all) also AUPR, image AUROC, FROC, and in-organ.
+    """Measure the AUROC of every map, and AUPR, image AUROC, FROC and in-organ numbers of the maps in ``full``.
 
-    Names in ``image`` get image AUROC beside the pooled one.
-
-    Metric names are ``auroc.<name>``, ``aupr.<name>``, ``image_auroc.<name>``, ``froc.fp1.<name>``,
-    ``froc.fp4.<name>``, and the same with ``organ_`` before them for what lies inside the organ's mask, on the pictures
-    that have one (none where lesions or other tokens are missing there).
+    Metrics are named ``auroc.<name>``, ``aupr.<name>``, ``image_auroc.<name>``, ``froc.fp1.<name>``,
+    ``froc.fp4.<name>``, and with ``organ_`` before for tokens inside the organ's mask, on the pictures that have a mask
+    (left out where no lesion token or no other token lies there).
 
     Args:
-        maps: by name. labels: of the same pictures, in the same order. rows, cols: of the token grid, T in all.
+        maps: [N, T] by name.
+        labels: of the same pictures, in the same order.
+        rows: of the token grid; T = rows × cols.
+        full: names of maps to measure fully (None: all).
+        image: names of maps that get image AUROC beside the pooled one.
 
     Raises:
-        CovtokenError: maps that are no numbers [N, T] of the labels' pictures, or the split holds no lesion token, or
-            nothing else.
+        CovtokenError: maps that are no numbers [N, T] of the labels' pictures, or labels without lesion tokens or
+            without others.
     """
     maps = _checked(maps, labels, rows, cols)
     keep = ~labels.ignore
@@ -127,7 +124,7 @@ def measure(
 
 
 def _checked(maps, labels, rows: int, cols: int) -> dict[str, np.ndarray]:
-    """The maps as float64, each of the labels' pictures and tokens, or an error that says which is not."""
+    """Give the maps as float64, each of the labels' pictures and tokens; the error says which is not."""
     if not isinstance(labels, SplitLabels):
         raise CovtokenError(f"measure takes labels as covtoken.label gives them, got {type(labels).__name__}")
     if not isinstance(maps, Mapping):
@@ -135,36 +132,30 @@ def _checked(maps, labels, rows: int, cols: int) -> dict[str, np.ndarray]:
     n, n_tokens = labels.lesion.shape
     if rows * cols != n_tokens:
         raise CovtokenError(f"a grid of {rows} × {cols} does not hold the labels' {n_tokens} tokens a picture")
-    found = {}
+    arrays = {}
     for name, values in maps.items():
         try:
-            found[name] = np.asarray(values, dtype=np.float64)
+            arrays[name] = array = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CovtokenError(f"map {name!r}: expected numbers [{n}, {n_tokens}], got {values!r:.60}") from error
-        if found[name].shape != (n, n_tokens) or np.isnan(found[name]).any():
-            came = f"got {list(found[name].shape)}" + (" with NaN" if np.isnan(found[name]).any() else "")
+        if array.shape != (n, n_tokens) or np.isnan(array).any():
+            came = f"got {list(array.shape)}" + (" with NaN" if np.isnan(array).any() else "")
             raise CovtokenError(f"map {name!r}: expected numbers [{n}, {n_tokens}], as the labels are, {came}")
-    return found
+    return arrays
 
 
 @dataclass(frozen=True)
 class _Organ:
-    """What of the labels lies inside the organ.
+    """The labels cut to the organ."""
 
-    Attributes:
-        inside: [N, T] bool, tokens that count. pictures: [n] rows of the pictures that have any.
-        labels: of those pictures, lesions cut to the organ; lesions without a token in it are left out.
-        left_out: how many those are, on all pictures.
-    """
-
-    inside: np.ndarray
-    pictures: np.ndarray
-    labels: SplitLabels
-    left_out: int
+    inside: np.ndarray  # [N, T] bool, tokens that count
+    pictures: np.ndarray  # [n] indices of the pictures that have any
+    labels: SplitLabels  # of those pictures, lesions cut to the organ; lesions without a token in it are left out
+    left_out: int  # lesions without a token in the organ, on all pictures
 
 
 def _in_organ(labels: SplitLabels) -> _Organ | None:
-    """The organ's part of the labels, or None where it is without lesion tokens or holds nothing else."""
+    """Cut the labels to the organ; None where it is without lesion tokens or holds no others."""
     if labels.organ is None:
         return None
     inside = labels.organ & ~labels.ignore
@@ -190,7 +181,7 @@ def _in_organ(labels: SplitLabels) -> _Organ | None:
 
 
 def _add_organ(out: Measured, name: str, values, organ: _Organ, unit, weights) -> None:
-    """The in-organ numbers of one map, each with the units, images and tokens that it stands on."""
+    """Add the in-organ numbers of one map, each with the units, images and tokens that it stands on."""
     inside, lesion = organ.inside, np.zeros_like(organ.inside)
     lesion[organ.pictures] = organ.labels.lesion
 
@@ -205,15 +196,14 @@ def _add_organ(out: Measured, name: str, values, organ: _Organ, unit, weights) -
     defined = np.flatnonzero(~np.isnan(each))
     if len(defined):
         _add_mean(out, f"organ_image_auroc.{name}", each, unit, weights, n(defined))
-    # Below every score of the organ, what lies outside gives no component and hides none at the organ's edge.
+    # Below every score of the organ, tokens outside give no component and hide none at the organ's edge.
     only = np.where(organ.labels.organ, values[organ.pictures], -np.inf)
-    lesion_unit = unit[organ.pictures][[one.picture for one in organ.labels.lesions]]
-    counts = {"n_lesions": len(lesion_unit), "n_lesions_outside": organ.left_out}
+    lesion_unit = unit[organ.pictures][[lesion.picture for lesion in organ.labels.lesions]]
     grids = only.reshape(-1, organ.labels.rows, organ.labels.cols)
     for rate, point in froc(grids, organ.labels, FP_RATES).items():
         metric = f"organ_froc.fp{rate:g}.{name}"
         _add_mean(out, metric, point.hits, lesion_unit, weights, everything)
-        out.more[metric] = counts
+        out.more[metric] = {"n_lesions": len(lesion_unit), "n_lesions_outside": organ.left_out}
 
 
 def _add_auroc(out: Measured, name: str, values, lesion, keep, unit, weights, n=None) -> None:

@@ -1,4 +1,4 @@
-"""Rank correlation within groups (images), its permutation p-value, and Holm's correction.
+"""Correlate ranks within groups (images), with a permutation p-value, and correct by Holm.
 
 A coverage value and a recall are comparable only inside one picture, so ρ is taken there and averaged, and the null
 hypothesis is made there too: values are shuffled within each picture, never across (book/method.md).
@@ -17,40 +17,25 @@ from covtoken.errors import CovtokenError
 
 @dataclass(frozen=True)
 class GroupedSpearman:
-    """Spearman's ρ averaged over groups.
+    """Spearman's ρ averaged over groups; for an interval, ``by_group`` goes into ``stats.mean_draws``."""
 
-    Attributes:
-        rho: mean over the groups where it is defined; NaN if there is none.
-        p: permutation p-value of that mean; NaN likewise.
-        by_group: [G] ρ of each group, in the order of ``groups``; NaN where x or y is constant. With the group's unit
-            it goes into ``stats.mean_draws`` for an interval.
-        groups: [G] sorted group names.
-        n_constant: groups left out since x or y does not vary in them.
-        n_permutations: drawn.
-    """
-
-    rho: float
-    p: float
-    by_group: np.ndarray
-    groups: np.ndarray
-    n_constant: int
+    rho: float  # mean over the groups where ρ is defined; NaN if there is none
+    p: float  # permutation p-value of that mean; NaN likewise
+    by_group: np.ndarray  # [G] ρ of each group, NaN where x or y is constant
+    groups: np.ndarray  # [G] sorted group names
+    n_constant: int  # groups left out since x or y does not vary in them
     n_permutations: int
 
 
 def grouped_spearman(
-    x: np.ndarray,
-    y: np.ndarray,
-    group: np.ndarray,
-    *,
-    n_permutations: int = 5000,
-    seed: int = 0,
+    x: np.ndarray, y: np.ndarray, group: np.ndarray, *, n_permutations: int = 5000, seed: int = 0
 ) -> GroupedSpearman:
-    """Spearman's ρ between x and y inside each group, averaged over groups, with a within-group permutation test.
+    """Average Spearman's ρ between x and y [n] inside each group over groups, with a within-group permutation test.
 
     Args:
-        x, y: [n] values; ties get midranks. group: [n] names of any sortable kind.
+        group: [n] names of any sortable kind.
         n_permutations: 0 leaves p NaN.
-        seed: of the permutations; one seed gives one p.
+        seed: of the permutations.
 
     Returns:
         p = (b + 1) / (n + 1), b of n permutations with |ρ| at least the data's (Phipson and Smyth 2010).
@@ -69,8 +54,7 @@ def grouped_spearman(
     varied = [pair for pair, rho in zip(pairs, by_group) if not np.isnan(rho)]
     if not varied:
         return GroupedSpearman(float("nan"), float("nan"), by_group, groups, len(groups), n_permutations)
-    rho = float(np.nanmean(by_group))
-    p = float("nan")
+    rho, p = float(np.nanmean(by_group)), float("nan")
     if n_permutations:
         null = _null_means(varied, n_permutations, np.random.default_rng(seed))
         # Equal arrangements must count as equal, whatever the order in which their products were summed.
@@ -79,13 +63,12 @@ def grouped_spearman(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values by name, in the order given: all tests of one family, or the promise does not hold.
+    """Adjust p-values by Holm, by name, in the order given: all tests of a family, or the promise does not hold.
 
-    The same numbers as statsmodels gives (a test holds it to that), which collects garbage at every call: a quarter of
-    a second each.
+    The same numbers as statsmodels gives, without its quarter of a second a call.
 
     Raises:
-        CovtokenError: none, or one that is NaN or outside 0…1.
+        CovtokenError: no p-value, or one that is NaN or outside 0…1.
     """
     if not p_values:
         raise CovtokenError("holm: no p-value given")
@@ -94,14 +77,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         raise CovtokenError(f"holm: p-values must lie in 0…1, got {', '.join(bad)}; leave out tests that were not made")
     p = np.fromiter(p_values.values(), dtype=np.float64)
     order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     adjusted = np.empty_like(p)
-    adjusted[order] = stepped
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return dict(zip(p_values, adjusted.tolist()))
 
 
 def _unit_ranks(values: np.ndarray) -> np.ndarray | None:
-    """Midranks, centred and of unit length, so that ρ is a dot product; None for constant values."""
+    """Compute midranks, centred and of unit length, so that ρ is a dot product; None for constant values."""
     ranks = rankdata(values)
     ranks -= ranks.mean()
     length = np.sqrt(ranks @ ranks)
@@ -109,7 +91,7 @@ def _unit_ranks(values: np.ndarray) -> np.ndarray | None:
 
 
 def _null_means(pairs: list[tuple[np.ndarray, np.ndarray]], n_permutations: int, rng) -> np.ndarray:
-    """[n_permutations] means of ρ over groups, y shuffled anew and independently in every group."""
+    """Draw means of ρ over groups, [n_permutations], y shuffled anew and independently in every group."""
     total = np.zeros(n_permutations)
     for x, y in pairs:
         total += rng.permuted(np.broadcast_to(y, (n_permutations, len(y))), axis=1) @ x

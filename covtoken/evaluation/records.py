@@ -1,6 +1,6 @@
-"""What is behind a gate's headlines, small enough to commit, without pictures: token scores, or numbers a lesion.
+"""Write and read records: token scores, or numbers a lesion, without pictures and small enough to commit.
 
-From it a notebook recomputes the headline numbers on any machine (book/repeat.md).
+From them a notebook recomputes a gate's headline numbers on any machine (book/repeat.md).
 """
 
 from __future__ import annotations
@@ -26,14 +26,10 @@ MAX_SCORERS = 10
 
 @dataclass(frozen=True)
 class Records:
-    """Arrays by name, and how they were made.
+    """Arrays by name, and how they were made."""
 
-    Attributes:
-        arrays: numbers only. header: JSON values; holds at least cohort, gate, split and hashed units.
-    """
-
-    arrays: dict[str, np.ndarray]
-    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]  # numbers only
+    header: dict[str, Any]  # JSON values; holds at least cohort, gate, split and hashed units
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.arrays:
@@ -42,18 +38,14 @@ class Records:
 
 
 def records_path(root: Path, cohort: str, gate: int | str) -> Path:
-    """Where a cohort keeps the committed records of a gate."""
+    """Name the file of a cohort's committed records of a gate."""
     stem = f"gate{gate}" if str(gate).isdigit() else str(gate)
     stem = "gate5_scores" if stem == "gate5" else stem  # maps beside those of scores.safetensors, not counts
     return root / "gate_reports" / cohort / f"{stem}.safetensors"
 
 
 def save_records(records: Records, path: Path) -> Path:
-    """Write the file, whole or not at all.
-
-    Raises:
-        CovtokenError: more than 2 MB, or an array that is no array of numbers.
-    """
+    """Write records, whole or not at all. Raises CovtokenError on more than 2 MB or an array that holds no numbers."""
     for name, array in records.arrays.items():
         if array.dtype.kind not in "biuf":
             raise CovtokenError(f"records: {name} is {array.dtype}, expected numbers")
@@ -61,7 +53,11 @@ def save_records(records: Records, path: Path) -> Path:
 
 
 def write_arrays(arrays: dict[str, np.ndarray], header: dict[str, Any], path: Path, what: str) -> Path:
-    """Write arrays, a header and their digest, whole or not at all, at most 2 MB; ``what``: to record fewer of."""
+    """Write arrays and a JSON header, with a digest over both, to one safetensors file of at most 2 MB, or nothing.
+
+    Args:
+        what: plural noun for the size error ("record fewer {what}").
+    """
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     tensors = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     with write_then_rename(path) as temporary:
@@ -75,11 +71,7 @@ def write_arrays(arrays: dict[str, np.ndarray], header: dict[str, Any], path: Pa
 
 
 def load_records(path: Path) -> Records:
-    """Read records.
-
-    Raises:
-        CovtokenError: the file is missing, truncated or edited.
-    """
+    """Read records. Raises CovtokenError if the file is missing, truncated or edited."""
     if not path.exists():
         raise CovtokenError(
             f"no records at {path}: write them with `covtoken gate {path.stem.removeprefix('gate')} … --record`"
@@ -88,7 +80,7 @@ def load_records(path: Path) -> Records:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and header of a file that ``write_arrays`` wrote.
+    """Read arrays and header from a file that ``write_arrays`` wrote.
 
     Raises:
         CovtokenError: the file is truncated or edited.
@@ -107,7 +99,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _digest(arrays: dict[str, np.ndarray], header: str) -> str:
-    """sha256 over a header and arrays with their names, types and shapes."""
+    """Compute the sha256 over a header and arrays with their names, types and shapes."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode() + arrays[name].tobytes())
@@ -116,18 +108,15 @@ def _digest(arrays: dict[str, np.ndarray], header: str) -> str:
 
 @dataclass(frozen=True)
 class RecordedScores:
-    """Scores [N, T] by scorer name (float16 values), the labels they are held against, and how they were made.
+    """Scores, the labels they are held against, and how they were made.
 
-    No picture is in the file: scores rounded to float16 *before* any report is computed from them, lesion and ignore
+    The file holds no picture: scores rounded to float16 *before* any report is computed from them, lesion and ignore
     flags of tokens, lesions with their areas, and units as hashes.
-
-    Attributes:
-        header: cohort, split, backbone, rows, cols, recipes and middle block, data fingerprint, weights sha256.
     """
 
-    scores: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]  # [N, T] by scorer name, float16 values
     labels: SplitLabels
-    header: dict[str, Any]
+    header: dict[str, Any]  # cohort, split, backbone, rows, cols, recipes, middle block, data and weights fingerprints
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -135,37 +124,31 @@ class RecordedScores:
         return self.header["rows"], self.header["cols"]
 
     def path(self, root: Path) -> Path:
-        """Where the cohort keeps its committed scores."""
+        """Name the file of the cohort's committed scores."""
         return scores_path(root, self.header["cohort"])
 
 
 def scores_path(root: Path, cohort: str) -> Path:
-    """Where a cohort keeps its committed scores."""
+    """Name the file of a cohort's committed scores."""
     return root / "gate_reports" / cohort / "scores.safetensors"
 
 
 def to_float16(maps: np.ndarray) -> np.ndarray:
     """Round scores [N, T] to float16 after a monotone shift and scale into [0, 1], which keeps AUROC meaningful.
 
-    A distance of 60 with differences of 0.01 would drown in float16; centred on the scorer's own range it does not.
+    Distances near 60 that differ by 0.01 would drown in float16; on the scorer's own range they do not.
     """
     low, high = float(maps.min()), float(maps.max())
     return ((maps - low) / (high - low if high > low else 1.0)).astype(np.float16)
 
 
 def save_scores(recorded: RecordedScores, path: Path) -> Path:
-    """Write the file, whole or not at all.
-
-    Raises:
-        CovtokenError: more than ten scorers, or more than 2 MB.
-    """
-    if len(recorded.scores) > MAX_SCORERS:
-        raise CovtokenError(
-            f"{len(recorded.scores)} scorers to record, at most {MAX_SCORERS}: {sorted(recorded.scores)}"
-        )
-    labels = recorded.labels
+    """Write scores, whole or not at all. Raises CovtokenError on more than ten scorers or more than 2 MB."""
+    scores, labels = recorded.scores, recorded.labels
+    if len(scores) > MAX_SCORERS:
+        raise CovtokenError(f"{len(scores)} scorers to record, at most {MAX_SCORERS}: {sorted(scores)}")
     flat = [lesion.tokens for lesion in labels.lesions]
-    tensors = {f"scores/{name}": maps.astype(np.float16) for name, maps in recorded.scores.items()}
+    tensors = {f"scores/{name}": maps.astype(np.float16) for name, maps in scores.items()}
     tensors |= {
         "lesion": np.packbits(labels.lesion, axis=1),
         "ignore": np.packbits(labels.ignore, axis=1),
@@ -183,11 +166,7 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
 
 
 def load_scores(path: Path) -> RecordedScores:
-    """Read recorded scores.
-
-    Raises:
-        CovtokenError: the file is missing, truncated or edited.
-    """
+    """Read recorded scores. Raises CovtokenError if the file is missing, truncated or edited."""
     if not path.exists():
         raise CovtokenError(f"no recorded scores at {path}: record them with `covtoken gate 1 --split test --record`")
     tensors, header = read_arrays(path)

@@ -1,8 +1,8 @@
-"""How good a score is, and how sure that is: AUROC, AUPR and their intervals over *units*, not tokens.
+"""Measure how good a score is, and how sure that is: AUROC, AUPR and their intervals over *units*, not tokens.
 
 Tokens of one patient are correlated, so every interval draws whole units with replacement. A draw is a row of counts
-(``unit_draws``), and the same rows serve every score: the interval of a difference is ``interval(a - b)`` of two arrays
-of draws made from one ``weights``, which pairs them. All arrays of scores here may be [N, T] with units [N], or flat.
+(``unit_draws``), and the same rows serve every score: ``interval(a - b)`` of two arrays of draws from one ``weights``
+is the paired interval of a difference. All arrays of scores here may be [N, T] with units [N], or flat.
 """
 
 from __future__ import annotations
@@ -13,27 +13,11 @@ import numpy as np
 from scipy.stats import beta, norm, rankdata
 
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.froc import FrocPoint, froc
-
-__all__ = [
-    "DeLong",
-    "FrocPoint",
-    "UnitWins",
-    "aupr",
-    "aupr_draws",
-    "auroc",
-    "clopper_pearson",
-    "delong",
-    "froc",
-    "image_auroc",
-    "interval",
-    "mean_draws",
-    "unit_draws",
-]
+from covtoken.evaluation.froc import froc as froc  # beside the other metrics
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """P(score of a positive > score of a negative), ties ½, over the tokens where ``mask`` is True (all by default).
+    """Compute P(score of a positive > score of a negative), ties ½, over the tokens in ``mask`` (None: all).
 
     NaN where either class is empty. Raises CovtokenError on NaN scores and unequal shapes.
     """
@@ -47,24 +31,24 @@ def auroc(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = No
 
 
 def aupr(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Average precision: Σ (recall step) × precision, one step for each distinct score. NaN without positives."""
+    """Compute average precision: Σ (recall step) × precision, a step for each distinct score. NaN without positives."""
     scores, positive, _ = _flat(scores, positive, None, mask)
     return float(_average_precision(scores, positive, np.zeros(len(scores), dtype=np.int64), np.ones((1, 1)))[0])
 
 
 class UnitWins:
-    """Every bootstrap draw of a pooled AUROC from one unit × unit matrix, exact (book/method.md).
+    """Give every bootstrap draw of a pooled AUROC from one unit × unit matrix, exactly (book/method.md).
 
     ``M[i, j]`` counts how often a positive token of unit i beats a negative token of unit j, ties ½; ``p`` and ``n``
-    count the positives and negatives of each unit. A draw with unit counts w has AUROC wᵀMw / (wᵀp · wᵀn), the very
-    number that concatenating the drawn units' tokens would give.
+    count the positives and negatives of each unit. A draw with unit counts w has AUROC wᵀMw / (wᵀp · wᵀn), just what
+    the drawn units' tokens, concatenated, would give. Memory: the matrix and one pass of the positives.
 
     Args:
-        scores: [N, T] or flat. positive: the same shape, bool.
+        scores: [N, T] or flat.
+        positive: bool, the shape of ``scores``.
         unit: int, [N] or the shape of ``scores``, numbered 0 … U − 1.
         mask: bool, tokens that count (leave ignored tokens out here).
         n_units: U; needed only if the last units own no picture.
-    Memory: the matrix and one pass of the positives, whatever the number of negatives.
     """
 
     def __init__(self, scores, positive, unit, mask=None, n_units: int | None = None) -> None:
@@ -87,7 +71,7 @@ class UnitWins:
             self.M[:, j] = np.bincount(owner, weights=wins, minlength=self.n_units) / 2
 
     def auroc(self, weights: np.ndarray | None = None) -> np.ndarray | float:
-        """The AUROC under unit counts [draws, U] → [draws], or of the data itself (a float) without weights.
+        """Compute the AUROC under unit counts [draws, U] → [draws], or, without them, of the data itself (a float).
 
         A draw without positives or without negatives is NaN.
         """
@@ -99,13 +83,13 @@ class UnitWins:
 
 
 def aupr_draws(scores, positive, unit, weights: np.ndarray, mask=None) -> np.ndarray:
-    """The average precision of every bootstrap draw: weights [draws, U] → [draws]; tokens are sorted once for all."""
+    """Compute the average precision of every draw: weights [draws, U] → [draws]; tokens are sorted once for all."""
     scores, positive, unit = _flat(scores, positive, unit, mask)
     return _average_precision(scores, positive, unit, _weights(weights, _count_units(unit, np.shape(weights)[1])))
 
 
 def unit_draws(n_units: int, n_draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Bootstrap draws of units as counts, [draws, U] float64; each row sums to U. Share them to pair differences."""
+    """Draw units with replacement, as counts [draws, U] float64 that sum to U. Share them to pair differences."""
     if n_units < 1 or n_draws < 1:
         raise CovtokenError(f"a bootstrap needs at least one unit and one draw, got {n_units} and {n_draws}")
     rng = np.random.default_rng(seed)
@@ -113,7 +97,7 @@ def unit_draws(n_units: int, n_draws: int = 2000, seed: int = 0) -> np.ndarray:
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap draws; undefined (NaN) draws are left out; (NaN, NaN) if none is left."""
+    """Take the percentile interval of bootstrap draws; NaN draws are left out; (NaN, NaN) if none is left."""
     draws = np.asarray(draws, dtype=np.float64)
     draws = draws[~np.isnan(draws)]
     if len(draws) == 0:
@@ -123,7 +107,7 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def image_auroc(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """The AUROC inside each picture, [N, T] → [N]; NaN where a picture lacks a class.
+    """Compute the AUROC inside each picture, [N, T] → [N]; NaN where a picture lacks a class.
 
     Its ``np.nanmean`` is the paper's image AUROC, its bootstrap ``mean_draws(values, unit, weights)``.
     """
@@ -132,7 +116,7 @@ def image_auroc(scores: np.ndarray, positive: np.ndarray, mask: np.ndarray | Non
 
 
 def mean_draws(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean of items (pictures, lesions) under every draw: values [n], unit [n], weights [draws, U] → [draws].
+    """Average items (pictures, lesions) under every draw: values [n], unit [n], weights [draws, U] → [draws].
 
     NaN items are left out. Serves image AUROC, miss rates (items are lesions) and FROC hits alike.
     """
@@ -154,16 +138,16 @@ class DeLong:
     se: float
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The normal interval of the AUROC."""
+        """Compute the normal interval of the AUROC."""
         half = float(norm.ppf((1 + level) / 2)) * self.se
         return self.auroc - half, self.auroc + half
 
 
 def delong(scores, positive) -> DeLong:
-    """DeLong's variance by midranks in float64 (Sun and Xu 2014).
+    """Compute DeLong's standard error by midranks in float64 (Sun and Xu 2014).
 
-    It takes tokens for independent, which tokens of one patient are not: its error comes out too small, and the gates
-    decide on ``UnitWins`` instead. Raises CovtokenError with fewer than two tokens in a class.
+    It takes the tokens of a patient for independent, so it comes out too small: gates decide on ``UnitWins`` instead.
+    Raises CovtokenError with fewer than two tokens in a class.
     """
     scores, labels, _ = _flat(scores, positive, None, None)
     p, n = int(labels.sum()), int((~labels).sum())
@@ -176,7 +160,7 @@ def delong(scores, positive) -> DeLong:
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact binomial interval for k of n. Raises CovtokenError unless 0 ≤ k ≤ n and n ≥ 1."""
+    """Compute the exact binomial interval for k of n. Raises CovtokenError unless 0 ≤ k ≤ n and n ≥ 1."""
     if not (n >= 1 and 0 <= k <= n):
         raise CovtokenError(f"clopper_pearson: expected 0 ≤ k ≤ n and n ≥ 1, got k = {k}, n = {n}")
     tail = (1 - level) / 2
@@ -186,9 +170,9 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def _average_precision(scores, positive, unit, weights) -> np.ndarray:
-    """Average precision under unit counts, as one small matrix product per chunk of distinct positive scores.
+    """Compute average precision under unit counts, by a small matrix product per chunk of distinct positive scores.
 
-    Every number on the way is a whole one, so that the order of sums changes nothing.
+    Every number on the way is whole, so that the order of sums changes nothing.
     """
     n_units = weights.shape[1]
     order = np.argsort(-scores, kind="stable")
@@ -207,8 +191,7 @@ def _average_precision(scores, positive, unit, weights) -> np.ndarray:
         stop = min(start + width, len(levels))
         lo, hi = np.searchsorted(step, [start, stop])
         cell = (step[lo:hi] - start) * n_units + unit[lo:hi]
-        shape = (stop - start, n_units)
-        everyone = np.bincount(cell, minlength=shape[0] * n_units).reshape(shape)
+        everyone = np.bincount(cell, minlength=(stop - start) * n_units).reshape(stop - start, n_units)
         taken = above + np.cumsum(everyone, 0)
         above = taken[-1]
         taken = weights @ taken.T
@@ -224,7 +207,7 @@ def _average_precision(scores, positive, unit, weights) -> np.ndarray:
 
 
 def _flat(scores, positive, unit, mask):
-    """Flat float64 scores, bool positives and int units of the tokens that count; refuses NaN and odd shapes."""
+    """Flatten scores (float64), positives (bool) and units (int) of the tokens that count; refuse NaN, odd shapes."""
     scores, positive = np.asarray(scores), np.asarray(positive)
     if scores.shape != positive.shape:
         raise CovtokenError(f"scores and labels must have one shape, got {scores.shape} and {positive.shape}")
@@ -242,10 +225,8 @@ def _flat(scores, positive, unit, mask):
         scores, positive = scores[mask], positive[mask]
         unit = None if unit is None else unit[mask]
     scores = scores.reshape(-1).astype(np.float64)
-    if np.isnan(scores).any():
-        raise CovtokenError(
-            f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: a score must order all tokens"
-        )
+    if n_nan := int(np.isnan(scores).sum()):
+        raise CovtokenError(f"{n_nan} of {len(scores)} scores are NaN: a score must order all tokens")
     return scores, positive.reshape(-1).astype(bool), None if unit is None else unit.reshape(-1).astype(np.int64)
 
 
