@@ -1,1 +1,1 @@
-"""Banks: which tokens of unlabelled pictures are kept, how they are searched, saved and condensed."""
+"""Choose, search, save and condense banks: the tokens kept of unlabelled pictures."""

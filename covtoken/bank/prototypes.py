@@ -23,7 +23,7 @@ FAR = 64  # farthest tokens that a pass remembers: so many empty clusters can mo
 
 
 def prototype_bank(bank: TokenBank, n: int, iterations: int = 25) -> TokenBank:
-    """Make a bank of ``n`` prototypes of ``bank``; its header's ``prototypes`` says of which bank and how.
+    """Make a bank of ``n`` prototypes of ``bank``; ``header["prototypes"]`` records the bank and the passes.
 
     k-means starts from the bank's first n tokens: they have the smallest keyed hashes, a random choice that no draw and
     no order of pictures decides. A prototype mixes tokens of many units. Each therefore counts as a unit of its own,

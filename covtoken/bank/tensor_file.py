@@ -19,7 +19,7 @@ _NAMES = {"bank": "token bank", "direction": "direction"}
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict, kind: str = "bank") -> None:
-    """Write one safetensors file with a JSON header, or nothing. kind: ``bank`` or ``direction``."""
+    """Write a bank or a direction (``kind``) to one safetensors file with a JSON header, or nothing."""
     metadata = {f"covtoken_{kind}": json.dumps(header)}
     with write_then_rename(path) as temporary:
         try:

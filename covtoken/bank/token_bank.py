@@ -43,7 +43,7 @@ class TokenBank:
         return len(self.tokens)
 
     def unit_ids(self, units: Sequence[str]) -> np.ndarray:
-        """Translate unit names to this bank's numbers, −1 for units that fed it nothing: ``nearest`` leaves out by."""
+        """Translate unit names to this bank's numbers, as ``nearest`` takes them; −1 for units that fed it nothing."""
         known = {name: i for i, name in enumerate(self.header["units"])}
         return np.array([known.get(hash_unit(unit), -1) for unit in units], dtype=np.int64)
 
@@ -206,13 +206,13 @@ def check_alike(bank_features: Features, features: Features, block: Block = None
 
 
 def need_bank(what: str, bank) -> None:
-    """Refuse what is no TokenBank."""
+    """Refuse anything but a TokenBank."""
     if not isinstance(bank, TokenBank):
         raise CovtokenError(f"{what} takes a TokenBank (build_bank, load_bank), got {type(bank).__name__}")
 
 
 def need_features(what: str, features: Features) -> None:
-    """Refuse what is no FeatureSet."""
+    """Refuse anything but features, such as a FeatureSet."""
     missing = [k for k in ("digests", "units", "rows", "cols", "precision", "subset") if not hasattr(features, k)]
     if missing:
         raise CovtokenError(
@@ -275,7 +275,7 @@ def _resume(partial: Path | None, state: dict) -> tuple[torch.Tensor | None, int
 
 
 def _order(features: Features, chosen: int) -> dict:
-    """Fields that an interrupted build must find again besides the header: pictures in order, tokens chosen."""
+    """Name what an interrupted build must find again besides the header: pictures in order, tokens chosen."""
     listing = json.dumps([list(features.digests), list(features.units), features.rows, features.cols])
     return {"order_sha256": hashlib.sha256(listing.encode()).hexdigest(), "chosen": chosen}
 

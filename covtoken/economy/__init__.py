@@ -1,1 +1,1 @@
-"""Budgets, certificates and routes."""
+"""Keep or merge tokens within a budget, and count what that saves."""

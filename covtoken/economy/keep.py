@@ -72,7 +72,7 @@ def _is_number(value) -> bool:
 
 
 def kept_counts(kept: np.ndarray, lesions: Sequence) -> np.ndarray:
-    """Count the kept tokens of each lesion, int [L]. kept: [N, T] bool; lesions: with ``picture`` and ``tokens``."""
+    """Count the tokens of each lesion (``picture``, ``tokens``) that are in ``kept`` [N, T] bool: int [L]."""
     return np.array([np.count_nonzero(kept[lesion.picture, lesion.tokens]) for lesion in lesions], dtype=np.int64)
 
 

@@ -1,1 +1,1 @@
-"""Where masks enter, after scores exist."""
+"""Hold scores against masks, which enter here, after scores exist."""

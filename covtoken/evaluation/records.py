@@ -38,7 +38,7 @@ class Records:
 
 
 def records_path(root: Path, cohort: str, gate: int | str) -> Path:
-    """Name the file of a cohort's committed records of a gate."""
+    """Give the path of a cohort's committed records for a gate."""
     stem = f"gate{gate}" if str(gate).isdigit() else str(gate)
     stem = "gate5_scores" if stem == "gate5" else stem  # maps beside those of scores.safetensors, not counts
     return root / "gate_reports" / cohort / f"{stem}.safetensors"
@@ -124,12 +124,12 @@ class RecordedScores:
         return self.header["rows"], self.header["cols"]
 
     def path(self, root: Path) -> Path:
-        """Name the file of the cohort's committed scores."""
+        """Give the path of the cohort's committed scores."""
         return scores_path(root, self.header["cohort"])
 
 
 def scores_path(root: Path, cohort: str) -> Path:
-    """Name the file of a cohort's committed scores."""
+    """Give the path of a cohort's committed scores."""
     return root / "gate_reports" / cohort / "scores.safetensors"
 
 

@@ -1,1 +1,1 @@
-"""Scores by name: recipes, what may be chosen, memberships, baselines, the label-free alarm."""
+"""Run scores by name: recipes, places to choose from, memberships, baselines, the label-free alarm."""

@@ -1,1 +1,1 @@
-"""Label-free subspaces, scores and baselines. Nothing here can read a mask."""
+"""Fit label-free subspaces and directions to a bank. Nothing here can read a mask."""

@@ -81,7 +81,7 @@ class Direction:
     def fit(
         cls, bank_features: Features, block: Block, settings: DirectionSettings | None = None, **options
     ) -> Direction:
-        """Fit D at one block; arguments (further: size, k, neighbours, key, progress) and errors as ``fit_many``."""
+        """Fit D at one block; arguments (``options``: the keywords) and errors as ``fit_many``."""
         return fit_many(bank_features, [block], settings, **options)[block]
 
     @classmethod
@@ -353,7 +353,7 @@ def direction_moments(
 def moments_at_cuts(
     features: Features, block: Block, target, cuts: Sequence[float], pooled: bool = True, progress: bool = False
 ) -> list[Moments]:
-    """Compute ``direction_moments`` at several cuts in one pass: Σx and Σxxᵀ, which cost, are the same at all."""
+    """Compute ``direction_moments`` at several cuts in one pass; Σx and Σxxᵀ, which cost, are the same at all cuts."""
     target = _checked_target(features, target).double()
     shared, cross, counts = None, 0, [0.0] * len(cuts)
     with construction("a direction"):
