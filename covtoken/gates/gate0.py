@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 
 from covtoken.backbone.cache import features
-from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.data.case import Case, Cohort
 from covtoken.data.near_duplicates import CORRELATION
 from covtoken.gates.substrate.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
@@ -68,21 +67,17 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
     bank_features = features(sample(bank_cases, N_PICTURES), vit, [middle], progress=progress)
     checks |= bank_checks(bank_features, middle, bank_units, corrupted=defect == "corrupted_bank")
     checks |= guard_checks(opened, bank_features, middle, guard_off=defect == "guard_off")
+    same = "the same picture twice (pictures drawn from independent seeds)"
+    alike = same if drawn(opened) else f"thumbnail correlation > {CORRELATION}"
     report = setting.report(
         *(0, TITLE, QUESTION),
         started=started,
         parameters={
-            "picture_size": vit.picture_size,
-            "middle": middle,
-            "seed": SEED,
-            "batch": BATCH,
-            "other_batch": OTHER_BATCH,
-            "shapes": [list(shape) for shape in SHAPES],
+            **{"picture_size": vit.picture_size, "middle": middle, "seed": SEED},
+            **{"batch": BATCH, "other_batch": OTHER_BATCH, "shapes": [list(shape) for shape in SHAPES]},
             "marks_per_picture": len(PLACES),
             "bank_tokens": BANK_TOKENS,
-            "near_duplicate": "the same picture twice (pictures drawn from independent seeds)"
-            if drawn(opened)
-            else f"thumbnail correlation > {CORRELATION}",
+            "near_duplicate": alike,
             "look_alike_pairs": len(pairs),
             "parts": sorted(set(parts(opened).values())) if checks["splits.file_unedited"] else [],
             "curated": opened.curated,
@@ -92,7 +87,7 @@ def run(setting: Setting, plan: None = None, *, defect: str | None = None) -> Ga
             "geometry.offset": OFFSET_BOUND,
             "reason": "fixed by floating-point precision and by what a token is; nothing is chosen on data",
         },
-        metrics=_metrics(agreement, geometry, pairs, opened, cases, vit, middle),
+        metrics=_metrics(agreement, geometry, pairs, cases, setting),
         checks=checks,
         decision=decide(checks),
         chart_data={
@@ -123,15 +118,10 @@ def _bank_part(cohort: Cohort) -> tuple[tuple[Case, ...], set[str]]:
 
 
 def _metrics(
-    agreement: list[dict],
-    geometry: Geometry,
-    pairs: list,
-    cohort: Cohort,
-    cases: list[Case],
-    vit: FrozenViT,
-    middle: Block,
+    agreement: list[dict], geometry: Geometry, pairs: list, cases: list[Case], setting: Setting
 ) -> dict[str, dict]:
-    n_tokens = vit.rows * vit.cols
+    cohort, vit = setting.cohort, setting.vit
+    middle, n_tokens = vit.n_blocks // 2, vit.rows * vit.cols
     metrics = {}
     for row in agreement:
         place = {middle: "middle", vit.n_blocks: "final"}.get(row["block"])

@@ -53,8 +53,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     """Run gate 1 from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed before.
         defect: plant one of ``DEFECTS``, to test that the verdict turns.
 
     Raises:
@@ -153,10 +151,10 @@ def decide(
     }
     for name in measured.values:
         kind, _, pair = name.partition("_gain.")
-        ours, _, other = pair.partition("_minus_")
-        if ours in ("recommended", "density"):
+        scorer, _, other = pair.partition("_minus_")
+        if scorer in ("recommended", "density"):
             below, above = measured.interval(name)
-            checks[f"{kind}.{ours}_against_{other}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
+            checks[f"{kind}.{scorer}_against_{other}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
     if n_units < FEW_UNITS or not own_threshold:
         return "NO-VERDICT", checks
     return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks

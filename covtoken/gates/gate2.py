@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -47,8 +48,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     """Run gate 2 from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         defect: plant one of ``DEFECTS``: ``leaked_label`` adds recall to RankMe, ``shuffled_masks`` mixes masks up.
 
     Raises:
@@ -57,10 +56,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
     pictures = prepare(setting, plan, ("density", "attention_best"), shuffled=defect == "shuffled_masks")
-
-    def threshold(own: dict) -> dict:
-        return threshold_of(setting, 2, own, lambda: run(replace(setting, split="selection"), plan))
-
+    threshold = partial(threshold_of, setting, 2, selection=lambda: run(replace(setting, split="selection"), plan))
     return evaluate(pictures, threshold, leaked=defect == "leaked_label", started=started)
 
 
@@ -70,10 +66,8 @@ def evaluate(
     """Correlate, measure and decide on pictures that are scored and projected already.
 
     Args:
-        pictures: N lesion pictures.
         threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         leaked: add the lesion's recall to RankMe (a planted defect).
-        started: ``time.perf_counter`` before the work.
     """
     rho, p = correlations(pictures, leaked)
     records = Records(
@@ -108,7 +102,6 @@ def correlations(pictures: LesionPictures, leaked: bool = False) -> tuple[np.nda
     """Correlate each measure with recall inside each picture.
 
     Args:
-        pictures: N lesion pictures.
         leaked: add the recall itself to RankMe, which no functional of tokens may know.
 
     Returns:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -47,8 +48,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     """Run gate 3 from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         defect: plant one of ``DEFECTS``: ``shuffled_masks`` mixes masks up, ``leaked_label`` lets the recommended score
             see the lesions.
         n_greedy: number of pictures for the strong optimiser (None: 24 of the phantom, else 60).
@@ -65,10 +64,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     if defect == "leaked_label":
         pictures.maps["recommended"] = pictures.labels.lesion.astype(np.float64)
     flops = flops_of(pictures)  # before minutes of work: some layers cannot be counted
-
-    def threshold(own: dict) -> dict:
-        return threshold_of(setting, 3, own, lambda: run(replace(setting, split="selection"), plan, n_greedy=n_greedy))
-
+    select = partial(run, replace(setting, split="selection"), plan, n_greedy=n_greedy)
+    threshold = partial(threshold_of, setting, 3, selection=select)
     return evaluate(pictures, threshold, flops, n_greedy=n_greedy, started=started)
 
 
@@ -83,11 +80,8 @@ def evaluate(
     """Prune, measure and decide on pictures that are scored and projected already.
 
     Args:
-        pictures: N lesion pictures.
         threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         flops: see ``flops_of``.
-        n_greedy: see ``run``.
-        started: ``time.perf_counter`` before the work.
     """
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
     arrays = _arrays(pictures, n_greedy) | pictures.lesion_arrays()
@@ -161,14 +155,14 @@ def _add_gains(numbers: LesionNumbers, missed: dict[str, np.ndarray]) -> None:
     Holm's families are a membership at a budget, as a verdict table shows them. A larger family could never reach
     significance, since a bootstrapped p is at least 2 / (draws + 1).
     """
-    for ours in rows.MEMBERSHIPS:
+    for membership in rows.MEMBERSHIPS:
         families: dict[str, dict[str, float]] = {}
-        for title, theirs in missed.items():
+        for title, by_other in missed.items():
             other, _, place = title.partition(".")
-            if other == ours or f"{ours}.{place}" not in missed:
+            if other == membership or f"{membership}.{place}" not in missed:
                 continue
-            name = f"miss_gain.{ours}_minus_{other}.{place}"
-            draws = numbers.add(name, np.where(numbers.small, theirs - missed[f"{ours}.{place}"], np.nan))
+            name = f"miss_gain.{membership}_minus_{other}.{place}"
+            draws = numbers.add(name, np.where(numbers.small, by_other - missed[f"{membership}.{place}"], np.nan))
             if np.isfinite(draws).all():
                 families.setdefault(place, {})[name] = p_of(draws)
         for p_values in families.values():
@@ -183,22 +177,20 @@ def p_of(draws: np.ndarray) -> float:
 
 
 def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
-    """Decide GO if the recommended score loses fewer small lesions than tuned attention, with the interval beyond 0.
-
-    The ratio is keep 0.25; only units with small lesions count.
-    """
+    """Decide GO if at keep 0.25 the recommended score loses fewer small lesions than attention, interval beyond 0."""
     checks = {
         "recommended_beats_attention": bool(measured.interval(DECIDES)[0] > 0),
         "recommended_beats_threshold": bool(measured.interval(f"miss_small.recommended.{DECIDING}")[1] < threshold),
         "constraint_met_by_repaired": bool(measured.values["constraint_met.repaired"] >= 0.95),
     }
     for name in (name for name in measured.values if name.startswith("miss_gain.") and name.endswith(DECIDING)):
-        ours, _, other = name.removeprefix("miss_gain.").removesuffix(f".{DECIDING}").partition("_minus_")
+        score, _, other = name.removeprefix("miss_gain.").removesuffix(f".{DECIDING}").partition("_minus_")
         below, above = measured.interval(name)
         sure = measured.more[name].get("p_holm", 1) < 0.05
         word = "wins" if sure and below > 0 else "loses" if sure and above < 0 else "undecided"
-        checks[f"miss.{ours}_against_{other}"] = word
-    if measured.own_n[DECIDES][0] < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
+        checks[f"miss.{score}_against_{other}"] = word
+    n_units = measured.own_n[DECIDES][0]  # with small lesions
+    if n_units < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
         return "NO-VERDICT", checks
     return ("GO" if checks["recommended_beats_attention"] else "NO-GO"), checks
 

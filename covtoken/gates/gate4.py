@@ -43,8 +43,6 @@ def run(
     """Run gate 4 from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         defect: ``stuck`` gives every run the same seed and its constraint flag the value true.
         n_seeds: draws of the noise (None: 3 of the phantom, else 10); the repaired schedule, which decides nothing,
             gets at most 3.
@@ -71,10 +69,7 @@ def evaluate(
 
     Args:
         pictures: lesion pictures, of which ``n_pictures`` are used.
-        n_seeds: see ``run``.
-        n_pictures: see ``run``.
-        stuck: give every run one seed, and claim that the floor is met (a planted defect).
-        started: ``time.perf_counter`` before the work.
+        stuck: give every run the same seed, and claim that the floor is met (a planted defect).
     """
     drawn = pictures.setting.cohort.name == "phantom"
     n_seeds, n_pictures = n_seeds or (3 if drawn else 10), n_pictures or (16 if drawn else 40)

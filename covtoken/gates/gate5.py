@@ -31,7 +31,7 @@ from covtoken.leak_guard import construction
 from covtoken.names import WAYS
 from covtoken.paths import project_root
 from covtoken.protocol import locks
-from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, binding, records_header
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, records_header
 from covtoken.protocol.planning import at_this_depth
 from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.scoring import need_lesions, shuffled_masks
@@ -86,8 +86,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
     """Run gate 5 from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: the cohort's own.
         defect: plant one of ``DEFECTS``: ``other_backbone`` builds the banks from elsewhere with random weights,
             ``shuffled_masks`` mixes masks up, ``own_recipe`` passes the cohort's own recipe off as chosen elsewhere.
         need_all: raise where the data of a bank from elsewhere are missing, as recording asks.
@@ -97,8 +95,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
     """
     check_defect(defect, tuple(DEFECTS))
     started = time.perf_counter()
-    cohort, vit, bound = setting.cohort, setting.vit, binding(setting)
-    own = Source(cohort.name, plan.recipes, bound["data_fingerprint"], vit.weights_sha256)
+    cohort, vit, data = setting.cohort, setting.vit, setting.fingerprint
+    own = Source(cohort.name, plan.recipes, data, vit.weights_sha256)
     sources = [own] if defect == "own_recipe" else [source(name, vit) for name in SOURCES if name != cohort.name]
     pairs, cases = setting.pairs()
     pictures = pairs[0][1] if len(pairs) == 1 else setting.features(cases)  # of all folds, in their order
@@ -111,8 +109,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
     misfits = []
     for way, (origin, way_pairs) in banks.items():  # only the bank changes
         try:
-            for bank, shown, *_ in way_pairs:
-                check_alike(bank, shown)
+            for pair in way_pairs:
+                check_alike(pair[0], pair[1])
         except CovtokenError as error:
             misfits.append(f"{origin}: {error}")
             continue
@@ -145,29 +143,28 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
         measured.difference(f"{kind}_gain.recommended_minus_{score}.{DECIDING}", *pair, of=others)
     checks: dict[str, Any] = {
         "bank_fits": not misfits if banks else "not tried",
-        "recipe_chosen_elsewhere": not any(
-            source.cohort == own.cohort or source.data_fingerprint == own.data_fingerprint for source in sources
-        ),
+        "recipe_chosen_elsewhere": all(s.cohort != own.cohort and s.data_fingerprint != data for s in sources),
         "plan_locked_before": plan.locked,
     }
     same_backbone = all(source.weights_sha256 == vit.weights_sha256 for source in sources)
     decision, checks = decide(measured, plan.threshold, checks, same_backbone)
+    used = []
+    for origin in sources:
+        shown = {name: recipe.to_json() for name, recipe in origin.recipes.items() if name in SHOWN}
+        used.append({"cohort": origin.cohort, "recipes": shown})
     metrics = others.entries() | measured.entries()
     report = setting.report(
         *(5, TITLE, QUESTION),
         started=started,
         parameters={
-            **bound["method"],
+            **header["method"],
             "curated": cohort.curated,
             "modality": cohort.modality,
             "organs": sorted({case.organ for case in cases if case.organ}),
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "elsewhere": worse.cohort,
-            "sources": [
-                {"cohort": s.cohort, "recipes": {name: r.to_json() for name, r in s.recipes.items() if name in SHOWN}}
-                for s in sources
-            ],
+            "sources": used,
             "banks": {way: origin for way, (origin, _) in banks.items()},
             "blank": blank,
             "misfits": misfits,
@@ -316,7 +313,6 @@ def decide(
     """Decide GO if the recommended score under a recipe chosen elsewhere beats gate 1's threshold on this cohort.
 
     Args:
-        measured: the headline metrics.
         threshold: AUROC, gate 1's on this cohort.
         checks: ``bank_fits`` and ``recipe_chosen_elsewhere``; without them nothing was transferred.
         same_backbone: whether the recipes were chosen on this backbone; else nothing is decided.
@@ -356,8 +352,6 @@ def _scored(recipe: Recipe, pairs: list, n: int, rarities: dict[tuple, tuple]) -
     """Score by a recipe over pairs of bank and pictures, maps [N, T]; a third entry of a pair indexes its pictures.
 
     Args:
-        recipe: of any scorer.
-        pairs: of bank and pictures.
         n: N, all pictures.
         rarities: reference and bank rarity by bank and target block, shared by recipes; filled here.
     """

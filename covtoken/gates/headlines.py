@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import defaultdict
 from dataclasses import replace
 
 import torch
@@ -52,7 +53,7 @@ def measure_spreads(
     Runs use few units of the bank and selection splits, since a tolerance needs no look at the test split. Each run
     extracts anew, into a cache of its own.
     """
-    values: dict[str, dict[str, list[float]]] = {gate: {} for gate in gates}
+    values: dict[str, dict[str, list[float]]] = {gate: defaultdict(list) for gate in gates}
     opened = open_setting(cohort, split, backbone)
     threads, cache = torch.get_num_threads(), os.environ.get("COVTOKEN_CACHE")
     locked = locks.entry(locks.THRESHOLDS, opened.cohort.name, 1)
@@ -63,14 +64,13 @@ def measure_spreads(
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["COVTOKEN_CACHE"] = folder
                 for gate in gates:
-                    small = opened.split == "crossfit"
-                    n_units = FEWER_UNITS if small else SPREAD_UNITS.get(gate, FEWER_UNITS)
+                    n_units = FEWER_UNITS if opened.split == "crossfit" else SPREAD_UNITS.get(gate, FEWER_UNITS)
                     setting = replace(opened, precision=precision).limited(n_units)
                     plan = plan or replace(plan_for(setting, may_choose=gate in runs.CHOOSING), locked=True)
                     metrics = runs.GATES[gate](setting, plan, **SPREAD_OPTIONS.get(gate, {})).report.metrics
                     for name in HEADLINES[gate]:
                         if metrics.get(name, {}).get("value") is not None:
-                            values[gate].setdefault(name, []).append(metrics[name]["value"])
+                            values[gate][name].append(metrics[name]["value"])
     finally:
         torch.set_num_threads(threads)
         os.environ.pop("COVTOKEN_CACHE")
@@ -122,4 +122,4 @@ def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:
 
 def locked_text(gate: str, cohort: str, metrics: dict[str, dict], recorded: dict[str, dict[str, dict]]) -> str:
     """Write the locked cell's text: this run's cohort from pixels, the others recomputed from their records."""
-    return "\n".join(locks.reproduction(name, gate, found) for name, found in [(cohort, metrics), *recorded.items()])
+    return "\n".join(locks.reproduction(name, gate, each) for name, each in [(cohort, metrics), *recorded.items()])

@@ -62,8 +62,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     """Run the negative result from pixels.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         defect: ``coverage_is_membership`` lets every coverage method keep membership's tokens.
         n_greedy: number of pictures for the strong optimiser (None: 24 of the phantom, else 60).
 
@@ -90,11 +88,8 @@ def evaluate(
     """Optimise, measure and decide on pictures that are scored and projected already.
 
     Args:
-        pictures: N lesion pictures.
         growing: records of the growing lesion, where it was drawn.
-        n_greedy: see ``run``.
         fake: let coverage keep membership's tokens (a planted defect).
-        started: ``time.perf_counter`` before the work.
     """
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
     arrays = _matched(pictures, n_greedy, fake) | _order(pictures) | _likeness(pictures) | _spectrum(pictures)
@@ -117,10 +112,7 @@ def evaluate(
 
 
 def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, np.ndarray]:
-    """Count kept tokens [L], with k [N] and flag [N], of each objective and optimiser, and of membership at that k.
-
-    Pictures left out have −1.
-    """
+    """Count kept tokens [L], k [N] and flag [N] of each objective and optimiser, and of membership at that k."""
     n_tokens, everyone = pictures.y.shape[1], np.arange(len(pictures.cases))
     k = budget(n_tokens, rows.GREEDY_RATIO)
     columns, spread = {}, spanning(pictures.y, k)
@@ -147,7 +139,7 @@ def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, n
 
 
 def _columns(pictures: LesionPictures, title: str, functional: str, mask: np.ndarray, few: np.ndarray) -> dict:
-    """Make the recorded columns of an objective and optimiser from the kept tokens ``mask`` of the pictures ``few``."""
+    """Make the recorded columns of an objective and optimiser from the kept tokens; −1 for pictures not in ``few``."""
     seen = np.isin(pictures.lesion_picture, few)
     kept = mask.sum(axis=1)
     weight = torch.from_numpy(mask).double()
@@ -281,7 +273,7 @@ def headline(records: Records) -> Measured:
 
 
 def decide(measured: Measured) -> tuple[str, dict]:
-    """Decide GO if membership keeps more of small lesions than coverage, be its floor met or itself well optimised.
+    """Decide GO if membership keeps more of small lesions than coverage that meets its floor, and than greedy coverage.
 
     NO-GO: it does not, so the fault was the optimiser's or there is none.
     """

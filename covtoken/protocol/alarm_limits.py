@@ -15,7 +15,6 @@ from covtoken.scores.recipe import RECOMMENDED, Recipe, at_depth, scaled
 LOCK = "alarm.lock.json"
 DEFINED_ON = ("busi", "lidc-crops")
 ENTRY = ("+".join(DEFINED_ON), "alarm")
-DIRECTION = RECOMMENDED
 DENSITY = Recipe("density", 9, False, 0.5)
 
 
@@ -23,7 +22,7 @@ DENSITY = Recipe("density", 9, False, 0.5)
 class Recipes:
     """D and A as the alarm compares them."""
 
-    direction: Recipe = DIRECTION
+    direction: Recipe = RECOMMENDED
     fallback: Recipe = DENSITY
 
     def to_json(self) -> dict:

@@ -37,13 +37,11 @@ def choose(
     """Choose the recipe of ``scorer`` that maximises pooled token AUROC on the selection split (first of equals).
 
     Args:
-        scorer: name.
         bank: features of the bank split.
         selection: features of the selection split, disjoint from the bank by unit.
         labels: the selection split's token labels [N, T].
         n_blocks: L of the backbone, which gives the grid its middle blocks.
         blocks: further blocks (final or early) for the table, never chosen.
-        seed: of the scorer.
 
     Returns:
         the choice; its table has a row ``{scorer, block, pooled, sigma, sign, auroc}`` for each variant.

@@ -67,20 +67,11 @@ def write_entry(
     if not changes:
         return []
     if old is not None and not reason.strip():
-        lines = "\n  ".join(changes)
-        raise CovtokenError(
-            f"{cohort} gate {gate} is locked already and would change:\n  {lines}\nSay why with --reason"
-        )
+        lines = "\n  ".join((f"{cohort} gate {gate} is locked already and would change:", *changes))
+        raise CovtokenError(f"{lines}\nSay why with --reason")
     content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
-    content["changelog"].append(
-        {
-            "when": _now(),
-            "cohort": cohort,
-            "gate": str(gate),
-            "reason": reason.strip() or "first lock",
-            "changes": changes if old is not None else [],
-        }
-    )
+    about = {"when": _now(), "cohort": cohort, "gate": str(gate), "reason": reason.strip() or "first lock"}
+    content["changelog"].append(about | {"changes": [] if old is None else changes})
     content["digest"] = _digest(content)
     with write_then_rename((root or project_root()) / "configs" / name) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -128,9 +119,9 @@ def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]
         return f"{cohort}, {_words(gate)}: no headline is locked"
     lines = [f"{cohort}, {_words(gate)}"]
     for name, wanted in sorted(locked["headline"].items()):
-        found = (metrics.get(name) or {}).get("value")
-        fits = found is not None and abs(found - wanted["value"]) <= wanted["tolerance"]
-        verdict = "reproduced" if fits else f"NOT REPRODUCED: this run gives {found}"
+        value = (metrics.get(name) or {}).get("value")
+        fits = value is not None and abs(value - wanted["value"]) <= wanted["tolerance"]
+        verdict = "reproduced" if fits else f"NOT REPRODUCED: this run gives {value}"
         lines.append(f"  {name:<42} {wanted['value']:+.4f} ± {wanted['tolerance']:.4f}  {verdict}")
     return "\n".join(lines)
 

@@ -22,7 +22,6 @@ def plan_for(setting: Setting, need_lock: bool = False, may_choose: bool = True)
     """Give the locked plan if there is one, the recipe cohort's plan to a small cohort, else make a plan here.
 
     Args:
-        setting: cohort, split and backbone of the run.
         need_lock: refuse, before anything is extracted, instead of making a plan here.
         may_choose: whether a run on the selection split chooses anew; else the lock holds there too.
 

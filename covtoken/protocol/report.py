@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
 
 @dataclass(frozen=True)
 class GateReport:
-    """Results of one gate on one split of one cohort.
+    """Results of a gate on a split of a cohort.
 
     Attributes:
         metrics: name → ``{value, ci95: [lo, hi] | None, n_units, n_images, n_tokens}``; see ``metric``.
@@ -47,7 +47,7 @@ class GateReport:
     chart_data: dict[str, Any]
     provenance: dict[str, Any]
     human_signoff: dict[str, str] | None = None
-    schema: str = field(default=SCHEMA)
+    schema: str = SCHEMA
 
     def __post_init__(self) -> None:
         if self.decision not in DECISIONS:

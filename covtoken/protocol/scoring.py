@@ -81,9 +81,7 @@ def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: Froz
 
     Args:
         parts: maps by name, a dict for each pair; changed in place.
-        pairs: of bank and pictures.
         plan: whose recommended recipe made the maps.
-        vit: the frozen backbone.
 
     Returns:
         for each bank what the report keeps: fired, reasons, statistics, score, fallback, limits_of.

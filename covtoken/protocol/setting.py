@@ -36,7 +36,6 @@ class Setting:
     Attributes:
         cohort: the cases and where their masks lie.
         split: ``selection``, ``test``, ``crossfit``, or ``all`` where a gate looks at no label.
-        vit: the frozen backbone.
         precision: ``fp32`` or ``bf16``.
         cache: whether features are kept on disk.
         progress: whether long work shows a bar.
@@ -187,9 +186,7 @@ def open_setting(
         data: folder of a committed cohort outside ``COVTOKEN_DATA``.
         weights: file that replaces the backbone's published weights.
         name: of a folder's reports (empty: the folder's name).
-        precision: ``fp32`` or ``bf16``.
-        cache: whether features are kept on disk.
-        progress: whether long work shows a bar.
+        precision: this, ``cache`` and ``progress``: see ``Setting``.
 
     Raises:
         CovtokenError: unknown names, missing data or weights, masks in which nothing can be measured.

@@ -21,7 +21,6 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
     A small cohort takes the threshold of its modality's recipe cohort, as it takes the recipe.
 
     Args:
-        setting: cohort, split and backbone of the run.
         gate: 2 or 3.
         own: this run's own threshold, used if it is the selection run.
         selection: makes a selection run, only if needed.

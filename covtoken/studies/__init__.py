@@ -1,1 +1,1 @@
-"""What was tried on selection splits or by simulation. No gate."""
+"""Trials on selection splits or by simulation, which decide no gate."""

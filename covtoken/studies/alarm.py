@@ -1,8 +1,8 @@
-"""The alarm's limits, fixed on selection splits and locked; then how often alarm and failure agree elsewhere.
+"""The alarm's limits, fixed on selection splits and locked, and a trial of how often alarm and failure agree elsewhere.
 
 ``fix_limits`` looks at the selection splits of two cohorts, in conditions made from their own bank splits, and writes
-``configs/alarm.lock.json``. ``try_limits`` reads the lock and tries conditions that no limit was fixed on. Neither
-looks at the other's: the shares, keys, splits and kinds of condition differ (``covtoken.studies.alarm_conditions``).
+``configs/alarm.lock.json``. ``try_limits`` reads the lock and tries conditions with other shares, keys, splits and
+kinds (``covtoken.studies.alarm_conditions``).
 """
 
 from __future__ import annotations
@@ -25,16 +25,8 @@ from covtoken.protocol.alarm_limits import DEFINED_ON, ENTRY, LOCK, Recipes, rea
 from covtoken.protocol.report import GateReport, metric, report_path, source_digest, write_report
 from covtoken.protocol.setting import Setting, open_setting
 from covtoken.scores.alarm import FEWEST_UNITS, Limits, judge
-from covtoken.studies.alarm_conditions import (
-    DEFINE_KEYS,
-    DEFINE_SHARES,
-    FAILURE,
-    TEST_SPLIT,
-    Condition,
-    define_conditions,
-    run_condition,
-    test_conditions,
-)
+from covtoken.studies import alarm_conditions
+from covtoken.studies.alarm_conditions import DEFINE_KEYS, DEFINE_SHARES, FAILURE, TEST_SPLIT, Condition, run_condition
 
 TITLE = "A warning without labels"
 QUESTION = "Does a label-free alarm fire where the distilled direction fails, and stay silent where it works?"
@@ -59,10 +51,11 @@ def fix_limits(
     rows: Sequence[dict] | None = None,
     root: Path | None = None,
 ) -> tuple[Limits, list[dict]]:
-    """Fix the limits on selection splits and lock them; returns them and the rows they were fixed on.
+    """Fix the limits on selection splits and lock them; return limits and the conditions' rows.
 
     Args:
-        rows: conditions that were run already, such as those a lock keeps.
+        recipes: of D and A (None: the alarm's).
+        rows: conditions that were run already, such as a lock's.
 
     Raises:
         CovtokenError: the lock would change and no reason was given.
@@ -73,7 +66,8 @@ def fix_limits(
     settings = {name: open_setting(name, None, vit, progress=progress) for name in cohorts}
     given, rows = rows, list(rows or ())
     for name, setting in settings.items() if given is None else ():
-        for condition in track(list(define_conditions(setting, recipes)), f"define, {name}", disable=not progress):
+        conditions = list(alarm_conditions.define_conditions(setting, recipes))
+        for condition in track(conditions, f"define, {name}", disable=not progress):
             rows.append({"cohort": name} | run_condition(condition, recipes, Limits()))
     limits, looked_at = choose_limits(rows)
     new = {
@@ -95,28 +89,28 @@ def fix_limits(
 
 
 def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
-    """The limits that are right most often, and what every set of deciding statistics looked at would be right in.
+    """Choose the limits with the highest balanced accuracy; also return that of every combination of statistics tried.
 
-    Right: the mean of the shares of failed conditions that fire and of working ones that stay silent, since most banks
-    work and an alarm that never fires would be right in most. Units, agreement and backing are searched together, on
-    the middles between the values seen; each further one must be worth more than ``WORTH``, and of equals the widest
-    gaps win. Drift is printed and decides nothing: two trials showed that on CT and on the phantom a
-    foreign bank hurts A, the fallback, more than D (book/recommended.md), which is no reason to fall back.
+    Balanced accuracy is the mean share of failed conditions that fire and of working conditions that stay silent: most
+    banks work, so an alarm that never fires would often be right. Units, agreement and backing are searched together,
+    on the middles between observed values; each further statistic must be worth more than ``WORTH``, and the widest
+    gaps break ties. Drift is printed and decides nothing: on CT and on the phantom a foreign bank hurts A, the
+    fallback, more than D (book/recommended.md), which is no reason to fall back.
     """
     failed = np.array([row["failed"] for row in rows])
     if failed.all() or not failed.any():
         raise CovtokenError("D failed in every condition, or in none: there is nothing to set a limit by")
-    values = {
-        name: np.array([-np.inf if row[name] is None else row[name] for row in rows], dtype=float) for name in SEARCHED
-    }
+    values = {n: np.array([-np.inf if row[n] is None else row[n] for row in rows], dtype=float) for n in SEARCHED}
     looked_at = {}
-    for n in range(1, len(SEARCHED) + 1):
-        for names in combinations(SEARCHED, n):
-            right, gap, found = max(_searched([values[name] for name in names], failed))
-            looked_at["+".join(names)] = {"right": right, "gap": gap, "limits": dict(zip(names, found))}
-    best = max(
-        looked_at, key=lambda k: (looked_at[k]["right"] - WORTH * k.count("+"), -k.count("+"), looked_at[k]["gap"])
-    )
+    for names in (names for n in range(1, len(SEARCHED) + 1) for names in combinations(SEARCHED, n)):
+        right, gap, limits = max(_searched([values[name] for name in names], failed))
+        looked_at["+".join(names)] = {"right": right, "gap": gap, "limits": dict(zip(names, limits))}
+
+    def rank(names: str) -> tuple[float, int, float]:
+        further, tried = names.count("+"), looked_at[names]
+        return tried["right"] - WORTH * further, -further, tried["gap"]
+
+    best = max(looked_at, key=rank)
     chosen = {f"{name}_min": round(limit, 3) for name, limit in looked_at[best]["limits"].items()}
     if "units_min" in chosen:
         chosen["units_min"] = max(FEWEST_UNITS, int(np.ceil(chosen["units_min"])))
@@ -124,23 +118,23 @@ def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
 
 
 def _searched(values: Sequence[np.ndarray], failed: np.ndarray):
-    """(right, smallest gap, limits) of every choice of a limit a statistic; a condition below any of them is called."""
+    """Yield (balanced accuracy, smallest gap, limits) for every choice of limits; a condition below any limit fires."""
     options = []
-    for one in values:
-        known = np.unique(one[np.isfinite(one)])
+    for statistic in values:
+        known = np.unique(statistic[np.isfinite(statistic)])
         if not len(known):
             raise CovtokenError("no condition has this statistic: give banks of more units")
         span = float(known[-1] - known[0]) or 1.0
         edges = np.concatenate([known[:1] - 0.01 * span, known, known[-1:] + 0.01 * span])
         options.append([(float((a + b) / 2), float(b - a) / span) for a, b in pairwise(edges)])
     for choice in product(*options):
-        called = np.any([one < limit for one, (limit, _) in zip(values, choice)], axis=0)
-        right = (called[failed].mean() + (~called[~failed]).mean()) / 2
+        fired = np.any([statistic < limit for statistic, (limit, _) in zip(values, choice)], axis=0)
+        right = (fired[failed].mean() + (~fired[~failed]).mean()) / 2
         yield round(float(right), 9), min(gap for _, gap in choice), tuple(limit for limit, _ in choice)
 
 
 def right_counts(rows: Sequence[dict], limits: Limits | None = None) -> dict[str, int]:
-    """How alarm and failure go together, by count; with ``limits`` the alarm is judged anew from the statistics."""
+    """Count how alarm and failure go together; with ``limits`` the alarm is judged anew from the statistics."""
     counts = dict.fromkeys(("fired_failed", "fired_worked", "silent_failed", "silent_worked"), 0)
     for row in rows:
         fired = row["fired"] if limits is None else judged(row, limits)["fired"]
@@ -149,9 +143,8 @@ def right_counts(rows: Sequence[dict], limits: Limits | None = None) -> dict[str
 
 
 def agreement_line(counts: dict[str, int]) -> str:
-    """One sentence: how often alarm and failure agree."""
-    failed = counts["fired_failed"] + counts["silent_failed"]
-    worked = counts["fired_worked"] + counts["silent_worked"]
+    """Write the sentence that says how often alarm and failure agree."""
+    failed, worked = (counts[f"fired_{what}"] + counts[f"silent_{what}"] for what in ("failed", "worked"))
     right = counts["fired_failed"] + counts["silent_worked"]
     return (
         f"alarm and failure agree in {right} of {failed + worked} conditions: it fired in {counts['fired_failed']} of "
@@ -160,7 +153,7 @@ def agreement_line(counts: dict[str, int]) -> str:
 
 
 def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> tuple[GateReport, Path]:
-    """Try the locked alarm on conditions it was not fixed on, and write the report (the committed one: ``record``).
+    """Try the locked alarm on conditions it was not fixed on, and write the report (committed if ``record``).
 
     Raises:
         CovtokenError: no lock, a lock of other weights, an unknown cohort.
@@ -176,7 +169,8 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
             f"{setting.vit.weights_sha256[:12]}: use those, or `covtoken alarm --define --reason '…'`"
         )
     setting = replace(setting, split=TEST_SPLIT.get(cohort, "crossfit"))
-    report = try_conditions(setting, test_conditions(setting, recipes), recipes, limits, started)
+    conditions = alarm_conditions.test_conditions(setting, recipes)
+    report = try_conditions(setting, conditions, recipes, limits, started)
     if setting.split != "calibration":  # a look at a test split, whatever comes of it
         look = {"cohort": cohort, "gate": "alarm", "split": setting.split, "source_digest": source_digest()[:16]}
         locks.log_look(look | {"lock": locks.lock_digest(LOCK)[:16]}, recorded=record)
@@ -184,12 +178,10 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
 
 
 def judged(row: dict, limits: Limits) -> dict:
-    """What the alarm says of a row's statistics under these limits: {fired, reasons, right}."""
+    """Judge a row's statistics under these limits: {fired, reasons, right, recommended}."""
     alarm = judge({name: row[name] for name in (*SEARCHED, "drift")}, limits)
-    return {
-        **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": alarm.fired == row["failed"]},
-        "recommended": alarm.recommended,
-    }
+    judgement = {"fired": alarm.fired, "reasons": list(alarm.reasons), "right": alarm.fired == row["failed"]}
+    return judgement | {"recommended": alarm.recommended}
 
 
 def try_conditions(
@@ -201,14 +193,13 @@ def try_conditions(
     counts = right_counts(rows)
     share = (counts["fired_failed"] + counts["silent_worked"]) / len(rows)
     metrics = {}
-    for row in rows:
-        n = (row["units_scored"], row["pictures"], row["tokens"])
-        for name in ("auroc_d", "auroc_a"):
-            metrics[f"{name}.{row['condition']}"] = metric(row[name], None, *n)
+    counted = ("units_scored", "pictures", "tokens")
+    for row, name in product(rows, ("auroc_d", "auroc_a")):
+        metrics[f"{name}.{row['condition']}"] = metric(row[name], None, *(row[key] for key in counted))
     followed = [row["auroc_a" if row["recommended"] == "A" else "auroc_d"] for row in rows]
     means = {"d": [row["auroc_d"] for row in rows], "a": [row["auroc_a"] for row in rows], "recommended": followed}
-    n = tuple(max(row[name] for row in rows) for name in ("units_scored", "pictures", "tokens"))
-    for name, values in means.items():  # what following the alarm is worth, beside always D and always A
+    n = [max(row[key] for row in rows) for key in counted]
+    for name, values in means.items():  # the worth of following the alarm, beside always D and always A
         metrics[f"mean_auroc.{name}"] = metric(float(np.mean(values)), None, *n)
     metrics["alarm.right"] = metric(share, None, *n)
     return setting.report(

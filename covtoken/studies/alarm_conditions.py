@@ -1,7 +1,7 @@
-"""Conditions under which the alarm is tried: banks and pictures, and whether D failed there (evaluation, with labels).
+"""Conditions under which the alarm is tried: a bank, pictures to score, and labels that tell whether D failed there.
 
-A condition is a bank, pictures to be scored, and their labels. Banks are shares of a cohort's bank units by keyed hash,
-which no mask touches; the lesion-free bank alone is chosen by what BUSI's classes say, for evaluation, and says so.
+Banks are shares of a cohort's bank units by keyed hash, which no mask touches; only the lesion-free bank is chosen by a
+label, BUSI's class "normal", for evaluation.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ FAILURE = (
 DEFINE_SHARES = (0.02, 0.04, 0.08, 0.12, 0.18, 0.3, 1.0)
 TEST_SHARES = (0.02, 0.05, 0.10, 0.25, 0.50, 1.0)
 DEFINE_KEYS = ("alarm-define-0", "alarm-define-1", "alarm-define-2")
-# Of the third trial: its draws of units, folds, foreign banks, size and noise are others than the first two's, which
-# taught it. The whole bank, the lesion-free one and the large cohorts' pictures can only come again.
+# Keys of the third trial differ from those of the first two, whose results shaped the alarm. Conditions without a
+# random draw (whole bank, lesion-free bank, the large cohorts' pictures) are necessarily repeated.
 TEST_KEYS = ("alarm-test-4", "alarm-test-5")
 FOREIGN = {"busi": "phantom", "phantom": "busi", "lits": "lidc-crops", "kits19": "lidc-crops", "lidc-crops": "phantom"}
 TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibration"}  # small cohorts: cross-fitting
-FOLDS = (2, 3)  # of five: each is a condition of its own
-FEW_PICTURES, FEW_UNITS = 40, 60  # that are extracted anew, at another size or under noise
+FOLDS = (2, 3)  # of five: each gives conditions of its own
+FEW_PICTURES, FEW_UNITS = 40, 60  # extracted anew, at another size or under noise
 OTHER_SIZE = 280  # pixels: 20 × 20 tokens of 14
 NOISE = 0.15  # standard deviation, share of the unit range
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One bank and the pictures it is used on. kind: fraction, foreign, lesion-free, size or noise."""
+    """A bank and the pictures scored with it; ``kind`` is fraction, foreign, lesion-free, size or noise."""
 
     name: str
     kind: str
@@ -59,28 +59,26 @@ class Condition:
 
 
 def has_failed(direction: float, fallback: float) -> bool:
-    """The failure rule (``FAILURE``), from the pooled token AUROCs of D and A."""
+    """Apply the failure rule (``FAILURE``) to the pooled token AUROCs of D and A."""
     return bool(direction < fallback - FALLS_BEHIND or direction < NO_USE)
 
 
 def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dict:
-    """One row: AUROC of D and A, whether D failed, the statistics, and whether the alarm fired.
+    """Make a condition's row: AUROC of D and A, whether D failed, the statistics, and whether the alarm fired.
 
-    The alarm is asked before labels are looked at; it gets the maps that are scored, to save a second fit.
+    The alarm is asked before labels are looked at; it gets the scored maps, to save a second fit.
     """
-    bank, pictures = condition.bank, condition.pictures
-    other_size = condition.kind == "size"  # what this condition tries
-    ours = score_maps(recipes.direction, bank, pictures, other_size=other_size)
-    theirs = score_maps(recipes.fallback, bank, pictures, other_size=other_size)
-    found = statistics(bank, pictures, recipes.direction, recipes.fallback, ours, theirs)
-    alarm = judge(found, limits)
+    bank, pictures, both = condition.bank, condition.pictures, (recipes.direction, recipes.fallback)
+    maps = [score_maps(recipe, bank, pictures, other_size=condition.kind == "size") for recipe in both]
+    numbers = statistics(bank, pictures, *both, *maps)
+    alarm = judge(numbers, limits)
     keep = ~condition.labels.ignore
-    d, a = (float(auroc(maps[keep], condition.labels.lesion[keep])) for maps in (ours, theirs))
+    d, a = (float(auroc(scores[keep], condition.labels.lesion[keep])) for scores in maps)
     failed = has_failed(d, a)
     return {
         **{"condition": condition.name, "kind": condition.kind, "bank_pictures": len(bank), "pictures": len(pictures)},
         **{"units_scored": len(set(pictures.units)), "tokens": int(keep.sum())},
-        **{"auroc_d": d, "auroc_a": a, "gain": d - a, "failed": failed, **found},
+        **{"auroc_d": d, "auroc_a": a, "gain": d - a, "failed": failed, **numbers},
         **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": failed == alarm.fired},
         "recommended": alarm.recommended,
     }
@@ -89,9 +87,9 @@ def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dic
 def bank_shares(
     bank: FeatureSet, pictures: FeatureSet, labels: SplitLabels, shares: Sequence[float], keys: Sequence[str], tag=""
 ) -> Iterator[Condition]:
-    """Conditions whose bank is a share of the bank's units: the smallest hashes under each key, two at least.
+    """Yield conditions whose bank is a share of the bank's units: the smallest hashes under each key, two at least.
 
-    A share that gives as many units as the one before is left out, as is the whole bank under a second key.
+    A share that gives as many units as the previous share is left out, as is the whole bank under a second key.
     """
     n_units = len(set(bank.units))
     for key in keys:
@@ -106,16 +104,15 @@ def bank_shares(
 
 
 def define_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
-    """Shares of a cohort's own bank, on its selection split: all that the limits are fixed on."""
+    """Yield the conditions that fix the limits: shares of a cohort's own bank, on its selection split."""
     cases = setting.cases_of("selection")
-    pictures = extract(setting, cases, recipes)
+    bank, pictures = extract(setting, setting.cases_of("bank"), recipes), extract(setting, cases, recipes)
     labels = label(cases, setting.cohort, pictures.rows, pictures.cols)
-    bank = extract(setting, setting.cases_of("bank"), recipes)
     yield from bank_shares(bank, pictures, labels, DEFINE_SHARES, DEFINE_KEYS)
 
 
 def test_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
-    """Conditions that no limit was fixed on: other pictures and other shares, and banks and pictures of other kinds."""
+    """Yield conditions that fix no limit: other pictures, other shares, and banks and pictures of other kinds."""
     cohort = setting.cohort
     foreign_setting = open_setting(FOREIGN[cohort.name], None, setting.vit)
     foreign = extract(foreign_setting, foreign_setting.cases_of("bank"), recipes)
@@ -132,17 +129,17 @@ def test_conditions(setting: Setting, recipes: Recipes) -> Iterator[Condition]:
 
 
 def without_lesions(bank: FeatureSet) -> FeatureSet:
-    """BUSI's bank pictures of the class "normal": chosen by a label, for evaluation alone."""
+    """Keep BUSI's bank pictures of the class "normal": chosen by a label, for evaluation alone."""
     return bank.subset([i for i, name in enumerate(bank.names) if name.startswith("normal")])
 
 
 def noisy(case: Case, sigma: float = NOISE) -> Case:
-    """The same case under Gaussian noise of ``sigma`` of the unit range; its seed is the picture itself."""
+    """Add Gaussian noise to a case, ``sigma`` of the unit range, seeded by the picture itself."""
     return replace(case, load=partial(_with_noise, case, sigma))
 
 
 def extract(setting: Setting, cases: Sequence[Case], recipes: Recipes) -> FeatureSet:
-    """Extract features into memory, for many banks are cut from one set."""
+    """Extract features into memory, for many banks are cut from them."""
     stored = setting.features(cases, recipes.blocks, attention=(), saliency=False)
     about = ("rows", "cols", "units", "names", "digests", "weights_sha256", "backbone", "preprocessing", "precision")
     return FeatureSet.from_arrays(
@@ -151,19 +148,15 @@ def extract(setting: Setting, cases: Sequence[Case], recipes: Recipes) -> Featur
 
 
 def _pairs(setting: Setting) -> list[tuple[str, tuple[Case, ...], tuple[Case, ...]]]:
-    """(tag, bank cases, cases to be scored): one pair, or two folds of a small cohort."""
+    """List (tag, bank cases, scored cases): a single pair, or two folds of a small cohort."""
     cohort = setting.cohort
     if len(cohort.units) >= SMALL_COHORT:
         return [("", setting.cases_of("bank"), setting.cases_of(TEST_SPLIT[cohort.name]))]
-    fold_of = folds(cohort.units, N_FOLDS)
-    return [
-        (
-            f"fold {fold}, ",
-            cohort.subset([unit for unit in cohort.units if fold_of[unit] != fold]),
-            cohort.subset([unit for unit in cohort.units if fold_of[unit] == fold]),
-        )
-        for fold in FOLDS
-    ]
+    pairs, fold_of = [], folds(cohort.units, N_FOLDS)
+    for fold in FOLDS:
+        inside = {unit for unit in cohort.units if fold_of[unit] == fold}
+        pairs.append((f"fold {fold}, ", cohort.subset(set(cohort.units) - inside), cohort.subset(inside)))
+    return pairs
 
 
 def _few_pictures(
@@ -179,9 +172,8 @@ def _few_pictures(
     small = extract(larger, few, recipes)
     labels = label(few, cohort, small.rows, small.cols)
     yield Condition(f"{OTHER_SIZE} px, bank at {setting.vit.picture_size} px", "size", bank, small, labels)
-    units = set(smallest({case.unit for case in bank_cases}, FEW_UNITS, TEST_KEYS[0]))
-    chosen = [case for case in bank_cases if case.unit in units]
-    bank = extract(larger, chosen, recipes)
+    units = smallest({case.unit for case in bank_cases}, FEW_UNITS, TEST_KEYS[0])
+    bank = extract(larger, [case for case in bank_cases if case.unit in units], recipes)
     yield Condition(f"{OTHER_SIZE} px, bank at {OTHER_SIZE} px", "size", bank, small, labels)
 
 

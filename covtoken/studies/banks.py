@@ -3,8 +3,8 @@
     content = run_banks("busi")     # selection split alone, scored with banks of a twentieth to all of the bank's units
     recipe, ranking = recommend()   # from the committed tables of the recipe cohorts
 
-One bank decides little: another half of the units moves D by more than any setting, and a user's bank is often small.
-So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
+A single bank decides little: another half of the units moves D more than any setting, and a user's bank is often
+small. So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
 
 **The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × σ, the highest
 mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants
@@ -33,26 +33,9 @@ from covtoken.scores.memberships import token_maps
 from covtoken.scores.recipe import Recipe
 from covtoken.studies import ablation, study
 from covtoken.studies.ablation import values_of
-from covtoken.studies.study import (
-    NOTE,
-    Study,
-    content_of,
-    from_the_usual,
-    open_study,
-    recipe_cohorts,
-    share_of,
-    split_features,
-)
-from covtoken.subspace.direction import (
-    Direction,
-    DirectionSettings,
-    bank_rarity,
-    moments_at_cuts,
-    rarity_cut,
-    refined,
-    target_reference,
-    two_views,
-)
+from covtoken.studies.study import NOTE, Study, recipe_cohorts
+from covtoken.subspace import direction as directions
+from covtoken.subspace.direction import Direction, DirectionSettings
 
 STUDY = Study("banks", "covtoken-banks/1", "covtoken banks")
 FIELDS = ("inside", "quantile", "ridge", "rounds", "sigma")
@@ -74,30 +57,29 @@ EXPLORED = (
 def run_banks(
     cohort: str, backbone: str = "embedded", *, data: str | None = None, cache: bool = True, progress: bool = True
 ) -> dict[str, Any]:
-    """Every variant with every bank on one cohort's selection split, from pixels, ready to be written.
+    """Try every variant with every bank on a cohort's selection split; return the content, ready to be written.
 
     Raises:
         CovtokenError: unknown names, or a cohort without the splits or lesions.
     """
     started = time.perf_counter()
-    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress)
+    setting = study.open_study(cohort, backbone, data=data, cache=cache, progress=progress)
     centre = ablation.default(setting.vit.n_blocks)
-    blocks = sorted({centre.block, centre.target_block})
-    splits = bank, selection, labels = split_features(setting, blocks, False)
+    blocks = {"block": centre.block, "target_block": centre.target_block}
+    splits = bank, selection, labels = study.split_features(setting, sorted({*blocks.values()}), False)
     rows = []
     for share, key, part in track(list(banks_of(bank)), f"banks, {setting.cohort.name}", disable=not progress):
         about = {"share": share, "key": key, "bank_units": len(set(part.units))}
-        rows += [about | row for row in evaluate(part, selection, labels, centre.block, centre.target_block)]
-    more = {"block": centre.block, "target_block": centre.target_block, "variants": rows}
-    return content_of(STUDY, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **more)
+        rows += [about | row for row in evaluate(part, selection, labels, **blocks)]
+    return study.content_of(STUDY, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **blocks, variants=rows)
 
 
 def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:
-    """(share, key, FeatureSet) of every bank: units of the smallest keyed hashes; the whole bank once."""
+    """Yield (share, key, bank): the units of the smallest keyed hashes; the whole bank once."""
     units = len(set(bank.units))
     for share, key in product(SHARES, KEYS):
         if share < 1:
-            yield share, key, share_of(bank, max(2, round(share * units)), key)
+            yield share, key, study.share_of(bank, max(2, round(share * units)), key)
         elif key == KEYS[0]:
             yield share, key, bank
 
@@ -105,31 +87,30 @@ def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:
 def evaluate(
     bank: Features, selection: Features, labels: SplitLabels, block: int, target_block: int
 ) -> list[dict[str, Any]]:
-    """Rows {inside, quantile, ridge, rounds, sigma, auroc, image_auroc} of every variant with one bank."""
-    rarity = bank_rarity(bank, target_reference(bank, target_block))
-    found: list[tuple[tuple, Direction]] = []
+    """Try every variant with a bank: rows {inside, quantile, ridge, rounds, sigma, auroc, image_auroc}."""
+    rarity = directions.bank_rarity(bank, directions.target_reference(bank, target_block))
+    fits: list[tuple[tuple, Direction]] = []
     for inside in INSIDES:
-        target = two_views(rarity, inside)
-        cuts = [rarity_cut(target, q) for q in QUANTILES]
-        for quantile, moments in zip(QUANTILES, moments_at_cuts(bank, block, target, cuts), strict=True):
+        target = directions.two_views(rarity, inside)
+        cuts = [directions.rarity_cut(target, q) for q in QUANTILES]
+        for quantile, moments in zip(QUANTILES, directions.moments_at_cuts(bank, block, target, cuts), strict=True):
             for ridge in RIDGES:
-                about = {"target": "rarity", "quantile": quantile}
-                fitted = Direction.from_moments(moments, origin(bank), block, ridge, **about)
+                fitted = Direction.from_moments(moments, origin(bank), block, ridge, target="rarity", quantile=quantile)
                 for rounds in range(max(ROUNDS) + 1):
-                    fitted = refined(fitted, bank, target) if rounds else fitted
+                    fitted = directions.refined(fitted, bank, target) if rounds else fitted
                     if rounds in ROUNDS:
-                        found.append(((inside, quantile, ridge, rounds), fitted))
-    weights = torch.stack([direction.weight for _, direction in found], dim=1).float()
+                        fits.append(((inside, quantile, ridge, rounds), fitted))
+    weights = torch.stack([direction.weight for _, direction in fits], dim=1).float()
     raw = token_maps(lambda z, part: z @ weights, block, True, selection)  # [N, T, variants]
     return [
         dict(zip(FIELDS, (*place, sigma))) | values_of(raw[..., i], sigma, selection, labels)
-        for i, (place, _) in enumerate(found)
+        for i, (place, _) in enumerate(fits)
         for sigma in SIGMAS
     ]
 
 
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
-    """{variant: its mean pooled and image AUROC, the lowest pooled one, over the banks} of one cohort's table."""
+    """Average a cohort's table over banks: variant → {auroc, image_auroc, lowest}, the lowest pooled AUROC."""
     by: dict[tuple, list[dict]] = {}
     for row in content["variants"]:
         by.setdefault(tuple(row[k] for k in FIELDS), []).append(row)
@@ -141,49 +122,48 @@ def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
 
 
 def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
-    """The recipe that the rule above gives, and the ranking behind it (``ranked``).
+    """Choose a recipe by the rule above; return it with its ranking, see ``ranked``.
 
     Args:
-        cohorts: over the tables of these alone (gate 5); the recipe cohorts if empty.
+        cohorts: whose tables count; the recipe cohorts if empty.
 
     Raises:
-        CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or the block is
-            not the one that the ablation gives.
+        CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or of another
+            block than the ablation gives.
     """
-    found = {cohort: STUDY.read(cohort, root) for cohort in cohorts or recipe_cohorts()}
-    content = next(iter(found.values()))
+    contents = {cohort: STUDY.read(cohort, root) for cohort in cohorts or recipe_cohorts()}
+    content = next(iter(contents.values()))
     kinds = {
         (
             *(c["backbone"], c["provenance"]["weights_sha256"], c["block"], c["target_block"]),
             frozenset((row["share"], row["key"], *(row[k] for k in FIELDS)) for row in c["variants"]),
         )
-        for c in found.values()
+        for c in contents.values()
     }
-    weights = {ablation.STUDY.read(cohort, root)["provenance"]["weights_sha256"] for cohort in found}
+    weights = {ablation.STUDY.read(cohort, root)["provenance"]["weights_sha256"] for cohort in contents}
     if len(kinds) > 1 or weights != {content["provenance"]["weights_sha256"]}:
         raise CovtokenError(
-            f"the tables of {', '.join(found)}, or the ablations that the block comes from, are of other weights, "
+            f"the tables of {', '.join(contents)}, or the ablations that the block comes from, are of other weights, "
             "blocks, banks or variants: record them alike"
         )
     block = ablation.recommend(root, cohorts)[0].block
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
-    rows = ranked(found)
-    first = rows[0]
-    chosen = {name: first[name] for name in FIELDS if name != "sigma"}
+    rows = ranked(contents)
+    chosen = {name: rows[0][name] for name in FIELDS if name != "sigma"}
     settings = DirectionSettings(content["target_block"], **chosen)
-    return Recipe("direction", block, True, first["sigma"], settings=settings), rows
+    return Recipe("direction", block, True, rows[0]["sigma"], settings=settings), rows
 
 
 def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The ranking by the rule, from the tables of one or more cohorts: {cohort: its content}.
+    """Rank variants by the rule, from the tables {cohort: content}: tied variants in the rule's order, then by mean.
 
-    Rows {inside … sigma, mean, tied} and, for each cohort, {auroc, image_auroc, lowest}: its means over the banks, and
-    the lowest pooled AUROC with any bank. Tied variants come first, in the rule's order, then the rest by mean.
+    Rows have {inside … sigma, mean, tied} and, for each cohort, {auroc, image_auroc, lowest}: means over the banks, and
+    the lowest pooled AUROC with any bank.
     """
     means, rows = {cohort: mean_over_banks(c) for cohort, c in found.items()}, []
     for key in next(iter(means.values())):
         each = {cohort: table[key] for cohort, table in means.items()}
         mean = float(np.mean([numbers[k] for numbers in each.values() for k in ("auroc", "image_auroc")]))
         rows.append(dict(zip(FIELDS, key)) | {"mean": mean} | each)
-    return study.ranked(rows, lambda row: (row["sigma"], *from_the_usual(row), row["rounds"], row["inside"]))
+    return study.ranked(rows, lambda row: (row["sigma"], *study.from_the_usual(row), row["rounds"], row["inside"]))

@@ -1,4 +1,4 @@
-"""The choice of O, the score for inside an organ, on the selection splits of the recipe cohorts.
+"""The choice of O, the score for the inside of an organ, on the selection splits of the recipe cohorts.
 
     content = run_in_organ("busi")     # selection split alone; no organ mask exists there, and none is opened
     recipe, ranking = recommend()
@@ -35,7 +35,7 @@ FIELDS = ("block", "weight", "sigma")
 def run_in_organ(
     cohort: str, backbone: str = "embedded", *, data: str | None = None, cache: bool = True, progress: bool = True
 ) -> dict[str, Any]:
-    """Every variant of O on one cohort's selection split, from pixels, ready to be written.
+    """Try every variant of O on a cohort's selection split; return the content, ready to be written.
 
     Raises:
         CovtokenError: unknown names, a backbone without a saliency head, or a cohort without the splits or lesions.
@@ -46,15 +46,14 @@ def run_in_organ(
     if not vit.has_saliency_head:
         raise CovtokenError(f"{vit.name} has no saliency head, and O needs its student: use the embedded backbone")
     blocks = sorted({block for r in choices("in_organ", vit.n_blocks) for block in (r.block, r.settings.student_block)})
-    splits = bank, selection, labels = split_features(setting, blocks, True)
-    variants = evaluate(bank, selection, labels, vit.n_blocks, progress)
-    return content_of(STUDY, setting, splits, started, variants=variants)
+    splits = split_features(setting, blocks, True)
+    return content_of(STUDY, setting, splits, started, variants=evaluate(*splits, vit.n_blocks, progress))
 
 
 def evaluate(
     bank: Features, selection: Features, labels: SplitLabels, n_blocks: int, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Rows {block, weight, sigma, student_block, auroc, image_auroc}; weight 0 is A alone, for comparison."""
+    """Try every variant: rows {block, weight, sigma, student_block, auroc, image_auroc}; weight 0 is A alone."""
     groups: dict[tuple, list[Recipe]] = {}
     for recipe in choices("in_organ", n_blocks):
         groups.setdefault((recipe.block, recipe.settings.student_block, recipe.pooled), []).append(recipe)
@@ -71,22 +70,22 @@ def evaluate(
 
 
 def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
-    """The recipe that the rule above gives, and the ranking: rows {block, weight, sigma, mean, <cohort>…, tied}.
+    """Choose a recipe by the rule above; return it with the ranking: {block, weight, sigma, mean, <cohort>…, tied}.
 
     Raises:
         CovtokenError: a table is not recorded, or the cohorts' are of other weights or variants.
     """
-    found = {cohort: STUDY.read(cohort, root) for cohort in recipe_cohorts()}
-    values = {c: {tuple(r[k] for k in FIELDS): r for r in content["variants"]} for c, content in found.items()}
-    students = {name: {row["student_block"] for row in c["variants"]} for name, c in found.items()}
-    kinds = {
-        (c["provenance"]["weights_sha256"], tuple(sorted(values[name])), *students[name]) for name, c in found.items()
-    }
+    contents = {cohort: STUDY.read(cohort, root) for cohort in recipe_cohorts()}
+    tables = {cohort: {tuple(r[k] for k in FIELDS): r for r in c["variants"]} for cohort, c in contents.items()}
+    kinds = set()
+    for cohort, c in contents.items():
+        students = {row["student_block"] for row in c["variants"]}
+        kinds.add((c["provenance"]["weights_sha256"], tuple(sorted(tables[cohort])), *students))
     if len(kinds) > 1:
-        raise CovtokenError(f"the tables of {', '.join(found)} are of other weights or variants: record them alike")
+        raise CovtokenError(f"the tables of {', '.join(contents)} are of other weights or variants: record them alike")
     rows = []
-    for key, first in next(iter(values.values())).items():
-        each = {cohort: table[key]["auroc"] for cohort, table in values.items()}
+    for key, first in next(iter(tables.values())).items():
+        each = {cohort: table[key]["auroc"] for cohort, table in tables.items()}
         row = dict(zip(FIELDS, key)) | {"mean": float(np.mean(list(each.values())))} | each
         rows.append(row | {"student_block": first["student_block"]})
     rows = ranked(rows, lambda row: tuple(row[name] for name in FIELDS), lambda row: row["weight"] > 0)

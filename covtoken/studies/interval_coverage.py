@@ -1,8 +1,8 @@
-"""A simulation: do intervals of AUROC cover the truth when the tokens of one unit are alike?
+"""A simulation: do intervals of AUROC cover the truth when the tokens of a unit are alike?
 
 Score of a token = its unit's effect + its own noise + ``shift`` if it is a lesion's. Between two tokens of different
 units the difference is normal, so the AUROC of the population, Φ(shift / √(2 (unit² + 1))), is known exactly, and so is
-whether an interval holds it. DeLong's takes tokens for independent; the unit bootstrap draws whole units.
+whether an interval holds it. DeLong takes tokens for independent; the unit bootstrap draws whole units.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from covtoken.evaluation.stats import UnitWins, delong, interval, unit_draws
 
 @dataclass(frozen=True)
 class Coverage:
-    """What ``simulate`` found: how many of ``n_runs`` 95 % intervals hold the truth, and how wide they are.
+    """How many of ``n_runs`` 95 % intervals hold the truth, by method, and their standard errors.
 
     Attributes:
         truth: AUROC of the population.
-        bootstrap, delong: intervals that hold it.
-        se_true: standard deviation of the AUROC over runs. se_bootstrap, se_delong: root mean square of the stated
-            standard errors; an honest method's equals ``se_true``.
+        bootstrap: number of unit-bootstrap intervals that hold the truth.
+        delong: number of DeLong intervals that hold the truth.
+        se_true: standard deviation of the AUROC over runs.
+        se_bootstrap: root mean square of the stated standard errors, as ``se_delong``; ``se_true`` if honest.
     """
 
     n_runs: int
@@ -47,12 +48,12 @@ def simulate(
     n_draws: int = 1000,
     seed: int = 0,
 ) -> Coverage:
-    """Coverage of both intervals over ``n_runs`` cohorts of ``n_units`` × ``n_tokens`` tokens.
+    """Simulate ``n_runs`` cohorts of ``n_units`` × ``n_tokens`` tokens and count the intervals that hold the truth.
 
     Args:
-        unit_sd: standard deviation of the unit effects; a token's own noise has 1. 0: tokens are independent.
-        shift: of a lesion's tokens. lesion_share: mean share of lesion tokens; it varies between units, as it does in
-            pictures (a beta distribution of concentration 4).
+        unit_sd: standard deviation of the unit effects (0: independent tokens); a token's own noise has 1.
+        shift: added to the scores of lesion tokens.
+        lesion_share: mean share of lesion tokens; between units it varies as in pictures (beta, concentration 4).
 
     Raises:
         CovtokenError: a run or a unit too few, or a share outside 0…1.

@@ -1,16 +1,13 @@
-"""Tables of what was tried on a selection split: made from the same two splits, in one form beside the gate reports."""
+"""Studies: tables of variants tried on a selection split, all in the same form, beside the gate reports."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import Block
@@ -20,12 +17,13 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.keys import smallest
 from covtoken.paths import write_then_rename
-from covtoken.protocol.report import provenance, report_path
+from covtoken.protocol.report import report_path
 from covtoken.protocol.scoring import need_lesions
 from covtoken.protocol.setting import Setting, open_setting
 
 TIED = 0.002  # of the mean AUROC
 NOTE = "selection split alone, fitted on the bank split; no test split was looked at"
+Splits = tuple[FeatureSet, FeatureSet, SplitLabels]  # bank, selection, and the latter's labels
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,9 @@ class Study:
     """A table of variants beside the gate reports.
 
     Attributes:
-        stem: of its file. schema: that the content names. command: that records it, for the errors.
+        stem: of the table's file.
+        schema: named by the content.
+        command: records the table; named by errors.
         rows: key of the content that must hold rows.
     """
 
@@ -53,7 +53,7 @@ class Study:
         """Read a committed table.
 
         Raises:
-            CovtokenError: none is recorded, it is not readable, empty, or of another schema or split.
+            CovtokenError: a table that is missing, not readable, empty, or of another schema or split.
         """
         path = report_path(cohort, self.stem, recorded=True, root=root)
         again = f"run `{self.command} --cohort {cohort} --record`"
@@ -75,12 +75,10 @@ def open_study(cohort: str, backbone: str = "embedded", **inputs) -> Setting:
     """Open a large cohort and a backbone for a study on its selection split.
 
     Args:
-        cohort: a committed name, or a folder.
-        backbone: by name.
         inputs: ``data``, ``cache`` and ``progress`` of ``open_setting``.
 
     Raises:
-        CovtokenError: a small cohort has no selection split of its own: all of it is evaluated, by cross-fitting.
+        CovtokenError: a small cohort, which is cross-fitted as a whole and has no selection split.
     """
     setting = open_setting(cohort, None, backbone, **inputs)
     n_units = len(setting.cohort.units)
@@ -93,55 +91,41 @@ def open_study(cohort: str, backbone: str = "embedded", **inputs) -> Setting:
 
 
 def recipe_cohorts() -> tuple[str, ...]:
-    """Name the large cohorts whose selection splits choose, each once."""
+    """Name the large cohorts whose selection splits choose recipes."""
     return tuple(dict.fromkeys(RECIPE_COHORTS.values()))
 
 
-def split_features(
-    setting: Setting, blocks: Sequence[Block], saliency: bool
-) -> tuple[FeatureSet, FeatureSet, SplitLabels]:
+def split_features(setting: Setting, blocks: Sequence[Block], saliency: bool) -> Splits:
     """Extract the bank and selection splits of a large cohort, then read the labels of the latter.
 
     Raises:
-        CovtokenError: one of the splits has no case, or the selection split no lesion.
+        CovtokenError: a split without cases, or a selection split without lesions.
     """
-    cases = setting.cases_of("selection")
-    bank, selection = (
-        setting.features(each, blocks, attention=(), saliency=saliency) for each in (setting.cases_of("bank"), cases)
-    )
+    bank_cases, cases = setting.cases_of("bank"), setting.cases_of("selection")
+    options = {"attention": (), "saliency": saliency}
+    bank, selection = (setting.features(each, blocks, **options) for each in (bank_cases, cases))
     labels = label(cases, setting.cohort, selection.rows, selection.cols)
     need_lesions(labels, setting.cohort, "selection")
     return bank, selection, labels
 
 
 def content_of(
-    study: Study,
-    setting: Setting,
-    splits: tuple[FeatureSet, FeatureSet, SplitLabels],
-    started: float,
-    note: str = NOTE,
-    **more,
+    study: Study, setting: Setting, splits: Splits, started: float, note: str = NOTE, **more
 ) -> dict[str, Any]:
-    """Write a study down as JSON content: cohort, backbone, counts, provenance, and the study's own fields.
+    """Write a study down as JSON content: cohort, backbone, counts, provenance, and the study's own fields ``more``.
 
     Args:
-        study: whose table it is.
-        setting: as ``open_study`` gives.
-        splits: as ``split_features`` gives.
+        splits: see ``split_features``.
         started: ``time.perf_counter`` before the work.
-        note: what a reader should know of how it was made.
-        more: the study's own fields.
+        note: tells a reader how the table was made.
     """
     cohort, vit = setting.cohort, setting.vit
     bank, selection, labels = splits
+    about = {"schema": study.schema, "cohort": cohort.name, "split": "selection", "note": note}
+    model = {"backbone": vit.name, "n_blocks": vit.n_blocks, "picture_size": vit.picture_size}
     return {
-        "schema": study.schema,
-        "cohort": cohort.name,
-        "split": "selection",
-        "note": note,
-        "backbone": vit.name,
-        "n_blocks": vit.n_blocks,
-        "picture_size": vit.picture_size,
+        **about,
+        **model,
         "curated": cohort.curated,
         "n": {
             "bank_units": len(set(bank.units)),
@@ -152,13 +136,7 @@ def content_of(
             "lesions": len(labels.lesions),
         },
         **more,
-        "provenance": provenance(
-            data_fingerprint=setting.fingerprint,
-            weights_sha256=vit.weights_sha256,
-            seed=0,
-            wall_seconds=time.perf_counter() - started,
-            threads=torch.get_num_threads(),
-        ),
+        "provenance": setting.provenance(started),
     }
 
 
@@ -167,12 +145,12 @@ def ranked(
     order: Callable[[dict[str, Any]], tuple],
     may_win: Callable[[dict[str, Any]], bool] = lambda row: True,
 ) -> list[dict[str, Any]]:
-    """Rank variants: those tied with the best by ``order``, then the rest by mean; each row gets ``tied``.
+    """Rank variants: ties with the best by ``order``, then the rest by mean; each row gets ``tied``.
 
     Args:
         rows: variants, each with ``mean``.
         order: sorts tied variants, the cheapest first.
-        may_win: tells a variant from one that is there for comparison.
+        may_win: false for variants that are there for comparison alone.
     """
     best = max(row["mean"] for row in rows if may_win(row))
     rows = [row | {"tied": bool(may_win(row)) and row["mean"] >= best - TIED} for row in rows]
@@ -180,11 +158,11 @@ def ranked(
 
 
 def from_the_usual(row: dict[str, Any]) -> tuple[float, float]:
-    """Say how far a variant's ridge lies from 1, in ratio, and its quantile from 0.9."""
+    """Measure how far a variant's ridge lies from 1, in ratio, and its quantile from 0.9."""
     return round(abs(math.log(row["ridge"])), 9), round(abs(row["quantile"] - 0.9), 9)
 
 
 def share_of(bank: FeatureSet, n_units: int, key: str) -> FeatureSet:
-    """Keep the pictures of the ``n_units`` units with the smallest keyed hashes: blind to all but their names."""
+    """Keep the bank's pictures of the ``n_units`` units with the smallest keyed hashes: blind to all but names."""
     wanted = set(smallest(set(bank.units), n_units, key))
     return bank.subset([i for i, unit in enumerate(bank.units) if unit in wanted])

@@ -67,6 +67,6 @@ def rarity_recall(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
     }
     kept |= {name: as_mask(chosen, n_tokens) for name, chosen in sets.items()}
     kept["repaired"] = kept_tokens(prune("rankme", y, width=width, schedule=REPAIRED, seed=seeds).logits.numpy(), k=k)
-    share = {name: (mask & lesion).sum(axis=1) / lesion.sum(axis=1) for name, mask in kept.items()}
-    share["size"] = lesion.sum(axis=1)
-    return {name: value.reshape(len(SIZES), len(base)) for name, value in share.items()}
+    size = lesion.sum(axis=1)
+    share = {name: (mask & lesion).sum(axis=1) / size for name, mask in kept.items()}
+    return {name: value.reshape(len(SIZES), len(base)) for name, value in (share | {"size": size}).items()}

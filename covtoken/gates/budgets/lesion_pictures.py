@@ -47,8 +47,6 @@ class LesionPictures:
     """N lesion pictures of the evaluated split.
 
     Attributes:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         maps: score maps [N, T] by scorer.
         y: [N, T, r] float64, tokens of the middle block, centred by the bank mean, projected to the density subspace.
         centred: [N, T, D] float32, the same tokens unprojected.
@@ -122,16 +120,11 @@ class LesionPictures:
 
     def report(self, gate, title: str, question: str, *, parameters: dict, started: float, **parts) -> GateReport:
         """Write a gate's report on these pictures; ``parts`` are thresholds, metrics, checks, decision, chart_data."""
-        shared = {
-            "middle": self.plan.middle,
-            "curated": self.setting.cohort.curated,
-            "bound": binding(self.setting),
-            "n_lesions": len(self.labels.lesions),
-            "n_small_lesions": int(self.small.sum()),
-            "n_lesion_images": len(self.cases),
-        }
+        about = {"middle": self.plan.middle, "curated": self.setting.cohort.curated, "bound": binding(self.setting)}
+        counts = {"n_lesions": len(self.small), "n_small_lesions": int(self.small.sum())}
+        parameters = about | counts | {"n_lesion_images": len(self.cases)} | parameters
         parts["checks"] |= {"plan_locked_before": self.plan.locked}
-        return self.setting.report(gate, title, question, parameters=shared | parameters, started=started, **parts)
+        return self.setting.report(gate, title, question, parameters=parameters, started=started, **parts)
 
     def header(self, gate: int | str, **more) -> dict:
         """Write down how the records of ``gate`` were made."""
@@ -145,8 +138,6 @@ def prepare(
     """Score and project the pictures of a split, then keep those with lesions. Masks are opened after scores exist.
 
     Args:
-        setting: cohort, split and backbone.
-        plan: fixed by gate 1.
         scorers: names in the plan's recipes (None: all).
         shuffled: give each lesion picture the labels of another picture (a planted defect).
 

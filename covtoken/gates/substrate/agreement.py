@@ -24,9 +24,7 @@ def agreement_rows(cases: Sequence[Case], vit: FrozenViT, *, noisy: bool = False
 
     Args:
         cases: the sample.
-        vit: the frozen backbone.
         noisy: plant a defect: each pass of the backbone adds one per cent of noise.
-        progress: whether long work shows a bar.
     """
     blocks: list[Block] = [*range(1, vit.n_blocks + 1), "norm"]
     second = _noisy(vit) if noisy else vit

@@ -1,4 +1,4 @@
-"""Are splits disjoint, is a bank intact, does the leak guard trip? Each answer is a dict of named booleans."""
+"""Are splits disjoint, is a bank intact, does the leak guard trip? Each check gives a dict of named booleans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def split_checks(cohort: Cohort, defect: str | None = None) -> tuple[dict[str, b
     """Check that splits (folds of a small cohort) share no unit or near-duplicate, and that their file is unedited.
 
     Args:
-        cohort: cases and masks.
         defect: ``unit_in_two_splits`` or ``duplicate_across_splits``, to plant it.
 
     Returns:
@@ -111,7 +110,6 @@ def guard_checks(cohort: Cohort, features: FeatureSet, block: int, guard_off: bo
     """Check that every door to a label is shut inside construction and open outside.
 
     Args:
-        cohort: cases and masks.
         features: of some pictures, for a bank whose features try to read labels while it is built.
         block: whose tokens feed that bank.
         guard_off: plant a defect: construction marks nothing.

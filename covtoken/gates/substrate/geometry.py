@@ -73,12 +73,10 @@ def follow_marks(
     """Plant marks in pictures of several shapes and look where they come out.
 
     Args:
-        vit: the frozen backbone.
         middle: a middle block, whose response is reported but decides nothing: attention has spread by then.
         cases: further pictures, at their own shape, in which marks are planted.
         transposed: plant a defect: swap grid rows and columns of the backbone's tokens.
         shifted: plant a defect: move the masks half a token down.
-        progress: whether long work shows a bar.
     """
     rows, cols = vit.rows, vit.cols
     grounds = [_texture(shape) for shape in SHAPES]
