@@ -24,7 +24,7 @@ from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates.budgets import kept_by_method as rows
-from covtoken.gates.budgets.growing_lesion import METHODS, rarity_recall
+from covtoken.gates.budgets.growing_lesion import METHODS, recall_by_size
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.budgets.lesion_pictures import LesionPictures, prepare
 from covtoken.protocol.plan import FEW_UNITS, Plan
@@ -73,7 +73,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     pictures = prepare(setting, plan, ("density", "recommended"))
     growing = {}
     if setting.cohort.name == "phantom" and not setting.most_units:  # a run that measures a spread draws nothing
-        growing = {f"rarity/{name}": value for name, value in rarity_recall(pictures).items()}
+        growing = {f"rarity/{name}": value for name, value in recall_by_size(pictures).items()}
     return evaluate(pictures, growing, n_greedy=n_greedy, fake=defect is not None, started=started)
 
 
@@ -106,7 +106,7 @@ def evaluate(
         started=started,
         thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
         parameters={"slack": SLACK, "small_cut": pictures.plan.small_cut, "n_greedy": n_greedy},
-        chart_data={"pairs": pair_rows(metrics), "rarity": rarity_rows(records)},
+        chart_data={"pairs": pair_rows(metrics), "rarity": growing_lesion_rows(records)},
     )
     return GateRun(report, records, pictures)
 
@@ -308,7 +308,7 @@ def pair_rows(metrics: dict[str, dict]) -> list[dict]:
     return drawn
 
 
-def rarity_rows(records: Records) -> list[dict]:
+def growing_lesion_rows(records: Records) -> list[dict]:
     """List rows of the growing lesion's curve: {method, tokens, recall, lo, hi}; none for real cohorts."""
     drawn = []
     for name, label in METHODS.items() if "rarity/size" in records.arrays else ():

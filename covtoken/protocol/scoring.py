@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,10 @@ from covtoken.data.case import Case, Cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.records import to_float16
-from covtoken.protocol.alarm_limits import scaled_alarm
+from covtoken.protocol.alarm_limits import Recipes, scaled_alarm
 from covtoken.protocol.plan import FIXED, Plan
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.scores.alarm import check_bank
+from covtoken.scores.alarm import Limits, check_bank
 from covtoken.scores.in_organ import in_organ_parts
 from covtoken.scores.recipe import Recipe, in_organ
 from covtoken.scores.recommended import recommended_maps
@@ -74,7 +75,13 @@ def _in_organ(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, maps: dict
     return smooth(density + weight * student, pictures.rows, pictures.cols, recipe.sigma)
 
 
-def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: FrozenViT) -> list[dict[str, Any]]:
+def heed_alarms(
+    parts: list[dict[str, np.ndarray]],
+    pairs: Sequence[tuple[FeatureSet, FeatureSet]],
+    plan: Plan,
+    vit: FrozenViT,
+    alarm: tuple[Limits, Recipes, str | None] | None = None,
+) -> list[dict[str, Any]]:
     """Check every bank with the label-free alarm; if it fires for any, A's maps replace the recommended in all parts.
 
     A pooled number needs the same score everywhere, since D and A have different scales.
@@ -82,11 +89,12 @@ def heed_alarms(parts: list[dict[str, np.ndarray]], pairs, plan: Plan, vit: Froz
     Args:
         parts: maps by name, a dict for each pair; changed in place.
         plan: whose recommended recipe made the maps.
+        alarm: limits, recipes and whose limits they are (None: the locked ones, ``scaled_alarm``).
 
     Returns:
         for each bank what the report keeps: fired, reasons, statistics, score, fallback, limits_of.
     """
-    limits, recipes, limits_of = scaled_alarm(vit)
+    limits, recipes, limits_of = alarm or scaled_alarm(vit)
     fallback, alarms, fallback_maps = recipes.fallback, [], []
     for maps, (bank, pictures) in zip(parts, pairs, strict=True):
         raw = None if fallback.pooled else maps.get(f"density.block{fallback.block}")

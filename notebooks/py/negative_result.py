@@ -22,7 +22,7 @@
 # %%
 try:
     from covtoken.gates import headlines, runs
-    from covtoken.paper.charts.coverage import objective_optimiser, rarity_curve
+    from covtoken.paper.charts.coverage import objective_optimiser, growing_lesion_curve
     from covtoken.paper.charts.offline_renderer import install_renderer
     from covtoken.paper.tables import budgets
 except ImportError as error:
@@ -65,7 +65,7 @@ for name in ("spectrum.lesion", "spectrum.background", "likeness.inside", "liken
 
 # %%
 if run.report.chart_data["rarity"]:
-    display(rarity_curve(run.report.chart_data["rarity"]))
+    display(growing_lesion_curve(run.report.chart_data["rarity"]))
 else:
     print("drawn on the phantom alone")
 

@@ -19,7 +19,6 @@ from covtoken.keys import smallest
 from covtoken.names import METHOD_NAMES
 from covtoken.paper import summary
 from covtoken.paths import project_root
-from covtoken.protocol import thresholds
 from covtoken.protocol.report import committed_reports
 from covtoken.protocol.scoring import shuffled_masks
 
@@ -261,8 +260,7 @@ def test_few_pictures_are_the_same_whatever_else_is_evaluated():
     assert chosen == set(smallest([case.name for case in half.cases], 3))
 
 
-def test_recording_needs_a_locked_threshold(monkeypatch):
-    monkeypatch.setattr(thresholds.locks, "entry", lambda *a, **k: None)
+def test_recording_needs_a_locked_threshold():
     with pytest.raises(CovtokenError, match="no threshold of gate 2 is locked"):
         runs.run_and_write("2", "phantom", "test", backbone="random:vit_tiny_patch16_224", record=True)
 

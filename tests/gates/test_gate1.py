@@ -74,7 +74,7 @@ def test_every_baseline_has_a_verdict():
                 assert outcome in ("wins", "loses", "undecided") or baseline in gate1.PIXELS_ONLY
 
 
-def test_where_the_alarm_fires_a_stands_in(monkeypatch):
+def test_where_the_alarm_fires_a_stands_in():
     bank, pictures = StubFeatures.of(12, prefix="b"), StubFeatures.of(3, prefix="q")
     recipes = Recipes(
         Recipe("direction", 2, True, 0.0, settings=DirectionSettings(3, 0.9, 1.0)), Recipe("density", 3, False, 0.5)
@@ -84,11 +84,10 @@ def test_where_the_alarm_fires_a_stands_in(monkeypatch):
     pairs = [(bank, pictures), (poorer, pictures)]
     for fewest, fired in ((2, 0), (11, 1), (20, 2)):
         limits = Limits(units_min=fewest)
-        monkeypatch.setattr(scoring, "scaled_alarm", lambda vit, limits=limits: (limits, recipes, None))
         raw = [raw_maps("density", 3, False, one, pictures) for one, _ in pairs]
         ours = [score_maps(recipes.direction, one, pictures) for one, _ in pairs]
         parts = [{"density.block3": a, "recommended": d} for a, d in zip(raw, ours)]
-        said = scoring.heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4))
+        said = scoring.heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4), (limits, recipes, None))
         assert [alarm["fired"] for alarm in said].count(True) == fired
         assert {alarm["score"] for alarm in said} == {"A" if fired else "D"}, "folds of two scales cannot be pooled"
         for part, a, d in zip(parts, raw, ours):

@@ -40,7 +40,7 @@ ROWS = {
         | {"met": met, "k": 63.6}
         for optimiser, met in (("dual, as specified", 0.45), ("greedy", 1.0))
     ],
-    "rarity_curve": [
+    "growing_lesion_curve": [
         {"method": method, "tokens": tokens, "recall": 0.5, "lo": 0.4, "hi": 0.6}
         for method in ("spanning choice", "recommended")
         for tokens in (1, 8, 64)
@@ -164,7 +164,7 @@ def test_pairs_say_whether_the_floor_was_met_and_at_how_many_tokens():
 
 
 def test_membership_comes_first_in_the_curve_and_chance_is_ruled():
-    svg = svg_of("rarity_curve")
+    svg = svg_of("growing_lesion_curve")
     assert svg.index(">recommended</text>") < svg.index(">spanning choice</text>")
     assert ">chance</text>" in svg
 

@@ -34,7 +34,7 @@ METHODS = {
 }
 
 
-def rarity_recall(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
+def recall_by_size(lesion_pictures: LesionPictures) -> dict[str, np.ndarray]:
     """Draw the growing lesion on lesion-free pictures; give each method's recall at keep 0.25, and ``size`` in tokens.
 
     Args:

@@ -166,7 +166,7 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
     return styled(chart, title, 42 * len(order), subtitle)
 
 
-def rarity_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets rarer"):
+def growing_lesion_curve(rows: Iterable[Mapping], title: str = "Recall as a lesion gets rarer"):
     """Plot recall of lesion tokens at keep 0.25 against the growing lesion's size (logarithmic), with 95 % bands.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from covtoken.paper.charts.alarm import alarm_against_failure
 from covtoken.paper.charts.budgets import miss_by_method, rho_by_measure
-from covtoken.paper.charts.coverage import mu_by_slack, mu_paths, objective_optimiser, rarity_curve
+from covtoken.paper.charts.coverage import growing_lesion_curve, mu_by_slack, mu_paths, objective_optimiser
 from covtoken.paper.charts.scores import auroc_by_block, gain_forest, score_densities
 from covtoken.paper.charts.substrate import agreement_by_block, token_marks
 from covtoken.paper.charts.transfer import transfer_heatmap
@@ -21,6 +21,6 @@ CHARTS = {
     "mu_paths": mu_paths,
     "mu_by_slack": mu_by_slack,
     "objective_optimiser": objective_optimiser,
-    "rarity_curve": rarity_curve,
+    "growing_lesion_curve": growing_lesion_curve,
     "transfer_heatmap": transfer_heatmap,
 }
