@@ -3,6 +3,7 @@
 import re
 
 from covtoken.paper import readme_table as tables
+from covtoken.paper import summary
 from covtoken.paper.readme_table import BEGIN, END, readme_table
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
@@ -35,3 +36,9 @@ def test_a_number_on_fewer_units_than_its_column_says_so():
     assert tables._cell(entry, 28) == "0.250 [0.015, 0.471] (5 units)"
     assert tables._cell(entry, 5) == "0.250 [0.015, 0.471]"
     assert tables._cell(None, 5) == tables._cell(entry | {"value": None}, 5) == "–"
+
+
+def test_the_summaries_are_what_the_reports_say():
+    reports, folder = committed_reports(), project_root() / "gate_reports"
+    assert (folder / "SUMMARY.md").read_text() == summary.summary(reports), "run `covtoken report`"
+    assert (folder / "NEGATIVE_RESULT.md").read_text() == summary.negative_result(reports), "run `covtoken report`"
