@@ -80,7 +80,7 @@ def measure_spreads(
 
 
 def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str = "") -> list[str]:
-    """Lock a committed report's headline numbers; tolerance = 3 × spread, at most ¼ of the interval's half width."""
+    """Lock a committed report's headline numbers."""
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=True))
     headline = {}
@@ -89,9 +89,8 @@ def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str 
         chained = cohort == FROM_PIXELS and any(word in name for word in CHAINED)
         if entry is None or entry["value"] is None or name not in spread or chained:
             continue
-        cap = (entry["ci95"][1] - entry["ci95"][0]) / 8 if entry["ci95"] else float("inf")
-        tolerance = max(FLOOR, min(3 * spread[name], cap))
-        headline[name] = {"value": round(entry["value"], 4), "tolerance": round(tolerance, 5), "spread": spread[name]}
+        tolerance = tolerance_of(entry, spread[name])
+        headline[name] = {"value": round(entry["value"], 4), "tolerance": tolerance, "spread": spread[name]}
     if not headline:
         raise CovtokenError(
             f"{cohort} gate {gate}: no headline number has both a committed value and a measured spread"
@@ -99,6 +98,12 @@ def lock_headline(cohort: str, gate: str, spread: dict[str, float], reason: str 
     bound = {key: report.provenance[key] for key in ("data_fingerprint", "weights_sha256")}
     new = {"headline": headline, "split": report.split, **bound}
     return locks.write_entry(locks.HEADLINE, cohort, gate, new, reason=reason)
+
+
+def tolerance_of(entry: dict, spread: float) -> float:
+    """Allow a headline 3 × its measured spread, at most ¼ of its interval's half width, at least ``FLOOR``."""
+    cap = (entry["ci95"][1] - entry["ci95"][0]) / 8 if entry["ci95"] else float("inf")
+    return round(max(FLOOR, min(3 * spread, cap)), 5)
 
 
 def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:

@@ -51,7 +51,7 @@ def test_a_planted_defect_turns_the_verdict(report, defect):
     recorded = _scores(report.cohort)
     plan = gate1.Plan.from_json(recorded.header["plan"])
     honest = gate1.headline(recorded)
-    _, checks = gate1.decide(honest, plan.threshold, honest.n[0])
+    honest_decision, checks = gate1.decide(honest, plan.threshold, honest.n[0])
     labels, planted = gate1.plant(defect, recorded.labels, plan, recorded.header["n_blocks"], recorded.grid)
     header = recorded.header | {"plan": planted.to_json()}
     broken = gate1.headline(type(recorded)(recorded.scores, labels, header))
@@ -59,7 +59,12 @@ def test_a_planted_defect_turns_the_verdict(report, defect):
     assert decision != "GO"
     if defect == "final_as_middle":
         assert checks["middle_beats_final"] and not broken_checks["middle_beats_final"]
-    else:
+    elif honest_decision == "GO":
+        assert checks["lower_bound_beats_threshold"] and not broken_checks["lower_bound_beats_threshold"]
+    else:  # its verdict cannot turn, but membership no longer beats the mere place in the picture
+        against = "auroc.density_against_centre_prior"
+        assert checks[against] == "wins" and broken_checks[against] != "wins"
+    if defect != "final_as_middle":
         # On whole CT slices much of a score is where the body lies: that survives a transposed grid, and another
         # slice's mask lies in the same organ.
         for name, least in (("auroc.density", 0.04), ("auroc.recommended", 0.03)):

@@ -24,6 +24,7 @@ from covtoken.subspace import direction as direction_module
 from covtoken.subspace.direction import (
     Direction,
     DirectionSettings,
+    agreed,
     bank_rarity,
     direction_moments,
     distilled,
@@ -486,3 +487,11 @@ def test_the_grids_scale_with_depth():
 def test_the_origin_is_the_banks(features, fitted):
     assert origin(features).items() <= fitted.header.items()
     assert origin(features).items() <= build_bank(features, 3).header.items()
+
+
+def test_agreement_weighs_rarity_and_score_alike():
+    rarity, score = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[4.0, 1.0, 3.0, 2.0]])
+    both = agreed(rarity, score)
+    assert both.tolist() == [[5 / 8, 3 / 8, 6 / 8, 6 / 8]]
+    assert torch.equal(both, agreed(score, rarity))
+    assert not torch.equal(both, agreed(score, score)) and not torch.equal(both, agreed(rarity, rarity))
