@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from covtoken.backbone.cache import digest_key
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.gates.budgets.lesion_pictures import LesionPictures
@@ -44,8 +45,10 @@ def lesion_pictures(n=60, seed=0, alike=0.3, mixed=False, split="test") -> Lesio
     plan = Plan(recipes, 9, 0.7, "made up", cut, locked=True)
     cases = tuple(Case(name, name, "ultrasound", partial_picture) for name in names)
     cohort = Cohort("stub", "ultrasound", cases, {name: MaskRef("empty", key="8x8") for name in names})
-    vit = SimpleNamespace(name="stub", weights_sha256="0", picture_size=8, model=SimpleNamespace(blocks=[object()]))
-    setting = Setting(cohort, split, vit, digests={name: ("0", "0") for name in names})
+    vit = SimpleNamespace(
+        name="stub", input="unit", weights_sha256="0", picture_size=8, model=SimpleNamespace(blocks=[object()])
+    )
+    setting = Setting(cohort, split, vit, digests={digest_key(case, vit): ("0", "0") for case in cases})
     centred = torch.from_numpy(tokens).float()
     y = torch.from_numpy(tokens[..., :RANK]).double()
     pictures = LesionPictures(setting, plan, maps, y, centred, labels, cases, [{"fired": False}])

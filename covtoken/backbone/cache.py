@@ -39,8 +39,8 @@ __all__ = ["FeatureSet", "cache_key", "features"]
 
 CACHE_VERSION = "2"  # raise when the meaning of a stored tensor changes
 ABANDONED = 3600  # seconds after which a temporary file is taken for one of a killed run
-Digests = dict[str, tuple[str, str]]
-"""Case name → digests of its picture and of its input to a backbone."""
+Digests = dict[tuple, tuple[str, str]]
+"""``digest_key`` → digests of a picture, and of what a backbone is given of it."""
 
 
 def features(
@@ -68,7 +68,7 @@ def features(
     Raises:
         LabelLeak: a picture is a registered mask file.
         CovtokenError: no cases, a picture that cannot be read, 8-bit pictures for a backbone that takes HU, a request
-            the backbone cannot serve, a full disk.
+            the backbone cannot serve, a picture that changed since it was read first, a full disk.
     """
     cases, blocks, attention = _cases(cases), _listed("blocks", blocks), _listed("attention", attention)
     if not isinstance(backbone, FrozenViT):
@@ -98,18 +98,23 @@ def features(
     with construction("features"), _bar(len(cases), progress) as advance:
         for i, case in enumerate(cases):
             given, missing = None, set(wanted)
-            known = None if seen is None or folder is None else seen.get(case.name)
+            known = None if seen is None or folder is None else seen.get(digest_key(case, backbone))
             if known is None:
                 given, known = _read(case, backbone)
             if seen is not None:
-                seen[case.name] = known
+                seen[digest_key(case, backbone)] = known
             digest, stem = known
             digests.append(digest)
             if folder is not None:
                 paths.append(folder / stem[:2] / f"{stem}.safetensors")
                 missing -= extractor.sound(paths[i], missing).keys()
             if missing:
-                given = _read(case, backbone)[0] if given is None else given
+                if given is None:
+                    given, again = _read(case, backbone)
+                    if again != known:
+                        raise CovtokenError(
+                            f"{case.source or case.name}: the picture changed while this run went on; start it anew"
+                        )
                 pending.append((i, backbone.squash(given), missing))
             if len(pending) == batch:
                 flush()
@@ -121,6 +126,11 @@ def features(
         *([case.name for case in cases], [case.unit for case in cases], digests, backbone.rows, backbone.cols),
         *(backbone.weights_sha256, backbone.name, backbone.preprocessing, precision, frozenset(wanted), read),
     )
+
+
+def digest_key(case: Case, backbone: FrozenViT) -> tuple:
+    """Key a picture in ``Digests``: another loader under the same name, or another kind of input, is another one."""
+    return case, case.load, backbone.input
 
 
 def digests_of(case: Case, backbone: FrozenViT) -> tuple[str, str]:

@@ -80,7 +80,7 @@ def lock(
 
 
 def report() -> None:
-    """Write the tables that show committed reports: the README's, and the data cards' sizes."""
+    """Write the tables that show committed reports: the README's, SUMMARY.md and NEGATIVE_RESULT.md."""
     from covtoken.paper import readme_table
 
     for path in readme_table.write_all():

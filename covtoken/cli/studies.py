@@ -26,9 +26,9 @@ def ablate(
     from covtoken.studies import ablation
 
     if choose:
-        recipe, ranking = ablation.recommend()
+        block, ranking = ablation.recommend()
         console.print(tables.ranking_table(ranking))
-        say(str(recipe))
+        say(f"block {block}; the rest of the recipe: covtoken banks --choose")
         return
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(tables.single_table(content))

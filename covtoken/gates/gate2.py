@@ -61,7 +61,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
 
 
 def evaluate(
-    pictures: LesionPictures, threshold: Callable[[dict], dict], *, leaked: bool = False, started: float = 0.0
+    pictures: LesionPictures, threshold: Callable[[dict], dict], *, leaked: bool = False, started: float | None = None
 ) -> GateRun:
     """Correlate, measure and decide on pictures that are scored and projected already.
 

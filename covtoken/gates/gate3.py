@@ -59,8 +59,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, n_greedy: in
     check_defect(defect, DEFECTS)
     started = time.perf_counter()
     pictures = prepare(setting, plan, shuffled=defect == "shuffled_masks")
-    if setting.split == "crossfit" and "intensity" in pictures.maps:  # a small cohort chooses no sign: both are printed
-        pictures.maps["intensity_flipped"] = -pictures.maps["intensity"]
     if defect == "leaked_label":
         pictures.maps["recommended"] = pictures.labels.lesion.astype(np.float64)
     flops = flops_of(pictures)  # before minutes of work: some layers cannot be counted
@@ -75,7 +73,7 @@ def evaluate(
     flops: dict[str, dict[str, float]],
     *,
     n_greedy: int | None = None,
-    started: float = 0.0,
+    started: float | None = None,
 ) -> GateRun:
     """Prune, measure and decide on pictures that are scored and projected already.
 
@@ -83,6 +81,8 @@ def evaluate(
         threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         flops: see ``flops_of``.
     """
+    if pictures.setting.split == "crossfit" and "intensity" in pictures.maps:  # a small cohort chooses no sign: both are printed
+        pictures.maps["intensity_flipped"] = -pictures.maps["intensity"]
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
     arrays = _arrays(pictures, n_greedy) | pictures.lesion_arrays()
     records = Records(arrays, pictures.header(3, flops=flops))

@@ -63,7 +63,7 @@ def evaluate(
     n_pictures: int | None = None,
     *,
     stuck: bool = False,
-    started: float = 0.0,
+    started: float | None = None,
 ) -> GateRun:
     """Run the dual, measure and decide on pictures that are projected already.
 

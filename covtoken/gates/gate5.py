@@ -102,7 +102,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None, need_all: bo
     pictures = pairs[0][1] if len(pairs) == 1 else setting.features(cases)  # of all folds, in their order
     elsewhere = setting
     if defect == "other_backbone":
-        elsewhere = replace(setting, vit=load_backbone(f"random:{_TIMM}", vit.picture_size), digests={})
+        elsewhere = replace(setting, vit=load_backbone(f"random:{_TIMM}", vit.picture_size))
     banks, blank = banks_elsewhere(elsewhere, pictures, need_all)
     ways: dict[str, tuple[dict[str, Recipe], list]] = {"refitted": (plan.recipes, pairs)}
     ways |= {f"recipe_of_{source.cohort}": (source.recipes, pairs) for source in sources}

@@ -83,7 +83,7 @@ def evaluate(
     *,
     n_greedy: int | None = None,
     fake: bool = False,
-    started: float = 0.0,
+    started: float | None = None,
 ) -> GateRun:
     """Optimise, measure and decide on pictures that are scored and projected already.
 

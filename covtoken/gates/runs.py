@@ -63,6 +63,8 @@ def run_and_write(
     _refuse_another_folder(setting, gate, record)
     if gate in thresholds.LOCKED:
         thresholds.need_threshold(setting, gate, record)
+    if setting.split != "selection":
+        setting.read_pictures()  # what cannot be read is found before a label is looked at
     plan = plan_for(setting, need_lock=record, may_choose=gate in CHOOSING)
     run = (partial(gate5.run, need_all=record) if gate == "5" else GATES[gate])(setting, plan)
     log_look(run.report, lock, record)

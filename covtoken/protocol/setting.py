@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from covtoken.backbone.cache import Digests, digests_of, features
+from covtoken.backbone.cache import Digests, digest_key, digests_of, features
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.backbone.weights import load_backbone
@@ -40,7 +40,7 @@ class Setting:
         cache: whether features are kept on disk.
         progress: whether long work shows a bar.
         most_units: units left in each split (None: all); banks from other cohorts keep to it too.
-        digests: digests of the pictures read so far, by case name; extraction fills it.
+        digests: digests of the pictures read so far; extraction fills it.
     """
 
     cohort: Cohort
@@ -65,11 +65,17 @@ class Setting:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of all pictures of the cohort; pictures that were extracted already are not read again."""
-        unread = [case for case in self.cohort.cases if case.name not in self.digests]
+        self.read_pictures()
+        keys = (digest_key(case, self.vit) for case in self.cohort.cases)
+        return fingerprint_of({case.name: self.digests[key][0] for case, key in zip(self.cohort.cases, keys)})
+
+    def read_pictures(self) -> None:
+        """Read every picture that was not read yet: a damaged one is found before a label is looked at."""
+        keys = {case: digest_key(case, self.vit) for case in self.cohort.cases}
+        unread = [case for case, key in keys.items() if key not in self.digests]
         with construction("a data fingerprint"), ThreadPoolExecutor(os.cpu_count()) as pool:
             digests = pool.map(lambda case: digests_of(case, self.vit), unread)
-            self.digests.update(zip((case.name for case in unread), digests, strict=True))
-        return fingerprint_of({case.name: self.digests[case.name][0] for case in self.cohort.cases})
+            self.digests.update(zip((keys[case] for case in unread), digests, strict=True))
 
     def cases_of(self, split: str) -> tuple[Case, ...]:
         """Give the cases of a split.
@@ -144,23 +150,25 @@ class Setting:
             kept += smallest(units, most)
         return replace(self, cohort=replace(cohort, cases=cohort.subset(kept)), most_units=n_units)
 
-    def report(self, gate: int | str, title: str, question: str, *, started: float, **parts) -> GateReport:
+    def report(
+        self, gate: int | str, title: str, question: str, *, started: float | None = None, **parts
+    ) -> GateReport:
         """Write the report of a gate on this setting.
 
         Args:
-            started: ``time.perf_counter`` before the work.
+            started: ``time.perf_counter`` before the work (None: not timed).
             parts: parameters, thresholds, metrics, checks, decision and chart_data.
         """
         about = (gate, title, question, self.cohort.name, self.split, self.vit.name)
         return GateReport(*about, **parts, provenance=self.provenance(started))
 
-    def provenance(self, started: float) -> dict[str, Any]:
+    def provenance(self, started: float | None) -> dict[str, Any]:
         """Make the provenance block of a report or study; ``started`` is ``time.perf_counter`` before the work."""
         return provenance(
             data_fingerprint=self.fingerprint,
             weights_sha256=self.vit.weights_sha256,
             seed=SEED,
-            wall_seconds=time.perf_counter() - started,
+            wall_seconds=0.0 if started is None else time.perf_counter() - started,
             threads=torch.get_num_threads(),
         )
 
@@ -191,6 +199,8 @@ def open_setting(
     Raises:
         CovtokenError: unknown names, missing data or weights, masks in which nothing can be measured.
     """
+    if isinstance(cohort, Cohort) and (name or data):
+        raise CovtokenError(f"cohort {cohort.name!r} is open already: it takes no name and no data folder")
     if not isinstance(cohort, Cohort):
         if name and cohort in COMMITTED:
             raise CovtokenError(f"cohort {cohort!r} has its name already: --name {name} is for a folder of one's own")
@@ -198,6 +208,8 @@ def open_setting(
     if split is not None:
         split = resolve_split(cohort, split)
         check_masks(cohort)  # before minutes of extraction
+    if isinstance(backbone, FrozenViT) and weights:
+        raise CovtokenError(f"backbone {backbone.name!r} is loaded already: leave the weights file {weights} out")
     if not isinstance(backbone, FrozenViT):
         backbone = load_backbone(backbone, picture_size=PICTURE_SIZE, weights_file=weights)
     return Setting(cohort, split or "all", backbone, precision, cache, progress)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from covtoken.bank.features import Block, Features
-from covtoken.bank.token_bank import build_bank
+from covtoken.bank.token_bank import build_bank, check_alike
 from covtoken.errors import CovtokenError
+from covtoken.leak_guard import refuse_label_arrays
 from covtoken.scores import memberships
 from covtoken.scores.memberships import LOGIT, token_maps
 from covtoken.scores.recipe import InOrganSettings
@@ -30,6 +31,8 @@ def in_organ_parts(
     Args:
         density: A's raw maps [N, T] where they exist already.
     """
+    refuse_label_arrays("score 'in_organ'", bank_features, features)
+    check_alike(bank_features, features, block)
     bank = build_bank(bank_features, block, pooled=pooled)
     if density is None:
         density = memberships.density(block, pooled, bank_features, features, 0, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 
 from covtoken.bank.features import Block
 from covtoken.errors import CovtokenError
@@ -46,20 +46,24 @@ class Recipe:
 
     def __post_init__(self) -> None:
         kind = SETTINGS.get(self.scorer)
-        if self.settings is not None and (kind is None or not isinstance(self.settings, kind)):
+        if not isinstance(self.settings, kind or type(None)) and (self.settings, kind) != (None, PatchCoreSettings):
             wanted = "no settings" if kind is None else kind.__name__
             raise CovtokenError(f"score {self.scorer!r} takes {wanted}, got {self.settings!r}")
 
     def to_json(self) -> dict:
         """Give the recipe as locks and reports keep it: settings as the list ``extra``."""
-        fields = {name: value for name, value in asdict(self).items() if name != "settings"}
-        return fields | {"extra": [] if self.settings is None else list(astuple(self.settings))}
+        recipe = {name: value for name, value in asdict(self).items() if name != "settings"}
+        return recipe | {"extra": [] if self.settings is None else list(astuple(self.settings))}
 
     @classmethod
     def from_json(cls, data: dict) -> Recipe:
-        """Read what ``to_json`` gives."""
-        fields, extra = {name: value for name, value in data.items() if name != "extra"}, data.get("extra", ())
-        return cls(**fields, settings=SETTINGS[data["scorer"]](*extra) if extra else None)
+        """Read what ``to_json`` gives. Raises CovtokenError on settings of another number."""
+        recipe, extra = {name: value for name, value in data.items() if name != "extra"}, data.get("extra", ())
+        kind = SETTINGS.get(recipe["scorer"])
+        n = len(fields(kind)) if kind else 0
+        if len(extra) not in (n, 0):
+            raise CovtokenError(f"a recipe of score {recipe['scorer']!r} has {n} settings, got {list(extra)}")
+        return cls(**recipe, settings=kind(*extra) if extra else None)
 
 
 def recommended(n_blocks: int) -> Recipe:

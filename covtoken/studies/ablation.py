@@ -28,25 +28,24 @@ from rich.progress import track
 
 from covtoken.bank.features import Features
 from covtoken.bank.pooling import smooth
-from covtoken.bank.token_bank import KEY, origin
+from covtoken.bank.token_bank import KEY, REFERENCE_SIZE, origin
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc, image_auroc
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.memberships import token_maps
-from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import SIGMAS
 from covtoken.studies import study
 from covtoken.studies.study import Study, recipe_cohorts
 from covtoken.subspace import direction as directions
-from covtoken.subspace.direction import Direction, DirectionSettings
+from covtoken.subspace.direction import Direction
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.ridge import Moments
 
 STUDY = Study("ablation", "covtoken-ablation/1", "covtoken ablate", rows="factorial")
 QUANTILES = (0.8, 0.85, 0.9, 0.95)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-SIZES = (1_000, 3_000, 12_000)
+SIZES = (1_000, 3_000, REFERENCE_SIZE)
 SHARES = (0.25, 0.5, 1.0)
 KEYS = (KEY, "covtoken-ablation-1", "covtoken-ablation-2")
 ROUNDS, ROUND_RIDGES = (0, 1, 2, 3), (1.0, 3.0)
@@ -64,7 +63,7 @@ class Variant:
     ridge: float = 1.0
     pooled: bool = True
     sigma: float = 0.5
-    size: int = 12_000
+    size: int = REFERENCE_SIZE
     share: float = 1.0
     key: str = KEY
     rounds: int = 0
@@ -159,14 +158,14 @@ def ablate(
     }
 
 
-def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
-    """Choose a recipe by the rule above; return it with the ranking: tied variants in the rule's order, then by mean.
+def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[int, list[dict[str, Any]]]:
+    """Choose D's block by the rule above; return it with the ranking: tied variants in the rule's order, then by mean.
 
     Args:
         cohorts: whose tables count; the recipe cohorts if empty.
 
     Returns:
-        recipe; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
+        block; rows ``{block, quantile, ridge, sigma, rounds, mean, <cohort>…, tied}``.
 
     Raises:
         CovtokenError: an ablation is not recorded, or the cohorts' are of other backbones or grids.
@@ -187,9 +186,7 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
             rows.append(dict(zip(FIELDS, key)) | {"mean": sum(each.values()) / len(each)} | each)
     usual = study.from_the_usual
     rows = study.ranked(rows, lambda row: (row["block"], row["sigma"], *usual(row), row["rounds"], -row["mean"]))
-    first, target = rows[0], content["default"]["target_block"]
-    settings = DirectionSettings(target, first["quantile"], first["ridge"], first["rounds"])
-    return Recipe("direction", first["block"], True, first["sigma"], settings=settings), rows
+    return rows[0]["block"], rows
 
 
 def _rarity(bank: Features, variant: Variant) -> torch.Tensor:

@@ -169,6 +169,7 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
             f"{setting.vit.weights_sha256[:12]}: use those, or `covtoken alarm --define --reason '…'`"
         )
     setting = replace(setting, split=TEST_SPLIT.get(cohort, "crossfit"))
+    setting.read_pictures()  # what cannot be read is found before a label is looked at
     conditions = alarm_conditions.test_conditions(setting, recipes)
     report = try_conditions(setting, conditions, recipes, limits, started)
     if setting.split != "calibration":  # a look at a test split, whatever comes of it
@@ -185,7 +186,7 @@ def judged(row: dict, limits: Limits) -> dict:
 
 
 def try_conditions(
-    setting: Setting, conditions: Iterable[Condition], recipes: Recipes, limits: Limits, started: float = 0.0
+    setting: Setting, conditions: Iterable[Condition], recipes: Recipes, limits: Limits, started: float | None = None
 ) -> GateReport:
     """Score every condition, ask the alarm, and report how often alarm and failure agree."""
     shown = track(conditions, f"alarm, {setting.cohort.name}", disable=not setting.progress)

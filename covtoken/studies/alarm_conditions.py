@@ -162,13 +162,13 @@ def _pairs(setting: Setting) -> list[tuple[str, tuple[Case, ...], tuple[Case, ..
 def _few_pictures(
     setting: Setting, bank_cases: Sequence[Case], bank: FeatureSet, few: Sequence[Case], recipes: Recipes
 ) -> Iterator[Condition]:
-    cohort, fresh = setting.cohort, replace(setting, cache=False, digests={})
+    cohort, fresh = setting.cohort, replace(setting, cache=False)
     labels = label(few, cohort, bank.rows, bank.cols)
     if not labels.lesions:
         raise CovtokenError(f"{cohort.name}: the {len(few)} pictures of the noise conditions hold no lesion")
     grainy = extract(fresh, [noisy(case) for case in few], recipes)
     yield Condition("noise on the pictures", "noise", bank, grainy, labels)
-    larger = replace(fresh, vit=load_backbone(setting.vit.name, picture_size=OTHER_SIZE), digests={})
+    larger = replace(fresh, vit=load_backbone(setting.vit.name, picture_size=OTHER_SIZE))
     small = extract(larger, few, recipes)
     labels = label(few, cohort, small.rows, small.cols)
     yield Condition(f"{OTHER_SIZE} px, bank at {setting.vit.picture_size} px", "size", bank, small, labels)

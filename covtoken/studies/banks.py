@@ -146,7 +146,7 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
             f"the tables of {', '.join(contents)}, or the ablations that the block comes from, are of other weights, "
             "blocks, banks or variants: record them alike"
         )
-    block = ablation.recommend(root, cohorts)[0].block
+    block = ablation.recommend(root, cohorts)[0]
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
     rows = ranked(contents)

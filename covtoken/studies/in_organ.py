@@ -12,7 +12,6 @@ rule chooses inside the family, and LiTS is no fresh test of the family.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,5 +89,5 @@ def recommend(root: Path | None = None) -> tuple[Recipe, list[dict[str, Any]]]:
         rows.append(row | {"student_block": first["student_block"]})
     rows = ranked(rows, lambda row: tuple(row[name] for name in FIELDS), lambda row: row["weight"] > 0)
     first = rows[0]
-    recipe = Recipe("in_organ", first["block"], False, first["sigma"])
-    return replace(recipe, settings=InOrganSettings(first["student_block"], first["weight"])), rows
+    settings = InOrganSettings(first["student_block"], first["weight"])
+    return Recipe("in_organ", first["block"], False, first["sigma"], settings=settings), rows

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from covtoken.backbone.cache import ABANDONED, FeatureSet, cache_key, checksum, features
+from covtoken.backbone.cache import ABANDONED, FeatureSet, cache_key, checksum, digest_key, digests_of, features
 from covtoken.backbone.weights import load_backbone
-from covtoken.data.case import Case, Cohort, picture_digest
+from covtoken.data.case import Case, Cohort, MaskRef, picture_digest
+from covtoken.data.cohorts import data_fingerprint
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak, register_mask_files
+from covtoken.protocol.setting import Setting
 
 
 class Drawn:
@@ -314,3 +316,33 @@ def test_keys_of_stored_features_do_not_move(vit):
         cache_key(embedded_like, "fp32")
         == hashlib.sha256(('["' + "0" * 64 + '", 32, "' + vit.preprocessing + '", "fp32", "2"]').encode()).hexdigest()
     )
+
+
+def test_a_warm_run_reads_no_picture_again_and_the_fingerprint_is_the_cohorts(vit):
+    cases = tuple(cohort(3))
+    opened = Cohort("drawn", "ultrasound", cases, {case.name: MaskRef("empty", key="8x8") for case in cases})
+    features(cases, vit, [1])
+    setting = Setting(opened, "all", vit, progress=False)
+    before = [case.load.reads for case in cases]
+    assert setting.fingerprint == data_fingerprint(opened)
+    again = setting.features(cases, [1], attention=(), saliency=False)
+    assert [case.load.reads - n for case, n in zip(cases, before)] == [2] * 3  # by the two fingerprints
+    assert torch.equal(again.tokens(1), features(cases, vit, [1]).tokens(1))
+
+
+def test_a_picture_that_changes_between_two_reads_is_refused_and_not_stored(vit, cache_folder):
+    case = Case("alone", "unit0", "ultrasound", Drawn(5))
+    seen = {digest_key(case, vit): digests_of(case, vit)}
+    case.load.seed = 6
+    with pytest.raises(CovtokenError, match="alone: the picture changed while this run went on"):
+        features([case], vit, [1], seen=seen)
+    assert not files(cache_folder)
+
+
+def test_another_picture_under_a_name_is_another_picture(vit):
+    """As a noisy copy has, or the same picture for a backbone that takes other values."""
+    case = Case("alone", "unit0", "ultrasound", Drawn(7))
+    other, seen = replace(case, load=Drawn(8)), {}
+    first = features([case], vit, [1], seen=seen)
+    assert features([other], vit, [1], seen=seen).digests != first.digests and len(seen) == 2
+    assert not torch.equal(first.tokens(1), features([other], vit, [1], seen=seen).tokens(1))

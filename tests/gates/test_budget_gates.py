@@ -159,9 +159,7 @@ def test_few_units_with_small_lesions_give_no_verdict():
 
 
 def test_a_cross_fitted_cohort_prints_both_signs_of_brightness():
-    pictures = lesion_pictures(n=24)
-    flipped = replace(pictures, maps=pictures.maps | {"intensity_flipped": -pictures.maps["intensity"]})
-    metrics = run("3", flipped).report.metrics
+    metrics = run("3", lesion_pictures(n=24, split="crossfit")).report.metrics
     assert "miss_small.intensity_flipped.keep0.25" in metrics
 
 
@@ -295,3 +293,25 @@ def test_summary_lists_every_gate_and_cohort():
 
 def test_retained_is_at_least_half():
     assert retained(np.array([1, 0, 2]), np.array([2, 1, 5])).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("gate", "defect", "decision"),
+    [
+        ("2", "leaked_label", "GO"),
+        ("2", "shuffled_masks", "NO-VERDICT"),
+        ("3", "shuffled_masks", "NO-GO"),
+        ("3", "leaked_label", "GO"),
+        ("4", "stuck", "GO"),
+        ("negative_result", "coverage_is_membership", "NO-GO"),
+    ],
+)
+def test_a_run_plants_the_defect_that_it_is_asked_for(monkeypatch, gate, defect, decision):
+    def prepared(setting, plan, scorers=None, shuffled=False):
+        return lesion_pictures(mixed=shuffled, split="selection")
+
+    monkeypatch.setattr(GATES[gate], "prepare", prepared)
+    monkeypatch.setattr(gate3, "flops_of", lambda pictures: {"whole": {"all": 1.0}})
+    own, small = lesion_pictures(split="selection"), {"4": {"n_seeds": 2, "n_pictures": 24}}
+    report = GATES[gate].run(own.setting, own.plan, defect=defect, **small.get(gate, {})).report
+    assert report.decision == decision

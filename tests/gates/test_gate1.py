@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from stub_features import StubFeatures
 
+from covtoken.backbone.cache import digest_key
 from covtoken.bank.pooling import smooth
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.splits import FEWEST_UNITS
@@ -137,7 +138,8 @@ def _folder(n: int, modality: str = "ultrasound") -> Cohort:
 
 
 def _setting(cohort: Cohort, split: str = "crossfit", **vit) -> Setting:
-    return Setting(cohort, split, SimpleNamespace(**vit), digests={case.name: ("0", "0") for case in cohort.cases})
+    vit = SimpleNamespace(**{"input": "unit"} | vit)
+    return Setting(cohort, split, vit, digests={digest_key(case, vit): ("0", "0") for case in cohort.cases})
 
 
 def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(monkeypatch):
@@ -185,8 +187,7 @@ def test_a_small_cohort_on_another_backbone_takes_the_recipe_at_the_same_depth_u
     assert plan.recipes["recommended"].settings == replace(locked.recipes["recommended"].settings, target_block=18)
 
 
-def test_recording_without_a_lock_is_refused_before_anything_is_extracted(monkeypatch):
-    monkeypatch.setattr(locks, "entry", lambda *arguments: None)
+def test_recording_without_a_lock_is_refused_before_anything_is_extracted():
     with pytest.raises(CovtokenError, match="mine: no lock for backbone 'embedded', nothing is recorded"):
         planning.plan_for(_setting(_folder(3), "test", name="embedded"), need_lock=True)
 

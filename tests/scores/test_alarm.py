@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from stub_features import StubFeatures
 
+from covtoken.backbone.cache import digest_key
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.weights import load_backbone
 from covtoken.cli.app import app
@@ -294,10 +295,10 @@ def test_an_unknown_cohort_is_refused_before_anything_is_read():
 def test_a_run_reports_every_condition_and_counts_both_kinds(bank, pictures):
     whole = conditions.Condition("whole bank", "fraction", bank, pictures, labels_of(pictures))
     poor = conditions.Condition("poor bank", "fraction", share_of(bank, 2, "k"), pictures, labels_of(pictures))
-    vit = SimpleNamespace(name="stub", weights_sha256="0" * 64)
+    vit = SimpleNamespace(name="stub", input="unit", weights_sha256="0" * 64)
     case = Case("c", "u", "ultrasound", lambda: np.zeros((8, 8)))
     cohort = Cohort("mine", "ultrasound", (case,), {"c": MaskRef("empty", key="8x8")})
-    setting = Setting(cohort, "test", vit, progress=False, digests={"c": ("0", "0")})
+    setting = Setting(cohort, "test", vit, progress=False, digests={digest_key(case, vit): ("0", "0")})
     report = gate.try_conditions(setting, [whole, poor], conditions.Recipes(D, A), LIMITS)
     rows = {row["condition"]: row for row in report.chart_data["conditions"]}
     assert rows["poor bank"]["fired"] and rows["poor bank"]["recommended"] == "A" and not rows["whole bank"]["fired"]

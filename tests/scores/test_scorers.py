@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import warnings
 from dataclasses import replace
@@ -17,14 +18,16 @@ from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.bank.prototypes import prototype_bank
 from covtoken.bank.token_bank import build_bank
 from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import label, token_labels
 from covtoken.paths import PACKAGE
+from covtoken.protocol.plan import METHOD_PARAMETERS
 from covtoken.scores import baselines, memberships
 from covtoken.scores.alarm import statistics
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.recipe import PatchCoreSettings, Recipe
 from covtoken.scores.scorers import SCORERS, choices, raw_maps, score_maps
-from covtoken.subspace.density import DensitySubspace
-from covtoken.subspace.direction import Direction, DirectionSettings
+from covtoken.subspace.density import DensitySubspace, sparsity
+from covtoken.subspace.direction import Direction, DirectionSettings, fit_many
 from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.residual import ResidualSubspace
 
@@ -213,3 +216,28 @@ def test_nothing_here_imports_what_can_read_a_mask():
             for module in modules:
                 ours = module.split(".")[0] == "covtoken"
                 assert not ours or module.startswith(allowed), f"{file.name} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "extra", "message"),
+    [
+        ("density", [1], "score 'density' has 0 settings"),
+        ("nope", [1], "score 'nope' has 0 settings"),
+        ("direction", [9, 0.9], "score 'direction' has 5 settings"),
+        ("direction", [], "'direction' takes DirectionSettings, got None"),
+    ],
+)
+def test_a_recipe_with_the_wrong_settings_is_refused_by_name(scorer, extra, message):
+    with pytest.raises(CovtokenError, match=message):
+        Recipe.from_json({"scorer": scorer, "block": 3, "pooled": True, "sigma": 0.0, "sign": 1, "extra": extra})
+
+
+def test_what_a_lock_binds_is_what_runs():
+    def default(function, name):
+        return inspect.signature(function).parameters[name].default
+
+    assert default(build_bank, "size") == default(fit_many, "size") == METHOD_PARAMETERS["reference_size"]
+    for function in (sparsity, fit_many, DensitySubspace.fit, RaritySubspace.fit):
+        assert default(function, "k") == METHOD_PARAMETERS["k"]
+    for function in (token_labels, label):
+        assert default(function, "threshold") == METHOD_PARAMETERS["label_threshold"]

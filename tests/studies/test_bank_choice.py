@@ -55,7 +55,7 @@ def _content(cohort, means, **changes):
 
 
 def _write(root, means, monkeypatch, block=6, **changes):
-    monkeypatch.setattr(choice.ablation, "recommend", lambda root=None, cohorts=(): (Recipe("direction", block), []))
+    monkeypatch.setattr(choice.ablation, "recommend", lambda root=None, cohorts=(): (block, []))
     about = {"provenance": {"weights_sha256": "w"}}
     monkeypatch.setattr(choice.ablation, "STUDY", SimpleNamespace(read=lambda cohort, root=None: about))
     for cohort in recipe_cohorts():

@@ -118,13 +118,13 @@ class LesionPictures:
             "unit": self.labels.unit.astype(np.int32),
         }
 
-    def report(self, gate, title: str, question: str, *, parameters: dict, started: float, **parts) -> GateReport:
+    def report(self, gate, title: str, question: str, *, parameters: dict, **parts) -> GateReport:
         """Write a gate's report on these pictures; ``parts`` are thresholds, metrics, checks, decision, chart_data."""
         about = {"middle": self.plan.middle, "curated": self.setting.cohort.curated, "bound": binding(self.setting)}
         counts = {"n_lesions": len(self.small), "n_small_lesions": int(self.small.sum())}
         parameters = about | counts | {"n_lesion_images": len(self.cases)} | parameters
         parts["checks"] |= {"plan_locked_before": self.plan.locked}
-        return self.setting.report(gate, title, question, parameters=parameters, started=started, **parts)
+        return self.setting.report(gate, title, question, parameters=parameters, **parts)
 
     def header(self, gate: int | str, **more) -> dict:
         """Write down how the records of ``gate`` were made."""
