@@ -81,7 +81,7 @@ def evaluate(
         threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         flops: see ``flops_of``.
     """
-    if pictures.setting.split == "crossfit" and "intensity" in pictures.maps:  # a small cohort chooses no sign: both are printed
+    if pictures.setting.split == "crossfit" and "intensity" in pictures.maps:  # it chose no sign
         pictures.maps["intensity_flipped"] = -pictures.maps["intensity"]
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
     arrays = _arrays(pictures, n_greedy) | pictures.lesion_arrays()
