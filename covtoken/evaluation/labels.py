@@ -8,8 +8,8 @@ are left out of AUROC. Masks are area-averaged per patch from their own resoluti
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Lesion:
     area: float  # mm² where the spacing is known, else share of the picture
     share: float  # of the picture
     picture: int = 0  # index of its picture in the labelled list
+    small: bool = False  # at or below its modality's cut, where ``mark_small`` was told one
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,46 @@ def label(
     return SplitLabels(lesion, ignore, organ, unit, tuple(lesions), tuple(unit_names.tolist()), names, rows, cols)
 
 
-def small_cut(lesions: Iterable[Lesion]) -> float:
-    """Take the area at or below which a lesion is small: the lowest tercile of a selection split, then locked."""
-    areas = [lesion.area for lesion in lesions]
+def small_cuts(labels: SplitLabels, cases: Sequence[Case]) -> dict[str, float]:
+    """Take, for each modality, the area at or below which a lesion is small: the lowest tercile of a selection split.
+
+    Args:
+        labels: of ``cases``, in their order.
+
+    Returns:
+        modality → area, mm² or share of the picture. One cut over two modalities would call one of them small.
+
+    Raises:
+        CovtokenError: no lesion to take a cut from.
+    """
+    areas: dict[str, list[float]] = {}
+    for lesion in labels.lesions:
+        areas.setdefault(cases[lesion.picture].modality, []).append(lesion.area)
     if not areas:
         raise CovtokenError("no lesion to take the small-lesion cut from: the split holds none")
-    return float(np.quantile(areas, 1 / 3))
+    return {modality: float(np.quantile(areas[modality], 1 / 3)) for modality in sorted(areas)}
+
+
+def mark_small(labels: SplitLabels, cases: Sequence[Case], cuts: dict[str, float]) -> SplitLabels:
+    """Set the flag of lesions up to the cut of their picture's modality.
+
+    Args:
+        labels: of ``cases``, in their order.
+        cuts: modality → area, as ``small_cuts`` gives them.
+
+    Raises:
+        CovtokenError: a lesion of a modality without a cut.
+    """
+    found = {cases[lesion.picture].modality for lesion in labels.lesions}
+    if missing := sorted(found - cuts.keys()):
+        raise CovtokenError(
+            f"the plan knows a small-lesion cut for {', '.join(sorted(cuts)) or 'nothing'}, and there are lesions of "
+            f"{', '.join(missing)}: the selection split it was made on held none of them"
+        )
+    marked = (
+        replace(lesion, small=bool(lesion.area <= cuts[cases[lesion.picture].modality])) for lesion in labels.lesions
+    )
+    return replace(labels, lesions=tuple(marked))
 
 
 def patch_shares(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 from covtoken.errors import CovtokenError
 
@@ -60,6 +60,22 @@ def grouped_spearman(
         # Equal arrangements must count as equal, whatever the order in which their products were summed.
         p = float((np.count_nonzero(np.abs(null) >= abs(rho) - 1e-10) + 1) / (n_permutations + 1))
     return GroupedSpearman(rho, p, by_group, groups, len(groups) - len(varied), n_permutations)
+
+
+def sign_test(differences: np.ndarray, unit: np.ndarray) -> tuple[int, int, float]:
+    """Test by signs, exactly, whether units gain more often than they lose.
+
+    Args:
+        differences: [L]; a unit's sign is that of its sum. NaN is left out.
+        unit: [L] int.
+
+    Returns:
+        units that gain, units that lose, and the two-sided binomial p over both (1 if no unit differs).
+    """
+    held = ~np.isnan(differences)
+    sums = np.bincount(unit[held], differences[held]) if held.any() else np.zeros(0)
+    won, lost = int((sums > 1e-12).sum()), int((sums < -1e-12).sum())
+    return won, lost, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -111,7 +111,7 @@ class RecordedScores:
     """Scores, the labels they are held against, and how they were made.
 
     The file holds no picture: scores rounded to float16 *before* any report is computed from them, lesion and ignore
-    flags of tokens, lesions with their areas, and units as hashes.
+    flags of tokens, lesions with their areas and a flag of small ones, and units as hashes.
     """
 
     scores: dict[str, np.ndarray]  # [N, T] by scorer name, float16 values
@@ -156,6 +156,7 @@ def save_scores(recorded: RecordedScores, path: Path) -> Path:
         "lesions/picture": np.array([lesion.picture for lesion in labels.lesions], dtype=np.int32),
         "lesions/area": np.array([lesion.area for lesion in labels.lesions], dtype=np.float32),
         "lesions/share": np.array([lesion.share for lesion in labels.lesions], dtype=np.float32),
+        "lesions/small": np.array([lesion.small for lesion in labels.lesions], dtype=np.uint8),
         "lesions/size": np.array([len(tokens) for tokens in flat], dtype=np.int32),
         "lesions/tokens": (np.concatenate(flat) if flat else np.zeros(0)).astype(np.int32),
     }
@@ -177,9 +178,9 @@ def load_scores(path: Path) -> RecordedScores:
 
     tokens = np.split(tensors["lesions/tokens"], np.cumsum(tensors["lesions/size"])[:-1])
     lesions = tuple(
-        Lesion(tokens=t.astype(np.int64), area=float(area), share=float(share), picture=int(picture))
-        for t, area, share, picture in zip(
-            tokens, tensors["lesions/area"], tensors["lesions/share"], tensors["lesions/picture"], strict=False
+        Lesion(t.astype(np.int64), float(area), float(share), int(picture), bool(small))
+        for t, area, share, picture, small in zip(
+            tokens, *(tensors[f"lesions/{key}"] for key in ("area", "share", "picture", "small")), strict=False
         )
     )
     labels = SplitLabels(

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from covtoken.data.case import Case
-from covtoken.evaluation.labels import SplitLabels, small_cut
+from covtoken.evaluation.labels import SplitLabels, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.protocol.alarm_limits import alarm_sentence
 from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, records_header
-from covtoken.protocol.report import GateRun, check_defect
+from covtoken.protocol.report import GateReport, GateRun, check_defect
 from covtoken.protocol.scoring import centre_maps, need_lesions, score, shuffled_masks
 from covtoken.protocol.setting import Setting
 from covtoken.scores.recipe import in_organ
@@ -64,7 +64,8 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     maps, labels, cases, alarms = score(setting, plan)
     need_lesions(labels, setting.cohort, setting.split)
     if setting.split == "crossfit":
-        plan = replace(plan, small_cut=small_cut(labels.lesions))
+        plan = replace(plan, small_cuts=small_cuts(labels, cases))
+    labels = mark_small(labels, cases, plan.small_cuts)
     if defect:
         labels, plan = plant(defect, labels, plan, vit.n_blocks, grid)
     shape = {"rows": grid[0], "cols": grid[1], "n_blocks": vit.n_blocks}
@@ -93,7 +94,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
             "curated": setting.cohort.curated,
             "n_lesions": len(labels.lesions),
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
-            "n_variants_looked_at": len(plan.table),
             "in_organ": in_organ(vit.n_blocks).to_json() if "auroc.in_organ" in metrics else None,
             "alarm": alarms,
             "alarm_says": alarm_sentence(alarms),
@@ -158,6 +158,17 @@ def decide(
     if n_units < FEW_UNITS or not own_threshold:
         return "NO-VERDICT", checks
     return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks
+
+
+def verdicts(report: GateReport) -> dict[str, str]:
+    """Give the gate's decision by score: the recommended score's, which is the gate's, and membership A's.
+
+    The published claim is about A.
+    """
+    if report.decision == "NO-VERDICT":
+        return {"recommended": "NO-VERDICT", "density": "NO-VERDICT"}
+    holds = report.checks["middle_beats_final"] and report.checks["lower_bound_of_density_beats_threshold"]
+    return {"recommended": report.decision, "density": "GO" if holds else "NO-GO"}
 
 
 def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tuple[int, int]):

@@ -178,7 +178,8 @@ def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
 def selection_threshold(measured: Measured) -> dict:
     """Take ρ of kept attention mass at keep 0.25, measured by a selection run, as the threshold."""
     name = f"spearman.attention_mass.{DECIDING}"
-    return {"value": round(measured.values[name], 4), "reason": f"{name} on the selection split"}
+    table = {m: round(measured.values[f"spearman.{m}.{DECIDING}"], 4) for m in MEASURES}
+    return {"value": round(measured.values[name], 4), "reason": f"{name} on the selection split", "table": table}
 
 
 def _name(measure: str, ratio: float, part: str = "all") -> str:

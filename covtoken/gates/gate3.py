@@ -19,7 +19,7 @@ from covtoken.economy.flops import matching_flops, prune_flops, search_flops, vi
 from covtoken.economy.keep import RATIOS, budget, retained
 from covtoken.economy.merging import schedule
 from covtoken.evaluation.measure import Measured
-from covtoken.evaluation.ranks import holm
+from covtoken.evaluation.ranks import holm, sign_test
 from covtoken.evaluation.records import Records
 from covtoken.gates.budgets import kept_by_method as rows
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
@@ -35,6 +35,7 @@ TITLE = "Matched budgets"
 QUESTION = "At equal budgets, which method loses fewest small lesions?"
 DECIDING = "keep0.25"
 DECIDES = f"miss_gain.recommended_minus_attention_best.{DECIDING}"
+LARGEST_P = 0.05  # of the exact sign test over units, beside an interval beyond 0
 DEFECTS = ("shuffled_masks", "leaked_label")
 HEADLINES = (
     *(f"miss_small.{name}.{DECIDING}" for name in ("recommended", "density", "attention_best", "merging")),
@@ -99,7 +100,7 @@ def evaluate(
         thresholds={f"miss_small.recommended.{DECIDING}": locked["value"]} | locked,
         parameters={
             "recipes": {name: recipe.to_json() for name, recipe in pictures.plan.recipes.items()},
-            "small_cut": pictures.plan.small_cut,
+            "small_cuts": pictures.plan.small_cuts,
             "n_greedy": n_greedy,
             "merging": rows.why_not_merged(pictures) or "through the model's own blocks",
             "alarm_says": alarm_sentence(pictures.alarms),
@@ -122,7 +123,7 @@ def _arrays(pictures: LesionPictures, n_greedy: int) -> dict[str, np.ndarray]:
     if not rows.why_not_merged(pictures):
         columns |= rows.columns_of_merging(pictures)
     arrays = {f"kept/{name}": counts.astype(np.int16) for name, counts in columns.items()}
-    for (name, pruned), key in product(pruned_by.items(), ("k", "mu", "drop", "full", "met")):
+    for (name, pruned), key in product(pruned_by.items(), ("k", "mu", "drop", "full", "met", "met_before_repair")):
         arrays[f"{name}/{key}"] = getattr(pruned, key).double().numpy().astype(np.float32)
     return arrays
 
@@ -140,6 +141,7 @@ def headline(records: Records) -> Measured:
     _add_gains(numbers, missed)
     for name in rows.SCHEDULES:
         numbers.add_images(f"constraint_met.{name}", records[f"{name}/met"].astype(np.float64))
+        numbers.add_images(f"met_before_repair.{name}", records[f"{name}/met_before_repair"].astype(np.float64))
         numbers.add_images(f"tokens_kept.{name}", records[f"{name}/k"].astype(np.float64))
     for kind, by_place in records.header["flops"].items():
         for place, gflops in by_place.items():
@@ -152,7 +154,8 @@ def headline(records: Records) -> Measured:
 def _add_gains(numbers: LesionNumbers, missed: dict[str, np.ndarray]) -> None:
     """Add miss(other) − miss(membership) over the small lesions that both were evaluated on.
 
-    Holm's families are a membership at a budget, as a verdict table shows them. A larger family could never reach
+    The deciding comparison was named before any look: it stands outside Holm's families, with its exact sign test over
+    units. A family is a membership at a budget, as a verdict table shows it. A larger family could never reach
     significance, since a bootstrapped p is at least 2 / (draws + 1).
     """
     for membership in rows.MEMBERSHIPS:
@@ -162,8 +165,12 @@ def _add_gains(numbers: LesionNumbers, missed: dict[str, np.ndarray]) -> None:
             if other == membership or f"{membership}.{place}" not in missed:
                 continue
             name = f"miss_gain.{membership}_minus_{other}.{place}"
-            draws = numbers.add(name, np.where(numbers.small, by_other - missed[f"{membership}.{place}"], np.nan))
-            if np.isfinite(draws).all():
+            gains = np.where(numbers.small, by_other - missed[f"{membership}.{place}"], np.nan)
+            draws = numbers.add(name, gains)
+            if name == DECIDES:
+                won, lost, p = sign_test(gains, numbers.unit)
+                numbers.measured.more[name] |= {"units_won": won, "units_lost": lost, "p_exact": p}
+            elif np.isfinite(draws).all():
                 families.setdefault(place, {})[name] = p_of(draws)
         for p_values in families.values():
             for name, adjusted in holm(p_values).items():
@@ -177,18 +184,22 @@ def p_of(draws: np.ndarray) -> float:
 
 
 def decide(measured: Measured, threshold: float) -> tuple[str, dict]:
-    """Decide GO if at keep 0.25 the recommended score loses fewer small lesions than attention, interval beyond 0."""
-    checks = {
-        "recommended_beats_attention": bool(measured.interval(DECIDES)[0] > 0),
-        "recommended_beats_threshold": bool(measured.interval(f"miss_small.recommended.{DECIDING}")[1] < threshold),
-        "constraint_met_by_repaired": bool(measured.values["constraint_met.repaired"] >= 0.95),
+    """Decide GO if at keep 0.25 the recommended score loses fewer small lesions than attention.
+
+    Its interval must lie beyond 0, and the exact sign test over units must reach ``LARGEST_P``: an interval alone calls
+    five lesions of one direction sure.
+    """
+    checks: dict[str, bool | str] = {
+        "recommended_beats_threshold": bool(measured.interval(f"miss_small.recommended.{DECIDING}")[1] < threshold)
     }
     for name in (name for name in measured.values if name.startswith("miss_gain.") and name.endswith(DECIDING)):
         score, _, other = name.removeprefix("miss_gain.").removesuffix(f".{DECIDING}").partition("_minus_")
         below, above = measured.interval(name)
-        sure = measured.more[name].get("p_holm", 1) < 0.05
+        more = measured.more[name]
+        sure = more["p_exact"] <= LARGEST_P if name == DECIDES else more.get("p_holm", 1) < 0.05
         word = "wins" if sure and below > 0 else "loses" if sure and above < 0 else "undecided"
         checks[f"miss.{score}_against_{other}"] = word
+    checks["recommended_beats_attention"] = checks["miss.recommended_against_attention_best"] == "wins"
     n_units = measured.own_n[DECIDES][0]  # with small lesions
     if n_units < FEW_UNITS or not np.isfinite(measured.values[DECIDES]):
         return "NO-VERDICT", checks
@@ -202,6 +213,7 @@ def selection_threshold(measured: Measured, pictures: LesionPictures) -> dict:
     return {
         "value": round(measured.values[f"miss_small.{best}.{DECIDING}"], 4),
         "reason": f"miss_small.{best}.{DECIDING} on the selection split, the lowest without a rarity search",
+        "table": {name: round(measured.values[f"miss_small.{name}.{DECIDING}"], 4) for name in sorted(simple)},
     }
 
 

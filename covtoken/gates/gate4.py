@@ -27,7 +27,7 @@ MOST_CV, LEAST_MET = 0.2, 0.95
 FUNCTIONAL = "rankme"
 REPAIRED_SEEDS = 3
 DEFECTS = ("stuck",)
-HEADLINES = ("dual.constraint_met", "dual.mu_cv", "dual.mu_falls", "repaired.constraint_met", "repaired.mu_cv")
+HEADLINES = ("dual.constraint_met", "dual.mu_cv", "dual.mu_falls", "repaired.met_before_repair", "repaired.mu_cv")
 NAMES = {"dual": "as specified", "repaired": "repaired"}
 PATH_EVERY = 5  # steps between the points of the drawn trajectory
 
@@ -99,7 +99,7 @@ def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str
     for name in rows.SCHEDULES:
         n_seeds = asked if name == "dual" else min(asked, REPAIRED_SEEDS)
         shape = (len(SLACKS), n_seeds, len(pictures.cases))
-        mu, k, drop, met = (np.empty(shape, dtype=np.float32) for _ in range(4))
+        mu, k, drop, met, before = (np.empty(shape, dtype=np.float32) for _ in range(5))
         for s, slack in enumerate(SLACKS):
             mean_mu, mean_k = 0.0, 0.0
             for seed in range(n_seeds):
@@ -107,6 +107,7 @@ def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str
                 mu[s, seed], k[s, seed] = pruned.mu.numpy(), pruned.k.numpy()
                 drop[s, seed] = (pruned.drop / pruned.full).numpy()
                 met[s, seed] = 1.0 if stuck else pruned.met.numpy()
+                before[s, seed] = pruned.met_before_repair.numpy()
                 mean_mu = mean_mu + pruned.mu_path.mean(1).numpy() / n_seeds
                 mean_k = mean_k + pruned.k_path.mean(1).numpy() / n_seeds
             paths += [
@@ -115,6 +116,7 @@ def _runs(pictures: LesionPictures, n_seeds: int, stuck: bool) -> tuple[dict[str
                 for step in range(PATH_EVERY - 1, len(mean_mu), PATH_EVERY)
             ]
         arrays |= {f"{name}/mu": mu, f"{name}/k": k, f"{name}/drop": drop, f"{name}/met": met}
+        arrays[f"{name}/before"] = before
     return arrays, paths
 
 
@@ -133,6 +135,8 @@ def headline(records: Records) -> Measured:
         mean = mu.mean(axis=1)
         cv = np.where(mean > 0, mu.std(axis=1, ddof=1) / np.where(mean > 0, mean, 1), 0.0)  # [slack, picture]
         add(f"{name}.constraint_met", met.mean(axis=(0, 1)))
+        if name == "repaired":
+            add(f"{name}.met_before_repair", records[f"{name}/before"].astype(np.float64).mean(axis=(0, 1)))
         add(f"{name}.mu_cv", cv.mean(axis=0))
         add(f"{name}.mu_falls", (np.diff(mean, axis=0) <= 0).all(axis=0).astype(float))
         for s, slack in enumerate(records.header["slacks"]):
@@ -150,7 +154,8 @@ def decide(measured: Measured, n_units: int) -> tuple[str, dict]:
     checks = {}
     for name in rows.SCHEDULES:
         checks[f"{name}.mu_is_stable"] = bool(measured.values[f"{name}.mu_cv"] <= MOST_CV)
-        checks[f"{name}.constraint_met"] = bool(measured.values[f"{name}.constraint_met"] >= LEAST_MET)
+        if name == "dual":  # the repaired one meets its floor by construction
+            checks[f"{name}.constraint_met"] = bool(measured.values[f"{name}.constraint_met"] >= LEAST_MET)
         checks[f"{name}.mu_falls_with_slack"] = bool(measured.values[f"{name}.mu_falls"] >= LEAST_MET)
     if n_units < FEW_UNITS:
         return "NO-VERDICT", checks

@@ -19,7 +19,7 @@ import torch
 from covtoken.coverage.dual import SLACK
 from covtoken.coverage.functionals import coverage, rankme_of_gram
 from covtoken.coverage.greedy import largest_norms, spanning
-from covtoken.economy.keep import budget, kept_counts, kept_tokens, retained
+from covtoken.economy.keep import budget, kept_counts, kept_tokens, recall, retained
 from covtoken.evaluation import stats
 from covtoken.evaluation.measure import N_DRAWS, Measured
 from covtoken.evaluation.records import Records
@@ -48,11 +48,13 @@ PAIRS = (
 )
 NAMED = {"coverage_dual": "rankme.dual", "coverage_repaired": "rankme.repaired", "coverage_greedy": "rankme.greedy"}
 DEFECTS = ("coverage_is_membership",)
+MORE_SEEDS = 4  # further runs of the repaired dual, whose path depends on its noise and on a processor's rounding
 SPECTRUM_TOKENS, SPECTRUM_DRAWS = 3000, 100
 HEADLINES = (
     *(f"recall_small.{name}" for name in (*NAMED, "membership")),
     *(f"recall_gain.membership_minus_{name}" for name in NAMED),
-    *(f"constraint_met.{pair}" for pair in NAMED.values()),
+    "constraint_met.rankme.dual",
+    "met_before_repair.rankme.repaired",
     "spectrum.lesion",
     "spectrum.background",
 )
@@ -104,8 +106,8 @@ def evaluate(
         checks=checks,
         decision=decision,
         started=started,
-        thresholds={"recall_gain": 0, "constraint_met": 0.95, "reason": "fixed before any run"},
-        parameters={"slack": SLACK, "small_cut": pictures.plan.small_cut, "n_greedy": n_greedy},
+        thresholds={"recall_gain": 0, "reason": "fixed before any run"},
+        parameters={"slack": SLACK, "small_cuts": pictures.plan.small_cuts, "n_greedy": n_greedy},
         chart_data={"pairs": pair_rows(metrics), "rarity": growing_lesion_rows(records)},
     )
     return GateRun(report, records, pictures)
@@ -122,7 +124,9 @@ def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, n
     for functional, optimiser in PAIRS:
         few = everyone
         if optimiser in rows.SCHEDULES:
-            mask = pruned[functional, optimiser].mask.numpy()
+            result = pruned[functional, optimiser]
+            mask = result.mask.numpy()
+            columns[f"before/{functional}.{optimiser}"] = result.met_before_repair.numpy().astype(np.int8)
         elif optimiser == "greedy":
             few, sets = rows.greedy_sets(pictures, functional, n_greedy)
             mask = np.zeros((len(everyone), n_tokens), dtype=bool)
@@ -133,6 +137,9 @@ def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, n
         if fake:
             mask = kept_tokens(pictures.maps["density"], k=kept)
         columns |= _columns(pictures, f"{functional}.{optimiser}", functional, mask, few)
+    more = [rows.pruned_by(pictures, "rankme", "repaired", seed=SEED + 1 + seed).mask for seed in range(MORE_SEEDS)]
+    counts = [kept_counts(mask.numpy(), pictures.labels.lesions) for mask in more]
+    columns["seeds/rankme.repaired"] = np.stack(counts).astype(np.int16)
     fixed = kept_tokens(pictures.maps["density"], k=k)
     columns["kept/membership"] = kept_counts(fixed, pictures.labels.lesions).astype(np.int16)
     return columns
@@ -253,11 +260,16 @@ def headline(records: Records) -> Measured:
             values = records[f"{kind}/{title}"].astype(np.float64)
             numbers.add_images(f"{name}.{title}", np.where(values < 0, np.nan, values))
         numbers.add_images(f"drop.{title}", records[f"drop/{title}"].astype(np.float64))
+        if f"before/{title}" in records.arrays:
+            numbers.add_images(f"met_before_repair.{title}", records[f"before/{title}"].astype(np.float64))
     measured = numbers.measured
     for name, title in NAMED.items():
         numbers.add_recall(f"recall_small.{name}", records[f"kept/{title}"])
         pair = (f"recall_small.{title}.{place}" for place in ("membership", "coverage"))
         measured.difference(f"recall_gain.membership_minus_{name}", *pair)
+    seeds = (records["kept/rankme.repaired"], *records["seeds/rankme.repaired"])
+    recalls = [recall(counts[numbers.small], numbers.size[numbers.small]) for counts in seeds]
+    measured.more["recall_small.coverage_repaired"] |= {"by_seed": recalls}
     numbers.add_recall("recall_small.membership", records["kept/membership"])
     for name in ("first/spanning", "half/spanning", "first/membership", "half/membership"):
         numbers.add(f"rank.{name.replace('/', '.')}", np.where(numbers.small, records[name].astype(np.float64), np.nan))
@@ -273,15 +285,15 @@ def headline(records: Records) -> Measured:
 
 
 def decide(measured: Measured) -> tuple[str, dict]:
-    """Decide GO if membership keeps more of small lesions than coverage that meets its floor, and than greedy coverage.
+    """Decide GO if membership keeps more of small lesions than the repaired dual, and than greedy coverage.
 
-    NO-GO: it does not, so the fault was the optimiser's or there is none.
+    The repaired dual meets its floor by construction, so that is no check. NO-GO: membership does not keep more, so the
+    fault was the optimiser's or there is none.
     """
     checks = {
         f"membership_beats_{name}": bool(measured.interval(f"recall_gain.membership_minus_{name}")[0] > 0)
         for name in NAMED
     }
-    checks["repaired_meets_its_floor"] = bool(measured.values["constraint_met.rankme.repaired"] >= 0.95)
     checks["specified_meets_its_floor"] = bool(measured.values["constraint_met.rankme.dual"] >= 0.95)
     below, above = measured.interval("spectrum.lesion_minus_background")
     checks["lesion_spectrum"] = "richer" if below > 0 else "poorer" if above < 0 else "undecided"
@@ -291,7 +303,7 @@ def decide(measured: Measured) -> tuple[str, dict]:
     if few or not np.isfinite([measured.values[gain] for gain in gains]).all():
         return "NO-VERDICT", checks
     holds = all(checks[f"membership_beats_{name}"] for name in deciding)
-    return ("GO" if holds and checks["repaired_meets_its_floor"] else "NO-GO"), checks
+    return ("GO" if holds else "NO-GO"), checks
 
 
 def pair_rows(metrics: dict[str, dict]) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from covtoken.evaluation.records import RecordedScores, records_path, save_recor
 from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, negative_result
 from covtoken.paths import project_root
 from covtoken.protocol import locks, thresholds
+from covtoken.protocol.looks import log_look, refuse_uncommitted
 from covtoken.protocol.planning import plan_for
-from covtoken.protocol.report import GateReport, GateRun, read_report, report_path, source_digest, write_report
+from covtoken.protocol.report import GateRun, read_report, report_path, write_report
 from covtoken.protocol.setting import Setting, open_setting
 
 MODULES = {str(number): module for number, module in enumerate((gate0, gate1, gate2, gate3, gate4, gate5))}
@@ -49,6 +51,8 @@ def run_and_write(
     gate = str(gate)
     if gate not in GATES:
         raise unknown("gate", gate, list(GATES))
+    if record:
+        refuse_uncommitted()
     if gate == "0":  # it chooses nothing and scores no label: no lock is needed, no look is logged
         setting = open_setting(cohort, None, **inputs)
         _refuse_another_folder(setting, gate, record)
@@ -67,7 +71,7 @@ def run_and_write(
         setting.read_pictures()  # what cannot be read is found before a label is looked at
     plan = plan_for(setting, need_lock=record, may_choose=gate in CHOOSING)
     run = (partial(gate5.run, need_all=record) if gate == "5" else GATES[gate])(setting, plan)
-    log_look(run.report, lock, record)
+    run = replace(run, report=log_look(run.report, lock, recorded=record))
     if record:  # before the report: records over their size limit leave the old pair as it was
         save(run)
     return run, write_report(run.report, report_path(run.report.cohort, gate, recorded=record))
@@ -78,14 +82,6 @@ def save(run: GateRun) -> Path:
     if isinstance(run.records, RecordedScores):
         return save_scores(run.records, run.records.path(project_root()))
     return save_records(run.records, records_path(project_root(), run.report.cohort, run.report.gate))
-
-
-def log_look(report: GateReport, lock: str, record: bool) -> None:
-    """Log a look at a test split, before anything else is written: the look has happened even if a write fails."""
-    if report.split != "selection":
-        gate = report.gate if report.gate == 1 else str(report.gate)
-        look = {"cohort": report.cohort, "gate": gate, "split": report.split, "source_digest": source_digest()[:16]}
-        locks.log_look(look | {"lock": lock}, recorded=record)
 
 
 def _refuse_another_folder(setting: Setting, gate: str, record: bool) -> None:

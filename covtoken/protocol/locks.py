@@ -2,12 +2,12 @@
 
 ``configs/thresholds.lock.json`` binds a gate's threshold and recipes to the data, the weights and the method's
 parameters. ``configs/headline.lock.json`` binds the headline numbers to a tolerance. Both carry a digest, so that an
-edited file is refused; a change needs a reason, which the changelog keeps.
+edited file is refused; a change needs a reason, which the changelog keeps. The changelog is chained,
+and the last change of an entry holds the entry's digest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root, write_then_rename
+from covtoken.protocol.chain import digest_of, head_of, linked
 
 THRESHOLDS = "thresholds.lock.json"
 HEADLINE = "headline.lock.json"
@@ -25,7 +26,8 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
     """Read a lock file; give an empty lock where none was written yet.
 
     Raises:
-        CovtokenError: the file was edited by hand (its digest does not fit).
+        CovtokenError: the file was edited by hand: its digest, its changelog's chain or an entry's last change does
+            not fit.
     """
     path = (root or project_root()) / "configs" / name
     if not path.exists():
@@ -40,6 +42,14 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
             f"{path}: edited by hand (digest {str(claimed)[:12]}, content gives {_digest(content)[:12]}). "
             f"Restore it with `git checkout {path}`; only `covtoken lock … --reason '…'` changes a lock"
         )
+    head_of(content["changelog"], str(path))
+    last = {(line["cohort"], line["gate"]): line for line in content["changelog"]}
+    for cohort, gate, line in ((cohort, gate, line) for (cohort, gate), line in last.items() if "entry" in line):
+        if line["entry"] != digest_of(content["entries"].get(cohort, {}).get(f"gate{gate}")):
+            raise CovtokenError(
+                f"{path}: the entry of {cohort} gate {gate} is not the one that its last change of {line['when']} "
+                f"locked. Restore it with `git checkout {path}`"
+            )
     return content
 
 
@@ -71,7 +81,8 @@ def write_entry(
         raise CovtokenError(f"{lines}\nSay why with --reason")
     content["entries"].setdefault(cohort, {})[f"gate{gate}"] = new
     about = {"when": _now(), "cohort": cohort, "gate": str(gate), "reason": reason.strip() or "first lock"}
-    content["changelog"].append(about | {"changes": [] if old is None else changes})
+    line = about | {"changes": [] if old is None else changes, "entry": digest_of(new)}
+    content["changelog"].append(linked(content["changelog"], line, f"configs/{name}"))
     content["digest"] = _digest(content)
     with write_then_rename((root or project_root()) / "configs" / name) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -91,22 +102,6 @@ def check_binding(locked: dict[str, Any], found: dict[str, Any], what: str) -> N
 def lock_digest(name: str, root: Path | None = None) -> str:
     """Compute the digest of a lock, which a log line quotes."""
     return _digest(read_lock(name, root))
-
-
-def log_look(line: dict[str, Any], *, recorded: bool, root: Path | None = None) -> None:
-    """Append a look at a test split: to the committed log when recorded, else to the ignored log."""
-    folder = (root or project_root()) / "gate_reports"
-    path = folder / "test_log.jsonl" if recorded else folder / "_run" / "test_log.jsonl"
-    text = json.dumps({"when": _now(), **line}, sort_keys=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as log:
-            log.write(text + "\n")
-    except OSError as error:
-        raise CovtokenError(
-            f"cannot append to {path}: {error.strerror or error}; a look that is not logged does not count, so make it "
-            "writable and run again"
-        ) from error
 
 
 def reproduction(cohort: str, gate: int | str, metrics: dict[str, dict[str, Any]], root: Path | None = None) -> str:
@@ -136,7 +131,7 @@ def _words(gate: int | str) -> str:
 
 def _digest(content: dict[str, Any]) -> str:
     body = {key: value for key, value in content.items() if key != "digest"} if isinstance(content, dict) else content
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of(body)
 
 
 def _short(value: Any) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from covtoken.backbone.vit import FrozenViT
 from covtoken.bank.token_bank import REFERENCE_SIZE
+from covtoken.coverage.dual import REPAIRED, SLACK, SPECIFIED
+from covtoken.coverage.functionals import CODING_EPSILON, EPSILON
+from covtoken.coverage.greedy import CANDIDATES, SWAPS
 from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
 from covtoken.keys import hash_unit
@@ -15,7 +18,7 @@ from covtoken.protocol.setting import SEED, Setting
 from covtoken.scores.baselines import CORESET
 from covtoken.scores.recipe import RECOMMENDED, Recipe, recommended
 from covtoken.scores.scorers import SIGMAS
-from covtoken.subspace.density import K_NEIGHBOURS
+from covtoken.subspace.density import ALPHA, K_NEIGHBOURS, RANK
 
 BASELINES = (
     *("centre_prior", "attention_best", "attention_last", "token_norm", "intensity", "variance", "patchcore"),
@@ -34,6 +37,15 @@ METHOD_PARAMETERS = {
     "label_threshold": LABEL_THRESHOLD,
     "n_draws": N_DRAWS,
     "recommended": RECOMMENDED.to_json(),
+    "subspace": {"alpha": ALPHA, "rank": RANK},
+    "coverage": {
+        "epsilon": EPSILON,
+        "coding_epsilon": CODING_EPSILON,
+        "slack": SLACK,
+        "candidates": CANDIDATES,
+        "swaps": SWAPS,
+    },
+    "dual": {"specified": asdict(SPECIFIED), "repaired": asdict(REPAIRED)},
 }
 
 
@@ -46,7 +58,7 @@ class Plan:
         middle: block 1…L with the best plain density on the selection split.
         threshold: AUROC that the lower bound of ``auroc.recommended`` must beat.
         reason: says where the threshold comes from.
-        small_cut: lesions up to this area (mm² or share of the picture) are small.
+        small_cuts: modality → area (mm² or share of the picture) up to which a lesion is small.
         table: a row for each variant tried on the selection split.
         locked: whether a lock fixed the plan before this run.
     """
@@ -55,7 +67,7 @@ class Plan:
     middle: int
     threshold: float
     reason: str
-    small_cut: float
+    small_cuts: dict[str, float]
     table: tuple[dict, ...] = ()
     locked: bool = False
 
@@ -65,13 +77,15 @@ class Plan:
             "middle": self.middle,
             "threshold": self.threshold,
             "threshold_reason": self.reason,
-            "small_cut": self.small_cut,
+            "small_cuts": self.small_cuts,
         }
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Plan:
         recipes = {name: Recipe.from_json(recipe) for name, recipe in content["recipes"].items()}
-        return Plan(recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cut"])
+        return Plan(
+            recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cuts"]
+        )
 
 
 def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:

@@ -8,7 +8,7 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
-from covtoken.evaluation.labels import label, small_cut
+from covtoken.evaluation.labels import label, small_cuts
 from covtoken.protocol import locks
 from covtoken.protocol.choice import choose
 from covtoken.protocol.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
@@ -75,7 +75,7 @@ def make_plan(setting: Setting) -> Plan:
         middle=middle,
         threshold=round(simple[best], 4),
         reason=f"best tuned baseline without a rarity search on the selection split: {best}",
-        small_cut=small_cut(labels.lesions),
+        small_cuts=small_cuts(labels, cases),
         table=tuple(row for choice in chosen.values() for row in choice.table),
     )
 

@@ -92,18 +92,30 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
     if not report.checks["plan_locked_before"]:
         raise CovtokenError(f"{cohort}: gate 1's plan was not locked when gate {gate} ran; lock it, then run again")
     threshold = {"threshold": report.thresholds["value"], "threshold_reason": report.thresholds["reason"]}
-    about = {"backbone": report.backbone, "source_digest": report.provenance["source_digest"]}
+    about = {
+        "selection": report.thresholds["table"],
+        "backbone": report.backbone,
+        "source_digest": report.provenance["source_digest"],
+    }
     bound = {key: report.parameters["bound"][key] for key in locks.BINDING}
     return locks.write_entry(locks.THRESHOLDS, cohort, gate, threshold | about | bound, reason=reason)
 
 
 def plan_entry(report: GateReport) -> dict:
     """Make the lock entry of gate 1's selection report: plan, backbone and binding."""
-    fields = ("recipes", "middle", "threshold", "threshold_reason", "small_cut")
+    fields = ("recipes", "middle", "threshold", "threshold_reason", "small_cuts")
     origin = ("data_fingerprint", "weights_sha256", "source_digest")
     method = {k: v for k, v in report.parameters.items() if k in {"picture_size", "seed", *METHOD_PARAMETERS}}
     return {
         **{name: report.parameters[name] for name in fields},
         **{name: report.provenance[name] for name in origin},
-        **{"backbone": report.backbone, "method": method},
+        **{"backbone": report.backbone, "method": method, "selection": best_variants(report.chart_data["selection"])},
     }
+
+
+def best_variants(table: list[dict]) -> dict[str, dict]:
+    """Reduce the selection table to what a threshold follows from: scorer → best AUROC and number of variants tried."""
+    tried: dict[str, list[float]] = {}
+    for row in table:
+        tried.setdefault(row["scorer"], []).append(row["auroc"])
+    return {name: {"auroc": round(max(each), 4), "variants": len(each)} for name, each in sorted(tried.items())}

@@ -22,6 +22,7 @@ from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE
 from covtoken.errors import CovtokenError, unknown
 from covtoken.protocol import locks
 from covtoken.protocol.alarm_limits import DEFINED_ON, ENTRY, LOCK, Recipes, read_limits
+from covtoken.protocol.looks import log_look, refuse_uncommitted
 from covtoken.protocol.report import GateReport, metric, report_path, source_digest, write_report
 from covtoken.protocol.setting import Setting, open_setting
 from covtoken.scores.alarm import FEWEST_UNITS, Limits, judge
@@ -160,6 +161,8 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
     """
     if cohort not in COMMITTED:
         raise unknown("cohort", cohort, list(COMMITTED))
+    if record:
+        refuse_uncommitted()
     started = time.perf_counter()
     limits, recipes, entry = read_limits()
     setting = open_setting(cohort, None, entry["backbone"], progress=progress)
@@ -172,9 +175,7 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
     setting.read_pictures()  # what cannot be read is found before a label is looked at
     conditions = alarm_conditions.test_conditions(setting, recipes)
     report = try_conditions(setting, conditions, recipes, limits, started)
-    if setting.split != "calibration":  # a look at a test split, whatever comes of it
-        look = {"cohort": cohort, "gate": "alarm", "split": setting.split, "source_digest": source_digest()[:16]}
-        locks.log_look(look | {"lock": locks.lock_digest(LOCK)[:16]}, recorded=record)
+    report = log_look(report, locks.lock_digest(LOCK)[:16], recorded=record)
     return report, write_report(report, report_path(cohort, "alarm", recorded=record))
 
 

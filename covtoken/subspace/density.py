@@ -14,6 +14,7 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction, refuse_label_arrays
 
 K_NEIGHBOURS = 10  # reference tokens whose distances a sparsity averages
+ALPHA, RANK = 0.1, 64  # share of bank tokens called sparse, and directions that span them
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DensitySubspace:
     directions: torch.Tensor = field(repr=False)  # [D, rank] orthonormal, about ``mean``: the lesion subspace
 
     @classmethod
-    def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, alpha: float = 0.1, rank: int = 64) -> DensitySubspace:
+    def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, alpha: float = ALPHA, rank: int = RANK) -> DensitySubspace:
         """Compute the bank's own sparsity, then the principal directions of its sparsest ⌈αn⌉ tokens.
 
         Directions are taken about the *bank* mean, not the mean of the sparse tokens: how the sparse tokens as a group

@@ -77,8 +77,8 @@ def greedy_pictures(cohort: str) -> int:
 
 
 def greedy_sets(pictures: LesionPictures, functional: str, n_pictures: int) -> tuple[np.ndarray, torch.Tensor]:
-    """Run the strong optimiser at keep 0.25 on a seeded choice: picture indices [n], chosen tokens [n, k]."""
-    few = pictures.few(min(n_pictures, GREEDY_PICTURES))
+    """Run the strong optimiser at keep 0.25 on few pictures with small lesions: indices [n], chosen tokens [n, k]."""
+    few = pictures.few_with_small(min(n_pictures, GREEDY_PICTURES))
     k = budget(pictures.y.shape[1], GREEDY_RATIO)
     return few, greedy(functional, pictures.y[few], k, width=pictures.width, seed=pictures.only(few).seeds(SEED))
 

@@ -5,6 +5,7 @@ Budgets are spent inside a picture, so a picture without lesion says nothing abo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from covtoken.backbone.feature_set import FeatureSet
 from covtoken.bank.token_bank import build_bank
 from covtoken.coverage.functionals import project
 from covtoken.data.case import Case
-from covtoken.evaluation.labels import SplitLabels, label, small_cut
+from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
+from covtoken.evaluation.records import to_float16
 from covtoken.keys import hash_unit, picture_seeds
 from covtoken.protocol.plan import FIXED, Plan, binding, records_header
 from covtoken.protocol.report import GateReport
@@ -23,7 +25,7 @@ from covtoken.protocol.scoring import heed_alarms, need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting
 from covtoken.scores.recommended import direction_maps, direction_of, recommended_maps
 from covtoken.scores.scorers import score_maps
-from covtoken.subspace.density import DensitySubspace
+from covtoken.subspace.density import RANK, DensitySubspace
 from covtoken.subspace.direction import Direction
 
 
@@ -47,7 +49,7 @@ class LesionPictures:
     """N lesion pictures of the evaluated split.
 
     Attributes:
-        maps: score maps [N, T] by scorer.
+        maps: score maps [N, T] by scorer, rounded to float16 as gate 1 records them.
         y: [N, T, r] float64, tokens of the middle block, centred by the bank mean, projected to the density subspace.
         centred: [N, T, D] float32, the same tokens unprojected.
         labels: of the N pictures.
@@ -78,8 +80,8 @@ class LesionPictures:
 
     @property
     def small(self) -> np.ndarray:
-        """Flag of lesions up to the plan's small-lesion cut, [L] bool."""
-        return np.array([lesion.area <= self.plan.small_cut for lesion in self.labels.lesions])
+        """Flag of small lesions, [L] bool."""
+        return np.array([lesion.small for lesion in self.labels.lesions])
 
     @property
     def lesion_picture(self) -> np.ndarray:
@@ -92,6 +94,22 @@ class LesionPictures:
             return np.arange(len(self.cases))
         keys = [hash_unit(case.name) for case in self.cases]
         return np.sort(np.argsort(keys, kind="stable")[:n])
+
+    def few_with_small(self, n: int) -> np.ndarray:
+        """Choose at most n pictures that hold a small lesion, one a unit before a second of any; indices, ascending.
+
+        Without a small lesion, at most n of all pictures. Ties are broken by the keyed hash of the name.
+        """
+        held = np.unique(self.lesion_picture[self.small])
+        if not len(held):
+            return self.few(n)
+        of_unit: Counter[int] = Counter()
+        keys = []
+        for picture in sorted(held, key=lambda picture: hash_unit(self.cases[picture].name)):
+            unit = int(self.labels.unit[picture])
+            keys.append((of_unit[unit], len(keys), picture))
+            of_unit[unit] += 1
+        return np.sort([picture for *_, picture in sorted(keys)[:n]])
 
     def seeds(self, seed: int) -> list[int]:
         """Make a seed for each picture from its name and ``seed``, independent of the other pictures."""
@@ -150,24 +168,24 @@ def prepare(
     references = tuple(_reference(plan, bank, names) for bank, _ in pairs)
     parts = [_maps(plan, reference, pictures, names) for reference, (_, pictures) in zip(references, pairs)]
     alarms = heed_alarms(parts, pairs, plan, setting.vit) if "recommended" in names else []
-    maps = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    maps = {name: to_float16(np.concatenate([part[name] for part in parts])) for name in names}  # as gate 1
     labels = label(cases, cohort, *setting.grid)
     need_lesions(labels, cohort, split)
     held = np.flatnonzero(labels.lesion.any(axis=1))
     y, centred = _projected(plan, pairs, references, held)
-    labels = only_pictures(labels, held)
+    labels, cases = only_pictures(labels, held), tuple(cases[i] for i in held)
     if split == "crossfit":
-        plan = replace(plan, small_cut=small_cut(labels.lesions))
+        plan = replace(plan, small_cuts=small_cuts(labels, cases))
+    labels = mark_small(labels, cases, plan.small_cuts)
     if shuffled:
         labels = shuffled_masks(labels)
-    maps = {name: scores[held] for name, scores in maps.items()}
-    cases = tuple(cases[i] for i in held)
+    maps = {name: scores[held].astype(np.float32) for name, scores in maps.items()}
     return LesionPictures(setting, plan, maps, y, centred, labels, cases, alarms, references)
 
 
 def _reference(plan: Plan, bank: FeatureSet, names: Sequence[str]) -> Reference:
     middle = build_bank(bank, plan.middle)
-    subspace = DensitySubspace.fit(middle, rank=min(64, middle.tokens.shape[1]))
+    subspace = DensitySubspace.fit(middle, rank=min(RANK, middle.tokens.shape[1]))
     # Alone, the recommended map needs no rarity of every picture, which costs a search.
     alone = [name for name in names if name in FIXED] == ["recommended"]
     return Reference(bank, subspace, direction_of(plan.recipes["recommended"], bank) if alone else None)
