@@ -10,7 +10,7 @@ import torch
 
 from covtoken.backbone.cache import digest_key
 from covtoken.data.case import Case, Cohort, MaskRef
-from covtoken.evaluation.labels import Lesion, SplitLabels
+from covtoken.evaluation.labels import Lesion, SplitLabels, mark_small, small_cuts
 from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.protocol.plan import Plan
 from covtoken.protocol.scoring import shuffled_masks
@@ -41,9 +41,10 @@ def lesion_pictures(n=60, seed=0, alike=0.3, mixed=False, split="test") -> Lesio
     maps |= {name: rng.normal(size=distance.shape) for name in SIMPLE}
     maps["attention_best"] = maps["attention_best"] + 0.8 * lesion
     recipes = {name: Recipe(name, 9) for name in maps}
-    cut = float(np.quantile([one.area for one in lesions], 1 / 3))
-    plan = Plan(recipes, 9, 0.7, "made up", cut, locked=True)
     cases = tuple(Case(name, name, "ultrasound", partial_picture) for name in names)
+    cuts = small_cuts(labels, cases)
+    labels = mark_small(labels, cases, cuts)
+    plan = Plan(recipes, 9, 0.7, "made up", cuts, locked=True)
     cohort = Cohort("stub", "ultrasound", cases, {name: MaskRef("empty", key="8x8") for name in names})
     vit = SimpleNamespace(
         name="stub", input="unit", weights_sha256="0", picture_size=8, model=SimpleNamespace(blocks=[object()])

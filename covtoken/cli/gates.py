@@ -87,6 +87,27 @@ def report() -> None:
         say(f"wrote {path}")
 
 
+def history(
+    add: Annotated[str | None, typer.Option("--add", help="JSON file with one change to append.")] = None,
+) -> None:
+    """Print what was changed after a look at a test split, with the verdicts before and after."""
+    import json
+
+    from covtoken.paper.history_table import HEAD, history_rows
+    from covtoken.protocol.history import append_change, change_from, read_history
+
+    if add is not None:
+        path = Path(add).expanduser()
+        try:
+            append_change(change_from(json.loads(path.read_text()), path))
+        except (OSError, ValueError) as error:
+            raise CovtokenError(f"{path}: not readable as a JSON file ({error})") from error
+    for when, *cells in history_rows(read_history()):
+        say(when)
+        for head, text in zip(HEAD[1:], cells, strict=True):
+            say(f"  {head}: {text}")
+
+
 def signoff(
     number: Annotated[str, typer.Argument(help="Which gate; 0 to 5, or negative_result.")],
     cohort: CohortOption,

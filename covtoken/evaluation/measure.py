@@ -16,6 +16,9 @@ N_DRAWS = 2000
 FP_RATES = (1, 4)
 
 
+SHARES = {"miss", "miss_small", "recall_small", "constraint_met", "met_before_repair", "mu_falls", "froc"}  # of a count
+
+
 @dataclass
 class Measured:
     """Values and bootstrap draws by metric name, all on the same draws, so that differences are paired."""
@@ -49,7 +52,10 @@ class Measured:
         return stats.interval(self.draws[name])
 
     def entries(self) -> dict[str, dict]:
-        """Give the report entries of all metrics."""
+        """Give the report entries of all metrics.
+
+        A share of exactly 0 or 1 gets ``exact95`` beside its bootstrap interval, which has no width there.
+        """
         out = {}
         for name, value in self.values.items():
             units, images, tokens = self.own_n.get(name, self.n)
@@ -63,6 +69,8 @@ class Measured:
                 "n_tokens": tokens,
                 **self.more.get(name, {}),
             }
+            if SHARES & set(name.split(".")) and value in (0, 1) and low == high == value:
+                out[name]["exact95"] = list(stats.clopper_pearson(round(value * units), units))
         return out
 
 

@@ -275,6 +275,8 @@ def headline(records: Records) -> Measured:
         numbers.add(f"rank.{name.replace('/', '.')}", np.where(numbers.small, records[name].astype(np.float64), np.nan))
     for name in ("inside", "outside", "energy"):
         numbers.add(f"likeness.{name}", records[f"likeness/{name}"].astype(np.float64))
+        n_small = int((numbers.small & ~np.isnan(records[f"likeness/{name}"])).sum())
+        measured.more[f"likeness.{name}"] |= {"n_small": n_small}
     measured.difference("likeness.inside_minus_outside", "likeness.inside", "likeness.outside")
     for name in ("lesion", "background"):
         whole, halves = records[f"spectrum/{name}"][0], records[f"spectrum/{name}"][1:]

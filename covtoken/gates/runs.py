@@ -51,9 +51,9 @@ def run_and_write(
     gate = str(gate)
     if gate not in GATES:
         raise unknown("gate", gate, list(GATES))
-    if record:
-        refuse_uncommitted()
     if gate == "0":  # it chooses nothing and scores no label: no lock is needed, no look is logged
+        if record:
+            refuse_uncommitted()
         setting = open_setting(cohort, None, **inputs)
         _refuse_another_folder(setting, gate, record)
         run = GATES[gate](setting)
@@ -62,6 +62,8 @@ def run_and_write(
         raise CovtokenError("--record needs --split test: selection runs are never committed")
     if record and precision != "fp32":
         raise CovtokenError(f"recorded numbers are fp32: run without --precision {precision}")
+    if record:
+        refuse_uncommitted()
     lock = locks.lock_digest(locks.THRESHOLDS)[:16]  # an edited lock is refused before minutes of work
     setting = open_setting(cohort, split, precision=precision, **inputs)
     _refuse_another_folder(setting, gate, record)

@@ -39,6 +39,8 @@ def as_text(
 ) -> str:
     """Write a metric as ``0.912 [0.897, 0.925]``; the value alone where it has no interval.
 
+    A share of 0 or 1 has the exact bound over units, and says so, in place of an interval without width.
+
     Args:
         style: format of the three numbers.
         signed: put a plus before positive numbers, as differences need.
@@ -46,9 +48,10 @@ def as_text(
     """
     if not entry or entry["value"] is None:
         return none
-    bounds = (entry.get("ci95") if interval else None) or ()
+    bounds = (entry.get("exact95", entry.get("ci95")) if interval else None) or ()
     value, *bounds = (format(number, "+" * signed + style) for number in (entry["value"], *bounds))
-    return (f"{value} [{', '.join(bounds)}]" if bounds else value).replace("-", "−")
+    exact = " exact" if "exact95" in entry else ""
+    return (f"{value} [{', '.join(bounds)}{exact}]" if bounds else value).replace("-", "−")
 
 
 def cell(entry: dict | None, style: str = ".3f") -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
+from covtoken.gates import gate1
 from covtoken.names import LABELS
 from covtoken.paper import summary
 from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root, write_then_rename
+from covtoken.protocol.history import read_history
 from covtoken.protocol.report import GateReport, committed_reports
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
@@ -17,7 +19,11 @@ ROWS = {
     "auroc.density": LABELS["density"],
     "auroc.attention_best": "CLS attention",
     **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", "intensity", "centre_prior")},
+    "auroc.patchcore": LABELS["patchcore"],
     "image_auroc.recommended": "D inside one image",
+    "aupr.recommended": "AUPR, D",
+    "froc.fp1.recommended": "lesions found at one false alarm a picture, D",
+    "froc.fp1.density": "lesions found at one false alarm a picture, A",
     "organ_auroc.recommended": "D inside the organ",
     "organ_auroc.density": "A inside the organ",
     "auroc_gain.middle_minus_final": summary.NUMBERS["1"]["auroc_gain.middle_minus_final"],
@@ -39,7 +45,10 @@ def readme_table(reports: list[GateReport]) -> str:
     ]
     chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
     rows.append(["pictures chosen by lesion upstream", *chosen])
-    rows.append(["gate 1 says", *(report.decision for report in reports)])
+    rivals = (summary.best_rival(report) for report in reports)
+    rows.insert(2, ["best baseline, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
+    rows.append(["**gate 1 says, of D**", *(gate1.verdicts(report)["recommended"] for report in reports)])
+    rows.append(["**gate 1 says, of A**", *(gate1.verdicts(report)["density"] for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]
     elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, n) for r, n in zip(fifth, units, strict=True))
     rows.append(["D under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
@@ -72,7 +81,7 @@ def write_all(root: Path | None = None) -> list[Path]:
     reports, readme = committed_reports(root), root / "README.md"
     texts = {
         readme: replace_between(readme.read_text(), readme_table(reports), str(readme)),
-        root / "gate_reports" / "SUMMARY.md": summary.summary(reports),
+        root / "gate_reports" / "SUMMARY.md": summary.summary(reports, read_history(root)),
         root / "gate_reports" / "NEGATIVE_RESULT.md": summary.negative_result(reports),
     }
     for path, text in texts.items():

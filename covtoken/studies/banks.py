@@ -10,7 +10,7 @@ small. So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
 mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants
 within 0.002 of that are tied; a tie goes to the smaller σ, then to the ridge nearest 1 in ratio, then to the quantile
 nearest 0.9, then to fewer rounds, then to the smaller weight inside the picture. The weight inside the picture entered
-the grid after a look at the same selection splits (``EXPLORED``).
+the grid after a look at the same selection splits (``explored``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from covtoken.bank.features import Features
 from covtoken.bank.token_bank import origin
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
+from covtoken.protocol.history import read_history
 from covtoken.scores.memberships import token_maps
 from covtoken.scores.recipe import Recipe
 from covtoken.studies import ablation, study
@@ -47,11 +48,17 @@ SIGMAS = (0.0, 0.5)
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 KEYS = ("covtoken-banks-0", "covtoken-banks-1")
 EXPLORED = (
-    "Before this table, other forms of the call were looked at on the same selection splits, unrecorded: soft targets, "
+    "Before this table, other forms of the call ({forms}) were looked at on the same selection splits: soft targets, "
     "ranks inside pictures and units, references cut into 2 to 6 parts, several bank samples, tokens of two blocks or "
     "with their surroundings. The rank inside the picture stood out: on LIDC windows it helped with small banks and "
     "inside one image, on BUSI it cost little."
 )
+
+
+def explored() -> str:
+    """Tell what was looked at before the table, with the number of forms that the history has."""
+    counts = [change.forms_tried for change in read_history() if change.forms_tried]
+    return EXPLORED.format(forms=counts[-1])
 
 
 def run_banks(
@@ -71,7 +78,7 @@ def run_banks(
     for share, key, part in track(list(banks_of(bank)), f"banks, {setting.cohort.name}", disable=not progress):
         about = {"share": share, "key": key, "bank_units": len(set(part.units))}
         rows += [about | row for row in evaluate(part, selection, labels, **blocks)]
-    return study.content_of(STUDY, setting, splits, started, note=f"{NOTE}. {EXPLORED}", **blocks, variants=rows)
+    return study.content_of(STUDY, setting, splits, started, note=f"{NOTE}. {explored()}", **blocks, variants=rows)
 
 
 def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:

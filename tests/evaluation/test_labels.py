@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
+from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.masks import read_mask
 from covtoken.data.readers import phantom
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.labels import label, patch_shares, small_cut, token_labels
+from covtoken.evaluation.labels import SplitLabels, label, mark_small, patch_shares, small_cuts, token_labels
 
 
 def test_shares_are_exact_areas_at_any_size():
@@ -83,15 +88,49 @@ def test_labels_of_a_cohort_follow_the_cases():
     np.testing.assert_array_equal(labels.lesion[3], alone.lesion)
     # Transposing grid axes must show: a case is not its mirror.
     assert any((labels.lesion[i].reshape(16, 16).T.ravel() != labels.lesion[i]).any() for i in range(8))
-    areas = sorted(lesion.area for lesion in labels.lesions)
-    cut = small_cut(labels.lesions)
-    assert areas[0] < cut < areas[-1] and np.isclose(np.mean(np.array(areas) <= cut), 1 / 3, atol=0.2)
+
+
+def test_small_is_the_lowest_tercile_within_each_modality():
+    cohort = phantom.read(24)
+    labels = label(cohort.cases, cohort, 16, 16)
+    cuts = small_cuts(labels, cohort.cases)
+    assert set(cuts) == {"ct", "ultrasound"} and cuts["ct"] > 2 * cuts["ultrasound"]  # mm² of other pixel sizes
+    marked = mark_small(labels, cohort.cases, cuts)
+    for modality, cut in cuts.items():
+        flags = [
+            (lesion.area, lesion.small)
+            for lesion in marked.lesions
+            if cohort.cases[lesion.picture].modality == modality
+        ]
+        assert cut == np.quantile([area for area, _ in flags], 1 / 3)
+        assert all(small == (area <= cut) for area, small in flags) and any(small for _, small in flags)
+    edge = replace(labels.lesions[0], area=cuts[cohort.cases[labels.lesions[0].picture].modality])
+    assert mark_small(replace(labels, lesions=(edge,)), cohort.cases, cuts).lesions[0].small  # the cut itself is small
+    with pytest.raises(CovtokenError, match="lesions of ultrasound"):
+        mark_small(labels, cohort.cases, {"ct": 1.0})
 
 
 def test_bad_input_is_named():
     with pytest.raises(CovtokenError, match="threshold 0"):
         token_labels(np.eye(4, dtype=bool), 2, 2, threshold=0)
     with pytest.raises(CovtokenError, match="no lesion"):
-        small_cut([])
+        small_cuts(SplitLabels(*np.zeros((2, 1, 4), bool), None, np.zeros(1, int), (), (), (), 2, 2), [])
     with pytest.raises(CovtokenError, match="no case"):
         label([], phantom.read(2), 4, 4)
+
+
+def test_a_token_is_in_the_organ_from_half_of_it_on(tmp_path):
+    """An organ that covers 49, 50 and 51 hundredths of three tokens, and nothing of the fourth."""
+    organ = np.zeros((10, 40), np.uint8)
+    for token, n_pixels in enumerate((49, 50, 51)):
+        block = np.zeros(100, np.uint8)
+        block[:n_pixels] = 255
+        organ[:, token * 10 : token * 10 + 10] = block.reshape(10, 10)
+    lesion = np.zeros_like(organ)
+    lesion[0, 0] = 255
+    for name, mask in {"organ": organ, "lesion": lesion}.items():
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+    case = Case("c", "c", "ct8", partial(np.zeros, (10, 40), np.float32))
+    masks, organs = ({"c": MaskRef("png", (tmp_path / f"{name}.png",))} for name in ("lesion", "organ"))
+    labels = label((case,), Cohort("mine", "ct8", (case,), masks, organs), 1, 4)
+    assert labels.organ.tolist() == [[False, True, True, False]]

@@ -6,9 +6,10 @@ import pytest
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.froc import froc
 from covtoken.evaluation.labels import Lesion, SplitLabels
-from covtoken.evaluation.measure import measure
+from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores, load_scores, save_scores, to_float16
 from covtoken.evaluation.stats import aupr, auroc
+from covtoken.paper.numbers import as_text
 
 ROWS, COLS, N = 5, 6, 8
 KINDS = ("organ_auroc", "organ_aupr", "organ_image_auroc", "organ_froc.fp1", "organ_froc.fp4")
@@ -124,3 +125,16 @@ def test_without_organ_masks_or_lesions_in_them_there_are_no_such_numbers(scores
             labels.organ[:5] = False  # what is left has no lesion
         names = measure({"s": scores}, labels, ROWS, COLS, n_draws=20).values
         assert not [name for name in names if name.startswith("organ")]
+
+
+def test_a_share_of_none_or_all_has_its_exact_bound():
+    measured = Measured((59, 59, 100))
+    measured.add("miss_small.a.keep0.25", 0.0, np.zeros(50))
+    measured.add("dual.constraint_met", 1.0, np.ones(50), (20, 20, 100))
+    measured.add("miss_gain.a_minus_b.keep0.25", 0.0, np.zeros(50))
+    measured.add("miss_small.b.keep0.25", 0.1, np.full(50, 0.1))
+    entries = measured.entries()
+    assert entries["miss_small.a.keep0.25"]["exact95"] == pytest.approx([0, 1 - 0.025 ** (1 / 59)])
+    assert entries["dual.constraint_met"]["exact95"] == pytest.approx([0.025 ** (1 / 20), 1])
+    assert not any("exact95" in entries[name] for name in ("miss_gain.a_minus_b.keep0.25", "miss_small.b.keep0.25"))
+    assert as_text(entries["miss_small.a.keep0.25"]) == "0.000 [0.000, 0.061 exact]"

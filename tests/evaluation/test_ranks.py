@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import permutations, product
+from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binom, kstest, spearmanr
 
 from covtoken.errors import CovtokenError
-from covtoken.evaluation.ranks import grouped_spearman, holm
+from covtoken.evaluation.ranks import grouped_spearman, holm, sign_test
 
 
 def test_each_group_equals_scipy_with_ties_and_any_order():
@@ -114,3 +117,21 @@ def test_holm_is_statsmodels_holm():
     p = np.random.default_rng(0).random(23) ** 3
     found = holm({str(i): value for i, value in enumerate(p)})
     assert list(found.values()) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([-1.0, 0.0, 0.5, 1.0, np.nan])), min_size=1, max_size=40))
+def test_the_sign_test_is_the_binomial_over_units_that_differ(pairs):
+    unit, difference = np.array([u for u, _ in pairs]), np.array([d for _, d in pairs])
+    sums = [np.nansum(difference[unit == u]) for u in set(unit)]
+    won, lost = sum(s > 0 for s in sums), sum(s < 0 for s in sums)
+    found = sign_test(difference, unit)
+    assert found[:2] == (won, lost)
+    # Two-sided, symmetric null: twice the tail of the rarer sign, at most 1.
+    tail = sum(comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    assert found[2] == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_five_of_one_sign_are_not_sure_and_six_are():
+    for n, p in ((5, 0.0625), (6, 0.03125)):
+        assert sign_test(np.ones(n), np.arange(n)) == (n, 0, p)
+    assert sign_test(np.ones(9), np.zeros(9, int)) == (1, 0, 1.0)  # nine lesions of one unit are one unit

@@ -144,13 +144,14 @@ def test_no_small_lesion_gives_no_verdict():
     for gate in ("3", "negative_result"):
         done = run(gate, without_small())
         assert done.report.decision == "NO-VERDICT"
-        assert summary.summary([done.report])
+        assert summary.summary([done.report], [])
     assert "–" in summary.negative_result([done.report])
 
 
 def without_small():
     pictures = lesion_pictures(n=24)
-    return replace(pictures, plan=replace(pictures.plan, small_cut=0.0))
+    lesions = tuple(replace(lesion, small=False) for lesion in pictures.labels.lesions)
+    return replace(pictures, labels=replace(pictures.labels, lesions=lesions))
 
 
 def test_few_units_with_small_lesions_give_no_verdict():
@@ -258,7 +259,8 @@ def test_few_pictures_are_the_same_whatever_else_is_evaluated():
     assert chosen == set(smallest([case.name for case in half.cases], 3))
 
 
-def test_recording_needs_a_locked_threshold():
+def test_recording_needs_a_locked_threshold(monkeypatch):
+    monkeypatch.setattr(runs, "refuse_uncommitted", lambda: None)
     with pytest.raises(CovtokenError, match="no threshold of gate 2 is locked"):
         runs.run_and_write("2", "phantom", "test", backbone="random:vit_tiny_patch16_224", record=True)
 
@@ -286,7 +288,7 @@ def test_negative_result_in_words_follows_the_numbers():
 
 def test_summary_lists_every_gate_and_cohort():
     reports = [run(gate).report for gate in GATES]
-    text = summary.summary(reports)
+    text = summary.summary(reports, [])
     for words in ("gate 2, coverage as a proxy", "gate 3, matched budgets", "negative result", "stub", "NO-GO"):
         assert words in text
 
@@ -315,3 +317,50 @@ def test_a_run_plants_the_defect_that_it_is_asked_for(monkeypatch, gate, defect,
     own, small = lesion_pictures(split="selection"), {"4": {"n_seeds": 2, "n_pictures": 24}}
     report = GATES[gate].run(own.setting, own.plan, defect=defect, **small.get(gate, {})).report
     assert report.decision == decision
+
+
+def test_the_strong_optimiser_runs_where_small_lesions_are_and_spreads_over_units():
+    pictures = lesion_pictures(n=60)
+    with_small = set(pictures.lesion_picture[pictures.small])
+    assert set(pictures.few_with_small(100)) == with_small
+    units = np.arange(60) // 3  # three pictures a unit
+    pictures = replace(pictures, labels=replace(pictures.labels, unit=units))
+    held = {units[i] for i in with_small}
+    few = pictures.few_with_small(len(held))
+    assert set(few) <= with_small and {units[i] for i in few} == held  # each unit before a second picture of any
+    assert list(few) == sorted(few)
+    few, _ = budget_rows.greedy_sets(pictures, "rankme", 5)
+    assert set(few) <= with_small and len(few) == 5
+    none = without_small()
+    assert list(none.few_with_small(4)) == list(none.few(4))
+
+
+def test_seeds_of_the_repaired_dual_are_recorded_and_told():
+    done = run("negative_result", lesion_pictures(n=24))
+    assert done.records["seeds/rankme.repaired"].shape == (negative_result.MORE_SEEDS, len(done.pictures.small))
+    entry = done.report.metrics["recall_small.coverage_repaired"]
+    assert len(entry["by_seed"]) == 1 + negative_result.MORE_SEEDS and entry["by_seed"][0] == entry["value"]
+    before = done.report.metrics["met_before_repair.rankme.repaired"]
+    assert 0 <= before["value"] <= 1 and "met_before_repair.rankme.dual" in done.report.metrics
+
+
+def test_where_coverage_loses_fewer_is_told_with_counts():
+    report = run("negative_result", lesion_pictures(n=24)).report
+    metrics = json.loads(json.dumps(report.metrics))
+    for functional, optimiser in negative_result.PAIRS:
+        for name, value in (("coverage", 0.5), ("membership", 0.5)):
+            metrics[f"miss_small.{functional}.{optimiser}.{name}"] |= {"value": value, "n_lesions": 8}
+    assert "Nowhere" in summary.counter_findings(replace(report, metrics=metrics))
+    metrics["miss_small.rankme.greedy.coverage"]["value"] = 0.25
+    text = summary.counter_findings(replace(report, metrics=metrics))
+    assert text.endswith("RankMe, greedy: 2 against 4 of 8.")
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"), [((0.1, 0.2), "more than"), ((-0.2, 0.1), "more or less than"), ((-0.2, -0.1), "less than")]
+)
+def test_the_mechanism_has_a_word_for_each_sign(interval, word):
+    report = run("negative_result", lesion_pictures(n=24)).report
+    metrics = report.metrics | {"likeness.inside_minus_outside": {"value": 0.0, "ci95": list(interval)}}
+    text = summary.mechanism(replace(report, metrics=metrics))
+    assert f"{word} those of a patch of the same shape" in text and "small; mean squared cosine" in text

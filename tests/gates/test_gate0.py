@@ -138,6 +138,7 @@ def test_a_small_cohort_is_checked_fold_by_fold():
 
 def test_the_report_is_written_and_no_look_is_logged(monkeypatch, tmp_path, sound):
     monkeypatch.setitem(runs.GATES, "0", lambda setting: GateRun(sound))
+    monkeypatch.setattr(runs, "refuse_uncommitted", lambda: None)
     monkeypatch.setattr(runs, "report_path", lambda cohort, gate, recorded: tmp_path / f"gate{gate}-{recorded}.json")
     run, path = runs.run_and_write(0, "phantom", record=True)
     assert read_report(path) == run.report and [p.name for p in tmp_path.glob("*.jsonl")] == []

@@ -20,7 +20,7 @@ from covtoken.paths import project_root
 from covtoken.protocol import locks, planning, scoring
 from covtoken.protocol.alarm_limits import Recipes, alarm_sentence
 from covtoken.protocol.plan import binding
-from covtoken.protocol.report import committed_reports
+from covtoken.protocol.report import GateRun, committed_reports
 from covtoken.protocol.setting import Setting
 from covtoken.scores.alarm import Limits
 from covtoken.scores.recipe import Recipe
@@ -85,7 +85,7 @@ def test_where_the_alarm_fires_a_stands_in():
     recipes = Recipes(
         Recipe("direction", 2, True, 0.0, settings=DirectionSettings(3, 0.9, 1.0)), Recipe("density", 3, False, 0.5)
     )
-    plan = gate1.Plan({"recommended": recipes.direction}, 3, 0.8, "", 0.1)
+    plan = gate1.Plan({"recommended": recipes.direction}, 3, 0.8, "", {"ultrasound": 0.1})
     poorer = bank.subset(range(30))  # ten units
     pairs = [(bank, pictures), (poorer, pictures)]
     for fewest, fired in ((2, 0), (11, 1), (20, 2)):
@@ -145,7 +145,8 @@ def _setting(cohort: Cohort, split: str = "crossfit", **vit) -> Setting:
 def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(monkeypatch):
     weights = {"name": "embedded", "weights_sha256": "w", "picture_size": 224}
     found = binding(_setting(_folder(30), **weights))
-    plan = {"recipes": {}, "middle": 6, "threshold": 0.7, "threshold_reason": "best baseline", "small_cut": 0.1}
+    plan = {"recipes": {}, "middle": 6, "threshold": 0.7, "threshold_reason": "best baseline"}
+    plan |= {"small_cuts": {"ultrasound": 0.1}}
     entry = plan | found | {"backbone": "embedded", "data_fingerprint": "of busi"}
     monkeypatch.setattr(locks, "entry", lambda name, cohort, gate: entry if cohort == "busi" else None)
     made = planning.recipe_plan(_setting(_folder(30), **weights))
@@ -199,12 +200,12 @@ def test_a_split_without_lesions_is_refused_by_name():
 
 
 def test_scores_that_cannot_be_saved_leave_no_report(monkeypatch, tmp_path):
-    report = SimpleNamespace(cohort="mine", split="test", gate=1)
-    run = SimpleNamespace(report=report, records=None)
+    run = GateRun(SimpleNamespace(cohort="mine", split="test", gate=1))
     written = []
     monkeypatch.setitem(runs.GATES, "1", lambda *a, **k: run)
     monkeypatch.setattr(runs, "write_report", lambda *a: written.append(a))
-    monkeypatch.setattr(locks, "log_look", lambda *a, **k: None)
+    monkeypatch.setattr(runs, "log_look", lambda report, lock, recorded: report)
+    monkeypatch.setattr(runs, "refuse_uncommitted", lambda: None)
 
     def too_large(*arguments):
         raise CovtokenError("at most 2000000")

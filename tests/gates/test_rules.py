@@ -68,14 +68,20 @@ def test_gate_2_decides_on_the_lower_bound_of_rankme_where_the_control_holds(cha
 
 
 @pytest.mark.parametrize(
-    ("gain", "n", "decision"),
-    [((0.01, 0.2), MANY, "GO"), ((-0.01, 0.2), MANY, "NO-GO"), ((0.01, 0.2), FEW, "NO-VERDICT")],
+    ("gain", "p", "n", "decision", "word"),
+    [
+        ((0.01, 0.2), 0.05, MANY, "GO", "wins"),
+        ((0.01, 0.2), 0.0625, MANY, "NO-GO", "undecided"),  # five units of one direction
+        ((-0.01, 0.2), 0.01, MANY, "NO-GO", "undecided"),
+        ((-0.2, -0.01), 0.01, MANY, "NO-GO", "loses"),
+        ((0.01, 0.2), 0.01, FEW, "NO-VERDICT", "wins"),
+    ],
 )
-def test_gate_3_decides_on_the_interval_of_the_difference(gain, n, decision):
+def test_gate_3_needs_the_interval_and_the_exact_sign_test_and_its_check_says_the_same(gain, p, n, decision, word):
     intervals = {gate3.DECIDES: gain, f"miss_small.recommended.{gate3.DECIDING}": (0.0, 0.1)}
-    intervals |= {"constraint_met.repaired": (1.0, 1.0)}
-    found, checks = gate3.decide(measured(intervals, n, p_holm=0.2), 0.2)
-    assert found == decision and checks["miss.recommended_against_attention_best"] == "undecided"
+    found, checks = gate3.decide(measured(intervals, n, p_holm=0.2, p_exact=p), 0.2)
+    assert found == decision and checks["miss.recommended_against_attention_best"] == word
+    assert checks["recommended_beats_attention"] == (word == "wins")
 
 
 def gate4_metrics(cv, met):
@@ -122,7 +128,6 @@ NEGATIVE |= {f"constraint_met.rankme.{name}": (1.0, 1.0) for name in ("repaired"
         ({}, MANY, "GO"),
         ({"recall_gain.membership_minus_coverage_greedy": (-0.01, 0.2)}, MANY, "NO-GO"),
         ({"recall_gain.membership_minus_coverage_repaired": (-0.01, 0.2)}, MANY, "NO-GO"),
-        ({"constraint_met.rankme.repaired": (0.9, 0.9)}, MANY, "NO-GO"),
         ({}, FEW, "NO-VERDICT"),
     ],
 )

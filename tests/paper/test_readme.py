@@ -6,6 +6,7 @@ from covtoken.paper import readme_table as tables
 from covtoken.paper import summary
 from covtoken.paper.readme_table import BEGIN, END, readme_table
 from covtoken.paths import project_root
+from covtoken.protocol.history import read_history
 from covtoken.protocol.report import committed_reports
 
 TEXT = (project_root() / "README.md").read_text()
@@ -40,5 +41,5 @@ def test_a_number_on_fewer_units_than_its_column_says_so():
 
 def test_the_summaries_are_what_the_reports_say():
     reports, folder = committed_reports(), project_root() / "gate_reports"
-    assert (folder / "SUMMARY.md").read_text() == summary.summary(reports), "run `covtoken report`"
+    assert (folder / "SUMMARY.md").read_text() == summary.summary(reports, read_history()), "run `covtoken report`"
     assert (folder / "NEGATIVE_RESULT.md").read_text() == summary.negative_result(reports), "run `covtoken report`"

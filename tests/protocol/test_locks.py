@@ -1,11 +1,18 @@
 """Locks: edited files are refused, changes need a reason, other data is refused, a moved headline shows."""
 
 import json
+from inspect import signature
 
 import pytest
 
+from covtoken.coverage.dual import prune
+from covtoken.coverage.greedy import greedy
 from covtoken.errors import CovtokenError
 from covtoken.protocol import locks
+from covtoken.protocol.plan import METHOD_PARAMETERS, SEARCHING
+from covtoken.protocol.setting import SEED
+from covtoken.subspace import rarity, residual
+from covtoken.subspace.density import DensitySubspace
 
 
 @pytest.fixture
@@ -56,16 +63,79 @@ def test_reproduction_text_is_stable_within_and_speaks_up_beyond_the_tolerance(r
     assert "NOT REPRODUCED" in locks.reproduction("busi", 1, {}, root)
 
 
-def test_looks_are_appended_to_the_right_log(root):
-    locks.log_look({"cohort": "busi"}, recorded=True, root=root)
-    locks.log_look({"cohort": "busi"}, recorded=True, root=root)
-    locks.log_look({"cohort": "busi"}, recorded=False, root=root)
-    lines = (root / "gate_reports" / "test_log.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and all(json.loads(line)["cohort"] == "busi" for line in lines)
-    assert len((root / "gate_reports" / "_run" / "test_log.jsonl").read_text().splitlines()) == 1
+def test_a_changed_entry_is_refused_even_with_a_new_digest(root):
+    locks.write_entry(locks.THRESHOLDS, "busi", 1, {"threshold": 0.8}, root=root)
+    locks.write_entry(locks.THRESHOLDS, "busi", 1, {"threshold": 0.9}, reason="new baseline", root=root)
+    path = root / "configs" / locks.THRESHOLDS
+
+    def forged(change):
+        content = json.loads(path.read_text())
+        whole = path.read_text()
+        change(content)
+        content["digest"] = locks._digest(content)
+        path.write_text(json.dumps(content))
+        with pytest.raises(CovtokenError) as error:
+            locks.entry(locks.THRESHOLDS, "busi", 1, root)
+        path.write_text(whole)
+        return str(error.value)
+
+    assert "busi gate 1 is not the one" in forged(lambda c: c["entries"]["busi"]["gate1"].update(threshold=0.7))
+    assert "busi gate 1 is not the one" in forged(lambda c: c["changelog"].pop())
+    assert "line 1 does not follow" in forged(lambda c: c["changelog"].pop(0))
+    assert "line 2 does not follow" in forged(lambda c: c["changelog"][1].update(reason="another"))
+    assert "line 1 does not follow" in forged(lambda c: c["changelog"].reverse())
+    assert "busi gate 1 is not the one" in forged(lambda c: c["entries"].pop("busi"))
 
 
-def test_a_log_that_cannot_be_written_is_one_clear_error(root):
-    (root / "gate_reports").write_text("in the way")
-    with pytest.raises(CovtokenError, match=r"cannot append to .*test_log\.jsonl"):
-        locks.log_look({"cohort": "busi"}, recorded=True, root=root)
+def test_every_locked_plan_and_threshold_binds_the_parameters_that_run():
+    """A constant that drifts from what was locked fails here, whichever file it lives in."""
+    content = locks.read_lock(locks.THRESHOLDS)
+    for cohort, entries in content["entries"].items():
+        for gate, entry in entries.items():
+            assert {k: v for k, v in entry["method"].items() if k != "picture_size"} == (
+                json.loads(json.dumps(METHOD_PARAMETERS | {"seed": SEED}))
+            ), f"{cohort} {gate}"
+
+
+def test_the_method_is_the_one_that_is_written_down():
+    assert METHOD_PARAMETERS | {"recommended": 0, "dual": 0} == {
+        "reference_size": 12_000,
+        "k": 10,
+        "coreset": 1000,
+        "sigmas": [0.0, 0.5, 1.0],
+        "label_threshold": 0.25,
+        "n_draws": 2000,
+        "recommended": 0,
+        "subspace": {"alpha": 0.1, "rank": 64},
+        "coverage": {"epsilon": 1e-7, "coding_epsilon": 0.5, "slack": 0.05, "candidates": 64, "swaps": 256},
+        "dual": 0,
+    }
+    assert (residual.RANK, rarity.NEIGHBOURS) == (64, 30)
+    specified = METHOD_PARAMETERS["dual"]["specified"]
+    named = ("steps", "logit", "rate", "momentum", "mu", "mu_rate", "mu_cap", "temperature", "last_temperature")
+    assert [specified[name] for name in named] == [200, 2.0, 0.5, 0.9, 1.0, 0.2, 1e4, 0.5, 0.5]
+    assert not specified["repair"] and METHOD_PARAMETERS["dual"]["repaired"]["repair"]
+
+
+def test_the_defaults_of_gates_2_to_4_are_those_that_are_bound():
+    def default(function, name):
+        return signature(function).parameters[name].default
+
+    found = {"alpha": default(DensitySubspace.fit, "alpha"), "rank": default(DensitySubspace.fit, "rank")}
+    assert found == METHOD_PARAMETERS["subspace"]
+    found = {name: default(greedy, name) for name in ("candidates", "swaps")} | {"slack": default(prune, "slack")}
+    assert found.items() <= METHOD_PARAMETERS["coverage"].items()
+    assert default(residual.ResidualSubspace.fit, "rank") == residual.RANK
+
+
+def test_every_threshold_follows_from_its_committed_selection_table():
+    content = locks.read_lock(locks.THRESHOLDS)["entries"]
+    assert set(content) == {"phantom", "busi", "lidc-crops"}
+    for cohort, entries in content.items():
+        table = entries["gate1"]["selection"]
+        simple = {name: row["auroc"] for name, row in table.items() if name not in (*SEARCHING, "direction")}
+        assert len(simple) >= 8 and all(row["variants"] >= 1 for row in table.values())
+        assert entries["gate1"]["threshold"] == max(simple.values()), cohort
+        assert entries["gate2"]["threshold"] == entries["gate2"]["selection"]["attention_mass"]
+        assert entries["gate3"]["threshold"] == min(entries["gate3"]["selection"].values())
+        assert not set(entries["gate3"]["selection"]) & {*SEARCHING, "random"}

@@ -23,6 +23,8 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.leak_guard import LabelLeak, register_mask_files
 from covtoken.protocol import alarm_limits
+from covtoken.protocol import looks as looks_log
+from covtoken.protocol.report import GateReport
 from covtoken.protocol.setting import Setting
 from covtoken.scores.alarm import Alarm, Limits, backing, check_bank, judge, statistics
 from covtoken.scores.recipe import Recipe
@@ -313,11 +315,12 @@ def test_a_look_at_a_test_split_is_logged_and_the_calibration_split_is_none(monk
     looks, written = [], []
     entry = {"backbone": TINY, "weights_sha256": load_backbone(TINY, 224).weights_sha256}
     monkeypatch.setattr(gate, "read_limits", lambda: (LIMITS, conditions.Recipes(D, A), entry))
-    monkeypatch.setattr(gate, "try_conditions", lambda setting, *rest: setting.split)
-    monkeypatch.setattr(gate.locks, "log_look", lambda line, recorded: looks.append((line["split"], recorded)))
+    report = GateReport("alarm", "", "", "phantom", "", TINY, {}, {}, {}, {}, "NO-GO", {}, {})
+    monkeypatch.setattr(gate, "try_conditions", lambda setting, *rest: replace(report, split=setting.split))
+    monkeypatch.setattr(looks_log, "append_look", lambda line, **where: looks.append((line["split"], where)) or "link")
     monkeypatch.setattr(gate, "write_report", lambda report, path: written.append(path) or path)
     _, path = gate.try_limits("phantom", progress=False)
-    assert looks == [("test", False)] and "_run" in path.parts and written == [path]
+    assert looks == [("test", {"recorded": False, "root": None})] and "_run" in path.parts and written == [path]
     monkeypatch.setitem(gate.TEST_SPLIT, "phantom", "calibration")
     gate.try_limits("phantom", progress=False)
     assert len(looks) == 1

@@ -17,8 +17,11 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
 from covtoken.paper.charts.offline_renderer import to_html
+from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
+from covtoken.protocol.history import history_path, read_history
+from covtoken.protocol.looks import log_path, read_looks
 
 
 class ReportRole(Reader, SphinxRole):
@@ -130,7 +133,7 @@ class PublishedTable(Reader, SphinxDirective):
                 except CovtokenError as error:
                     measured.append(self.missing(error, self.lineno).astext())
             columns = (figure[name] for name in ("what", "setting", "published"))
-            rows.append([*columns, "; ".join(measured) or "not measured yet"])
+            rows.append([*columns, "; ".join(measured) or figure["why"]])
         return [make_table(["headline", "published setting", "published, not reproduced here", "measured here"], rows)]
 
 
@@ -138,16 +141,23 @@ class LooksTable(Reader, SphinxDirective):
     """Show how often each test split was looked at, from ``gate_reports/test_log.jsonl``."""
 
     def run(self) -> list[nodes.Node]:
-        path = self.root() / "gate_reports" / "test_log.jsonl"
+        path = log_path(recorded=True, root=self.root())
         self.depends_on(path)
         if not path.is_file():
             return self.refused(CovtokenError(f"gate_reports/test_log.jsonl: {MISSING}"))
         looks: dict[tuple, list[str]] = {}
-        for line in filter(None, path.read_text().splitlines()):
-            look = json.loads(line)
+        for look in read_looks(self.root()):
             looks.setdefault((look["cohort"], str(look["gate"]), look["split"]), []).append(look["when"][:10])
         rows = [[*key, str(len(days)), min(days), max(days)] for key, days in sorted(looks.items())]
         return [make_table(["cohort", "gate", "split", "recorded looks", "first", "last"], rows)]
+
+
+class HistoryTable(Reader, SphinxDirective):
+    """Show what was changed after a look at a test split, from ``configs/history.json``."""
+
+    def run(self) -> list[nodes.Node]:
+        self.depends_on(history_path(self.root()))
+        return [make_table(HEAD, history_rows(read_history(self.root())))]
 
 
 def register(app: Sphinx) -> None:
@@ -159,3 +169,4 @@ def register(app: Sphinx) -> None:
     app.add_directive("report-chart", ReportChart)
     app.add_directive("published-table", PublishedTable)
     app.add_directive("looks-table", LooksTable)
+    app.add_directive("history-table", HistoryTable)
