@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root
-from covtoken.protocol.chain import KEY, head_of, linked
+from covtoken.protocol.chain import KEY, digest_of, head_of, linked
 from covtoken.protocol.report import GateReport, source_digest
 
 
@@ -77,11 +77,17 @@ def log_look(report: GateReport, lock: str, *, recorded: bool, root: Path | None
         "source_digest": source_digest()[:16],
         "lock": lock,
         "decision": report.decision,
+        "report": report_digest(report)[:16],
     }
     if recorded:
         look["commit"] = _git("rev-parse", "--short=12", "HEAD", root=root).strip()
     link = append_look(look, recorded=recorded, root=root)
     return replace(report, provenance=report.provenance | {"look": link})
+
+
+def report_digest(report: GateReport) -> str:
+    """Hash what a report says, so that the log shows an edit: all but its provenance and a person's sign-off."""
+    return digest_of({k: v for k, v in asdict(report).items() if k not in ("provenance", "human_signoff")})
 
 
 def refuse_uncommitted(root: Path | None = None) -> None:

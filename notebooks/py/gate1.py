@@ -23,9 +23,11 @@
 # %%
 try:
     from covtoken.gates import headlines, runs
+    from covtoken.gates.gate1 import verdicts as verdicts_of
     from covtoken.paper.charts.offline_renderer import install_renderer
     from covtoken.paper.charts.pictures import lesion_maps
     from covtoken.paper.charts.scores import auroc_by_block, gain_forest, score_densities
+    from covtoken.paper.numbers import as_text
     from covtoken.paper.tables import gate1
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
@@ -77,11 +79,12 @@ score_densities(run.report.chart_data["densities"])
 # Real pictures are not in the repository, but the scores behind their headline numbers are: recomputed here.
 recorded = headlines.recorded_metrics("1", but=run.report.cohort)
 for name, found in recorded.items():
-    print(name)
+    print(f"{name}: membership A, middle − final block {as_text(found['auroc_gain.middle_minus_final'])}")
     display(gate1.scorer_table(found))
 
 # %%
-print(f"{run.report.cohort}, {run.report.split}: {run.report.decision} (threshold {run.pictures.plan.threshold}: {run.pictures.plan.reason})")
+verdicts = ", ".join(f"{word} of {score}" for score, word in verdicts_of(run.report).items())
+print(f"{run.report.cohort}, {run.report.split}: {verdicts} (threshold {run.pictures.plan.threshold}: {run.pictures.plan.reason})")
 for check, outcome in sorted(run.report.checks.items()):
     print(f"  {check}: {outcome}")
 print(gate1.delong_line(run))

@@ -1,5 +1,6 @@
 """Notebooks: paired, executed, light; nbval fails when a headline moves, for the phantom and for recorded cohorts."""
 
+import html
 import json
 import os
 import re
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from covtoken.evaluation.records import RecordedScores, load_scores, save_scores
+from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root
+from covtoken.protocol.report import committed_reports
 
 ROOT = project_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -37,6 +40,47 @@ def test_executed_light_and_clean(path):
     assert "error" not in kinds and "display_data" in kinds + ["display_data"] * ("execute_result" in kinds)
     assert "NOT REPRODUCED" not in path.read_text()
     assert str(ROOT) not in path.read_text(), "a path of this machine is in the outputs"
+
+
+def _shown(path):
+    """All that a notebook's outputs show as text, without markup."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        for output in cell.get("outputs", []):
+            texts = [output.get("text", [])]
+            if not {"image/svg+xml", "image/png"} & output.get("data", {}).keys():
+                texts += [output.get("data", {}).get(kind, []) for kind in ("text/html", "text/plain")]
+            parts += [re.sub(r"<[^>]+>", " ", "".join(text)) for text in texts]
+    return html.unescape("\n".join(parts)).replace("\u00a0", " ")
+
+
+def _reports(path):
+    gate = path.stem.removeprefix("gate")
+    return [report for report in committed_reports() if str(report.gate) == gate]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_number_with_an_interval_is_a_committed_one(path):
+    """An edited cell of a table fails here: nbval looks at one cell alone."""
+    reports = _reports(path)
+    known = {
+        as_text(entry, style, signed=signed)
+        for report in reports
+        for entry in report.metrics.values()
+        for style in (".3f", ".2f", ".1f", ".0%")
+        for signed in (False, True)
+    }
+    shown = re.findall(r"[+−]?\d+(?:\.\d+)?%? \[[^\[\]]*\d(?: exact)?\]", _shown(path))
+    assert shown or path.stem == "gate0"
+    assert not [number for number in shown if number not in known]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_verdict_and_the_checks_are_the_reports(path):
+    shown, report = _shown(path), _reports(path)[0]
+    assert report.cohort == "phantom" and re.search(rf"\b{report.decision}\b", shown)
+    for name, outcome in report.checks.items() if path.stem != "gate0" else ():
+        assert f"  {name}: {outcome}\n" in shown + "\n", name
 
 
 @pytest.fixture

@@ -106,5 +106,7 @@ def test_the_committed_log_is_whole():
         if "look" in report.provenance:
             line = last[report.cohort, str(report.gate)]
             assert line["chain"] == report.provenance["look"] and line["decision"] == report.decision
+            about = f"{report.cohort} gate {report.gate} was edited after it was recorded"
+            assert line["report"] == looks.report_digest(report)[:16], about
     assert lines[-1]["chain"] in {report.provenance.get("look") for report in committed_reports()}
     assert json.dumps(lines)

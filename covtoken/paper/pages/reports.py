@@ -49,6 +49,8 @@ class ReportRole(Reader, SphinxRole):
                 raise CovtokenError(f"{place} {name}: {MISSING}")
             return str(parameter)
         entry = read_metric(self.root(), f"{place} {name}")
+        if self.kind == "n":
+            return f"{entry['n_units']} units"
         return as_text(entry, interval=self.kind == "interval", signed=is_signed(name))
 
 
@@ -163,7 +165,7 @@ class HistoryTable(Reader, SphinxDirective):
 def register(app: Sphinx) -> None:
     """Register roles and directives."""
     kinds = {"report": "interval", "report-value": "value"}
-    for name in ("report", "report-value", "report-decision", "report-parameter"):
+    for name in ("report", "report-value", "report-n", "report-decision", "report-parameter"):
         app.add_role(name, ReportRole(kinds.get(name, name.removeprefix("report-"))))
     app.add_directive("report-table", ReportTable)
     app.add_directive("report-chart", ReportChart)
