@@ -10,7 +10,7 @@ from covtoken.paths import project_root
 
 ROOT = project_root()
 PAGES = sorted([*ROOT.glob("book/*.md"), *ROOT.glob("data_cards/*.md"), *ROOT.glob("README.md")])
-WORDS = "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty fifty hundred".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twenty", "fifty", "hundred"]
 NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:\d+(?:[.,]\d+)+|\.\d+|\d+\s?%|\d+\s?(?:points|×(?=\s+(?:fewer|faster|less|more)))"
     rf"|\d+ (?:of|in|out of) \d+|\b(?:{'|'.join(WORDS)}) (?:of|in|out of) (?:{'|'.join(WORDS)})\b)"
