@@ -137,7 +137,7 @@ def _matched(pictures: LesionPictures, n_greedy: int, fake: bool) -> dict[str, n
         if fake:
             mask = kept_tokens(pictures.maps["density"], k=kept)
         columns |= _columns(pictures, f"{functional}.{optimiser}", functional, mask, few)
-    n_more = 1 if pictures.setting.cohort.name == "phantom" else MORE_SEEDS  # its notebook should stay quick
+    n_more = MORE_SEEDS if pictures.setting.cohort.name != "phantom" else 1  # the phantom's notebook should stay quick
     more = [rows.pruned_by(pictures, "rankme", "repaired", seed=SEED + 1 + seed).mask for seed in range(n_more)]
     counts = [kept_counts(mask.numpy(), pictures.labels.lesions) for mask in more]
     columns["seeds/rankme.repaired"] = np.stack(counts).astype(np.int16)

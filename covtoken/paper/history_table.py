@@ -17,7 +17,7 @@ def history_rows(changes: Iterable[Change]) -> list[list[str]]:
         when = change.when[:16].replace("T", " ") + (f", {change.commit}" if change.commit else "")
         forms = f" Forms looked at before: {change.forms_tried}." if change.forms_tried else ""
         moved = [f"{v.cohort}, {gate_name(v.gate)}: {v.before} → {v.after}" for v in change.verdicts]
-        outcome = "; ".join(moved) or "none moved"
+        outcome = "; ".join(moved) or "no decision moved"
         numbers = f". {change.numbers}" if change.numbers else ""
         gates = ", ".join(gate_name(gate).removeprefix("gate ") for gate in change.gates)
         rows.append([when, gates, change.change + forms, outcome + numbers, change.reason])

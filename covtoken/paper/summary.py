@@ -58,18 +58,19 @@ NUMBERS = {
         "recall_small.membership": "recall of small lesions, membership A, keep 0.25",
         "recall_small.coverage_greedy": "… RankMe, greedy, keep 0.25",
         "recall_small.coverage_repaired": "… repaired dual, own k",
+        "recall_small.rankme.repaired.membership": "… membership A at that k",
         "recall_small.coverage_dual": "… dual as specified, own k",
+        "recall_small.rankme.dual.membership": "… membership A at that k",
     },
 }
 DECIDING_N = ("units, repaired dual", "units, greedy")
-SHARE = "to coverage a lesion is a patch like any other, and gets a share of the tokens, not preference"
 ALIKE = {
     "more": ("repeat each other more than", "coverage pays for few of them"),
-    "undecided": ("do not repeat each other beyond doubt more or less than", SHARE),
+    "undecided": ("do not repeat each other beyond doubt more or less than", "no difference is shown"),
     "less": ("repeat each other less than", "redundancy cannot be why coverage loses lesions here"),
 }
 WRITTEN = "Written by `covtoken report` from the committed reports."
-SMALL_N = "95 % intervals over units in brackets."
+SMALL_N = "95 % intervals over units in brackets; *exact*: by Clopper and Pearson over units, where a share is 0 or 1."
 
 
 def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
@@ -151,7 +152,7 @@ def negative_result(reports: Iterable[GateReport]) -> str:
                     report.cohort,
                     f"**{report.decision}**",
                     *map(str, _deciding_n(report)),
-                    _sign(report.metrics["likeness.inside_minus_outside"]),
+                    _repeats(report),
                 ]
                 for report in reports
             ],
@@ -193,6 +194,8 @@ def mechanism(report: GateReport) -> str:
     gain, gain_repaired = (m[f"recall_gain.membership_minus_coverage_{name}"] for name in ("greedy", "repaired"))
     alike, so = ALIKE[_sign(m["likeness.inside_minus_outside"])]
     compared = m["likeness.inside"]
+    if not compared["n_small"]:
+        so = "none of them is small, so this says nothing of small lesions"
     lost = (
         "keeps less of small lesions than membership A at the same number of tokens"
         if _low(gain) > 0
@@ -217,7 +220,8 @@ def mechanism(report: GateReport) -> str:
         f"**Mechanism.** Well optimised RankMe {lost}: recall {recalls[0]} against {recalls[1]}, difference "
         f"{_cell(gain, '+.3f')}. The repaired dual met the floor on {_value(before, '.0%')} of pictures before tokens "
         f"were added until it was met on all; it differs by {_cell(gain_repaired, '+.3f')}, and over {len(seeds)} "
-        f"seeds its recall lies between {min(seeds):.3f} and {max(seeds):.3f}. As specified the floor is met on {met}, "
+        f"seeds its recall lies between {min(seeds):.3f} and {max(seeds):.3f} (the decision uses the first, "
+        f"{seeds[0]:.3f}). As specified the floor is met on {met}, "
         f"with {tokens} tokens kept. Tokens of one lesion {alike} those of a patch of the same shape elsewhere in the "
         f"picture ({compared['n_lesions']} lesions of two tokens or more, of which {compared['n_small']} small; mean "
         f"squared cosine {cosines[0]} against {cosines[1]}): {so}. A choice that is paid for new directions takes the "
@@ -233,6 +237,13 @@ def _deciding_n(report: GateReport) -> tuple[int, int]:
     return tuple(gain["n_units"] for gain in gains)
 
 
+def _repeats(report: GateReport) -> str:
+    """Say in a cell whether tokens of a lesion repeat each other, and of how many lesions that is known."""
+    compared = report.metrics["likeness.inside"]
+    word = _sign(report.metrics["likeness.inside_minus_outside"])
+    return f"{word} ({compared['n_lesions']} lesions, {compared['n_small']} small, {compared['n_units']} units)"
+
+
 def counter_findings(report: GateReport) -> str:
     """Write where coverage loses fewer small lesions than membership A at the same budget, with counts."""
     found = []
@@ -245,9 +256,7 @@ def counter_findings(report: GateReport) -> str:
             words = f"{OBJECTIVES[functional]}, {OPTIMISERS[optimiser]}"
             found.append(f"{words}: {' against '.join(counts)} of {n}")
     if not found:
-        return (
-            "**Where coverage loses fewer.** Nowhere: in every row membership A misses as few or fewer small lesions."
-        )
+        return "**Where coverage loses fewer.** In no row; counts that differ by a lesion or two tell nothing apart."
     return f"**Where coverage loses fewer** small lesions than membership A at the same budget: {'; '.join(found)}."
 
 

@@ -17,13 +17,14 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def head_of(lines: Iterable[dict[str, Any]], where: str) -> str:
+def head_of(lines: Iterable[dict[str, Any]], where: str, linked_before: bool = False) -> str:
     """Walk along a record and check every line that carries its link; return the last link.
 
-    Lines without a link, written before there was a chain, are held by the first line that has one.
+    Lines without a link, written before there was a chain, are held by the first line that has one; none may follow it.
 
     Args:
         where: names the file in the error.
+        linked_before: whether the record was chained from its first line on.
 
     Raises:
         CovtokenError: a line was removed, added, moved or changed.
@@ -31,11 +32,12 @@ def head_of(lines: Iterable[dict[str, Any]], where: str) -> str:
     head = ""
     for number, line in enumerate(lines, start=1):
         head = _link(head, line)
-        if line.get(KEY, head) != head:
+        if line.get(KEY, "" if linked_before else head) != head:
             raise CovtokenError(
                 f"{where}: line {number} does not follow from the {number - 1} before it, so one was removed, added or "
                 f"changed; restore the file with `git checkout {where}`"
             )
+        linked_before = linked_before or KEY in line
     return head
 
 

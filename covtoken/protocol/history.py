@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from covtoken.errors import CovtokenError
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.chain import KEY, head_of, linked
 from covtoken.protocol.report import DECISIONS
+
+GATES = ("0", "1", "2", "3", "4", "5", "6", "alarm", "negative_result")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _lines(root: Path | None) -> list[dict[str, Any]]:
         lines = json.loads(path.read_text())
     except ValueError as error:
         raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
-    head_of(lines, str(path))
+    head_of(lines, str(path), linked_before=True)
     return lines
 
 
@@ -102,8 +105,11 @@ def change_from(line: dict[str, Any], path: Path) -> Change:
     try:
         fields = {key: value for key, value in line.items() if key != KEY}
         verdicts = tuple(Verdict(**verdict) for verdict in fields.pop("verdicts", ()))
+        datetime.strptime(fields["when"], "%Y-%m-%dT%H:%M:%SZ")
+        if wrong := sorted({*fields["gates"], *(v.gate for v in verdicts)} - set(GATES)):
+            raise CovtokenError(f"{path}: unknown gate {wrong[0]!r}, known: {', '.join(GATES)}")
         return Change(**fields | {"gates": tuple(fields["gates"]), "verdicts": verdicts})
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CovtokenError(
             f"{path}: a change holds {', '.join(Change.__dataclass_fields__)}; this one does not fit ({error})"
         ) from error

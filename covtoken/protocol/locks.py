@@ -15,7 +15,7 @@ from typing import Any
 
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root, write_then_rename
-from covtoken.protocol.chain import digest_of, head_of, linked
+from covtoken.protocol.chain import KEY, digest_of, head_of, linked
 
 THRESHOLDS = "thresholds.lock.json"
 HEADLINE = "headline.lock.json"
@@ -44,8 +44,12 @@ def read_lock(name: str, root: Path | None = None) -> dict[str, Any]:
         )
     head_of(content["changelog"], str(path))
     last = {(line["cohort"], line["gate"]): line for line in content["changelog"]}
-    for cohort, gate, line in ((cohort, gate, line) for (cohort, gate), line in last.items() if "entry" in line):
-        if line["entry"] != digest_of(content["entries"].get(cohort, {}).get(f"gate{gate}")):
+    if not any(KEY in line for line in last.values()):
+        return content  # written before there was a chain
+    held = {(cohort, gate.removeprefix("gate")) for cohort, each in content["entries"].items() for gate in each}
+    for cohort, gate in sorted(held | last.keys()):
+        line = last.get((cohort, gate), {"entry": "", "when": "no date"})
+        if line.get("entry") != digest_of(content["entries"].get(cohort, {}).get(f"gate{gate}")):
             raise CovtokenError(
                 f"{path}: the entry of {cohort} gate {gate} is not the one that its last change of {line['when']} "
                 f"locked. Restore it with `git checkout {path}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from dataclasses import asdict, replace
@@ -45,11 +46,12 @@ def append_look(line: dict[str, Any], *, recorded: bool, root: Path | None = Non
         CovtokenError: the log cannot be written, or one of its lines was removed or changed.
     """
     path = log_path(recorded=recorded, root=root)
-    line = {"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}
-    line = linked(read_looks(root, recorded=recorded), line, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)  # gates may run side by side; closing the file lets go
+            line = {"when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **line}
+            line = linked(read_looks(root, recorded=recorded), line, str(path))
             log.write(json.dumps(line, sort_keys=True) + "\n")
     except OSError as error:
         raise CovtokenError(

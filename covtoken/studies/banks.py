@@ -57,8 +57,8 @@ EXPLORED = (
 
 def explored() -> str:
     """Tell what was looked at before the table, with the number of forms that the history has."""
-    counts = [change.forms_tried for change in read_history() if change.forms_tried]
-    return EXPLORED.format(forms=counts[-1])
+    counts = [change.forms_tried for change in read_history() if change.forms_tried and "1" in change.gates]
+    return EXPLORED.format(forms=counts[0] if counts else "uncounted")
 
 
 def run_banks(

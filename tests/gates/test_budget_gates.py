@@ -350,7 +350,7 @@ def test_where_coverage_loses_fewer_is_told_with_counts():
     for functional, optimiser in negative_result.PAIRS:
         for name, value in (("coverage", 0.5), ("membership", 0.5)):
             metrics[f"miss_small.{functional}.{optimiser}.{name}"] |= {"value": value, "n_lesions": 8}
-    assert "Nowhere" in summary.counter_findings(replace(report, metrics=metrics))
+    assert "In no row" in summary.counter_findings(replace(report, metrics=metrics))
     metrics["miss_small.rankme.greedy.coverage"]["value"] = 0.25
     text = summary.counter_findings(replace(report, metrics=metrics))
     assert text.endswith("RankMe, greedy: 2 against 4 of 8.")

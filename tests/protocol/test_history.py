@@ -1,5 +1,6 @@
 """The history is chained, told in order, and fits the log of looks and the reports."""
 
+import json
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -40,6 +41,23 @@ def test_a_line_that_is_removed_or_changed_is_refused(tmp_path):
     path.write_text(text.replace("change 2", "change 4"))
     with pytest.raises(CovtokenError, match="line 2 does not follow"):
         read_history(tmp_path)
+
+
+def test_a_history_without_links_is_refused(tmp_path):
+    (tmp_path / "configs").mkdir()
+    append_change(ONE, tmp_path)
+    path = history_path(tmp_path)
+    lines = json.loads(path.read_text())
+    del lines[0]["chain"]
+    path.write_text(json.dumps(lines))
+    with pytest.raises(CovtokenError, match="line 1 does not follow"):
+        read_history(tmp_path)
+
+
+def test_an_unknown_gate_or_no_date_is_refused(tmp_path):
+    for wrong, message in (({"gates": "alarm"}, "unknown gate 'a'"), ({"when": "zzz"}, "a change holds when")):
+        with pytest.raises(CovtokenError, match=message):
+            change_from(asdict(ONE) | wrong, tmp_path)
 
 
 @pytest.mark.parametrize(

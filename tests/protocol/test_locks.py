@@ -5,11 +5,13 @@ from inspect import signature
 
 import pytest
 
-from covtoken.coverage.dual import prune
+from covtoken.coverage.dual import SLACKS, prune
 from covtoken.coverage.greedy import greedy
 from covtoken.errors import CovtokenError
+from covtoken.gates import gate3, gate4, negative_result
+from covtoken.gates.budgets import kept_by_method
 from covtoken.protocol import locks
-from covtoken.protocol.plan import METHOD_PARAMETERS, SEARCHING
+from covtoken.protocol.plan import FEW_UNITS, METHOD_PARAMETERS, SEARCHING
 from covtoken.protocol.setting import SEED
 from covtoken.subspace import rarity, residual
 from covtoken.subspace.density import DensitySubspace
@@ -85,6 +87,9 @@ def test_a_changed_entry_is_refused_even_with_a_new_digest(root):
     assert "line 2 does not follow" in forged(lambda c: c["changelog"][1].update(reason="another"))
     assert "line 1 does not follow" in forged(lambda c: c["changelog"].reverse())
     assert "busi gate 1 is not the one" in forged(lambda c: c["entries"].pop("busi"))
+    unlinked = {"when": "", "cohort": "busi", "gate": "1", "reason": "", "changes": []}
+    assert "line 3 does not follow" in forged(lambda c: c["changelog"].append(unlinked))
+    assert "lits gate 1 is not the one" in forged(lambda c: c["entries"].update(lits={"gate1": {"threshold": 0.1}}))
 
 
 def test_every_locked_plan_and_threshold_binds_the_parameters_that_run():
@@ -111,6 +116,21 @@ def test_the_method_is_the_one_that_is_written_down():
         "dual": 0,
     }
     assert (residual.RANK, rarity.NEIGHBOURS) == (64, 30)
+    assert (gate3.LARGEST_P, gate3.DECIDING, gate4.MOST_CV, gate4.LEAST_MET, FEW_UNITS) == (
+        0.05,
+        "keep0.25",
+        0.2,
+        0.95,
+        20,
+    )
+    assert gate3.DECIDES == "miss_gain.recommended_minus_attention_best.keep0.25" and SLACKS == (
+        0.01,
+        0.05,
+        0.1,
+        0.2,
+        0.4,
+    )
+    assert (kept_by_method.GREEDY_PICTURES, kept_by_method.GREEDY_RATIO, negative_result.MORE_SEEDS) == (60, 0.25, 4)
     specified = METHOD_PARAMETERS["dual"]["specified"]
     named = ("steps", "logit", "rate", "momentum", "mu", "mu_rate", "mu_cap", "temperature", "last_temperature")
     assert [specified[name] for name in named] == [200, 2.0, 0.5, 0.9, 1.0, 0.2, 1e4, 0.5, 0.5]
