@@ -131,7 +131,7 @@ def test_the_committed_log_is_whole():
 
 
 def test_reports_from_before_the_digest_are_as_they_were():
-    """Reports whose look names no digest yet: gates 0 and 5 and the alarm. Recording one again takes it off this list."""
+    """Gates 0 and 5 and the alarm, whose looks name no digest yet; recording one again takes it off the list."""
     older = [report for report in committed_reports() if "look" not in report.provenance]
     assert {str(report.gate) for report in older} <= {"0", "5", "alarm"}
     found = {f"{report.cohort}/{report.gate}": looks.report_digest(report)[:16] for report in older}
