@@ -1,5 +1,6 @@
 """The recipe is chosen over banks of many sizes: the rows are the recipes, the rule is the stated one."""
 
+import json
 from itertools import product
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import auroc
 from covtoken.paper.pages.studies import bank_rows, compared
 from covtoken.paper.tables.studies import banks_table
+from covtoken.paths import project_root
+from covtoken.protocol.chain import digest_of
 from covtoken.scores.recipe import RECOMMENDED, Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies import banks as choice
@@ -130,3 +133,22 @@ def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
     ]
     pooled, inside = (np.mean([row[k] for row in small]) for k in ("auroc", "image_auroc"))
     assert len(small) == 2 and rows[0][1] == f"{pooled:.3f} / {inside:.3f}"
+
+
+OLDER = {
+    "busi/ablation": "0655ca48f9d11818",
+    "lidc-crops/ablation": "d269d136e28a0410",
+    "busi/banks": "f35997d86f5922f0",
+    "lidc-crops/banks": "a31e614747147c12",
+    "busi/in_organ": "163e249fa414ce19",
+    "lidc-crops/in_organ": "a7c31298f6ea71bc",
+}  # of the tables that carry no digest of their own yet
+
+
+def test_committed_tables_are_as_they_were_recorded():
+    """A table is recorded again, never edited: ``Study.read`` refuses one that does not fit its digest."""
+    stems = ("ablation", "banks", "in_organ")
+    tables = [path for stem in stems for path in project_root().glob(f"gate_reports/*/{stem}.json")]
+    contents = {f"{path.parent.name}/{path.stem}": json.loads(path.read_text()) for path in tables}
+    older = {name: digest_of(content) for name, content in contents.items() if "digest" not in content}
+    assert len(contents) == 6 and all(OLDER[name] == digest[:16] for name, digest in older.items())
