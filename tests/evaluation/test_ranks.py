@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest, spearmanr
 
@@ -120,6 +120,7 @@ def test_holm_is_statsmodels_holm():
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([-1.0, 0.0, 0.5, 1.0, np.nan])), min_size=1, max_size=40))
+@settings(deadline=None)
 def test_the_sign_test_is_the_binomial_over_units_that_differ(pairs):
     unit, difference = np.array([u for u, _ in pairs]), np.array([d for _, d in pairs])
     sums = [np.nansum(difference[unit == u]) for u in set(unit)]
