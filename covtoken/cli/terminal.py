@@ -17,11 +17,15 @@ from covtoken.paper.summary import NUMBERS
 from covtoken.paths import write_then_rename
 from covtoken.protocol.report import GateReport
 
+NOT_BRIEF = ("auroc.patchcore", "aupr.recommended", "froc.fp1.recommended", "froc.fp1.density")  # with --full
+
 
 def brief(report: GateReport) -> list[str]:
     """Say a report in about ten lines: the headline numbers, the decision and why."""
     gate = str(report.gate)
-    rows = ROWS if gate == "1" else NUMBERS.get(gate, {})
+    rows = (
+        {name: words for name, words in ROWS.items() if name not in NOT_BRIEF} if gate == "1" else NUMBERS.get(gate, {})
+    )
     units, images = (max((e[key] for e in report.metrics.values()), default=0) for key in ("n_units", "n_images"))
     entries = ((words.removeprefix("… "), report.metrics.get(name)) for name, words in rows.items())
     shown = [
