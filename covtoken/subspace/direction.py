@@ -272,7 +272,7 @@ def refined(direction: Direction, features: Features, rarity, progress: bool = F
         LabelLeak: something like a label was handed in.
         CovtokenError: another target than the direction's own.
     """
-    head, parts = direction.header, []
+    head = direction.header
     check_fits(direction, features, pictures=features)
     rarity = _checked_target(features, rarity)
     if "cut" in head and rarity_cut(rarity, head["quantile"]) != head["cut"]:
@@ -281,9 +281,7 @@ def refined(direction: Direction, features: Features, rarity, progress: bool = F
             "give `two_views` of the same rarity"
         )
     with construction("a direction"):
-        for _, tokens in _streamed(features, head["block"], head["pooled"], "a direction's own bank", progress):
-            parts.append(direction.score(tokens))
-        target = agreed(rarity, torch.cat(parts))
+        target = agreed(rarity, bank_scores(direction, features, progress))
         cut = rarity_cut(target, head["quantile"])
         moments = direction_moments(features, head["block"], target, cut, head["pooled"], progress)
     kept = ("target", "target_block", "quantile", "inside", "cut", "size", "k", "neighbours", "key", "pooled")
@@ -295,6 +293,14 @@ def agreed(rarity: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     """Average each token's two ranks over the whole bank, in (0, 1], float64, the shape of ``rarity``."""
     ranks = [rankdata(torch.as_tensor(x).numpy(), axis=None).reshape(tuple(x.shape)) for x in (rarity, score)]
     return torch.as_tensor((ranks[0] + ranks[1]) / (2 * ranks[0].size))
+
+
+def bank_scores(direction: Direction, features: Features, progress: bool = False) -> torch.Tensor:
+    """Score the bank's own pictures, or a shard of them: ω·(x − m) [N, T] float32, unsmoothed."""
+    head = direction.header
+    with construction("a direction"):
+        parts = _streamed(features, head["block"], head["pooled"], "a direction's own bank", progress)
+        return torch.cat([direction.score(tokens) for _, tokens in parts])
 
 
 def bank_rarity(features: Features, reference: RaritySubspace, progress: bool = False) -> torch.Tensor:

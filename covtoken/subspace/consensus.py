@@ -1,0 +1,155 @@
+"""Fit C− and C, the consensus directions: D's ridge on a target that keeps one component a picture (book/method.md).
+
+C− has the one source that rarity gives; C joins the logit of the saliency head. Each source is ranked over the bank and
+inside its picture (``direction.two_views``), their sum is ranked again, and what lies above a quantile is called. Of the
+called tokens of a picture only the component that holds its highest token stays: a picture has one thing that is odd,
+and what else is rare in it is mostly its own noise. The target is made again from the direction's score, as often as
+``rounds`` says.
+
+Over shards, rarity, ranks inside pictures, components and the sums of the ridge are local or add up. Ranks over the bank
+and the quantile need one number of every bank token at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import label as connected
+from scipy.stats import rankdata
+
+from covtoken.bank.features import Block, Features
+from covtoken.bank.token_bank import origin
+from covtoken.errors import CovtokenError, unknown
+from covtoken.leak_guard import construction
+from covtoken.subspace.direction import Direction, bank_scores, direction_moments, rarity_cut, two_views
+
+COMPONENTS = ("none", "peak", "mass")
+TAP_RIDGE = 0.01  # λ of a tap at an earlier block
+
+
+@dataclass(frozen=True)
+class ConsensusSettings:
+    """Settings of C− and C.
+
+    Attributes:
+        sources: names of the maps that make the target, joined by ``+``: ``rarity``, ``head``, ``attention``.
+        target_block: whose rarity is a source, 1 … L.
+        quantile: of the ranked target, above which a token is called; in (0, 1).
+        ridge: λ, see ``ridge.solve``.
+        rounds: how often the target is made again with the last direction's score.
+        inside: weight in [0, 1] of a token's rank inside its picture.
+        component: which called tokens of a picture stay: ``none`` (all), ``peak`` (the component of its highest token)
+            or ``mass`` (the component with the largest sum above the quantile).
+        attention_block: whose attention is a source, 1 … L.
+
+    Raises:
+        CovtokenError: a quantile, a weight or a component rule out of range.
+    """
+
+    sources: str = "rarity"
+    target_block: Block = 9
+    quantile: float = 0.93
+    ridge: float = 1.0
+    rounds: int = 2
+    inside: float = 0.75
+    component: str = "peak"
+    attention_block: Block = 11
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise CovtokenError(f"quantile must lie inside (0, 1), got {self.quantile}: tokens above it are called")
+        if not 0 <= self.inside <= 1:
+            raise CovtokenError(f"inside must lie in [0, 1], got {self.inside}: it weighs a rank inside a picture")
+        if self.component not in COMPONENTS:
+            raise unknown("component rule", self.component, list(COMPONENTS))
+
+
+def fit_consensus(
+    features: Features,
+    block: Block,
+    sources: Sequence[torch.Tensor],
+    settings: ConsensusSettings | None = None,
+    about: dict | None = None,
+    progress: bool = False,
+) -> Direction:
+    """Fit a consensus direction at one block.
+
+    Args:
+        features: the bank's pictures.
+        block: where the direction is read, on pooled tokens.
+        sources: label-free maps [N, T] of those pictures, one for each name in ``settings.sources``.
+        about: header fields that describe the sources (the reference of a rarity).
+
+    Raises:
+        LabelLeak: something like a label was handed in.
+        CovtokenError: no source or another number of them, maps of another shape, no called token in the whole bank.
+    """
+    settings = settings or ConsensusSettings()
+    names = settings.sources.split("+")
+    if len(sources) != len(names):
+        raise CovtokenError(f"a consensus of {settings.sources} needs {len(names)} maps, got {len(sources)}")
+    with construction("a direction"):
+        target = agreement = ranked(sum(two_views(source, settings.inside) for source in sources))
+        for made in range(settings.rounds + 1):
+            kept, cut = called(target, settings.quantile, settings.component, features.rows, features.cols)
+            moments = direction_moments(features, block, kept, cut, progress=progress)
+            told = (about or {}) | {"target": "consensus", "sources": settings.sources, "rounds": made, "cut": cut}
+            told |= {name: getattr(settings, name) for name in ("quantile", "inside", "component")}
+            direction = Direction.from_moments(moments, origin(features), block, settings.ridge, **told)
+            if made < settings.rounds:
+                target = ranked(agreement + ranked(bank_scores(direction, features, progress)))
+    return direction
+
+
+def taught(direction: Direction, features: Features, block: Block, progress: bool = False) -> Direction:
+    """Fit a direction at another block to the score of one that is fitted: the tap of a routed network.
+
+    Args:
+        direction: the teacher, fitted on these pictures.
+        features: the bank's pictures.
+        block: of the tap, earlier than the teacher's.
+    """
+    scores = bank_scores(direction, features, progress)
+    target = f"score at block {direction.header['block']}"
+    return Direction.fit_target(features, block, scores, ridge=TAP_RIDGE, target=target, progress=progress)
+
+
+def ranked(values: torch.Tensor) -> torch.Tensor:
+    """Rank tokens over the whole bank, in (0, 1], ties averaged, float64 of the same shape."""
+    values = torch.as_tensor(values).numpy()
+    return torch.as_tensor(rankdata(values, axis=None).reshape(values.shape) / values.size)
+
+
+def called(target: torch.Tensor, quantile: float, component: str, rows: int, cols: int) -> tuple[torch.Tensor, float]:
+    """Call the tokens above a quantile, and keep those of one component a picture.
+
+    Args:
+        target: [N, T] in (0, 1], T = rows × cols.
+        component: ``none``, ``peak`` or ``mass``.
+
+    Returns:
+        the target where a token stays and 0 elsewhere, so that what is handed on is no mask; the cut.
+
+    Raises:
+        CovtokenError: no token of the bank lies above the quantile, as where all are equal.
+    """
+    cut = rarity_cut(target, quantile)
+    values = target.double().numpy().copy()
+    above = values > cut
+    if not above.any():
+        raise CovtokenError(
+            f"no token of the bank lies above the {quantile} quantile of the target: do pictures differ?"
+        )
+    if component != "none":
+        for picture in np.flatnonzero(above.any(axis=1)):
+            parts, _ = connected(above[picture].reshape(rows, cols), structure=np.ones((3, 3)))
+            parts = parts.ravel()
+            if component == "peak":
+                chosen = parts[values[picture].argmax()]  # the first in row-major order, where several are highest
+            else:
+                chosen = np.bincount(parts, (values[picture] - quantile + 0.01) * above[picture]).argmax()
+            above[picture] &= parts == chosen
+    return torch.as_tensor(np.where(above, values, 0.0)), cut
