@@ -1,13 +1,13 @@
 """Fit C− and C, the consensus directions: D's ridge on a target that keeps one component a picture (book/method.md).
 
-C− has the one source that rarity gives; C joins the logit of the saliency head. Each source is ranked over the bank and
-inside its picture (``direction.two_views``), their sum is ranked again, and what lies above a quantile is called. Of the
-called tokens of a picture only the component that holds its highest token stays: a picture has one thing that is odd,
-and what else is rare in it is mostly its own noise. The target is made again from the direction's score, as often as
-``rounds`` says.
+C− has the one source that rarity gives; C joins the logit of the saliency head. Each source is ranked over the bank
+and inside its picture (``direction.two_views``), their sum is ranked again, and what lies above a quantile is called.
+Of the called tokens of a picture only the component that holds its highest token stays: a picture has one thing that is
+odd, and what else is rare in it is mostly its own noise. The target is made again from the direction's score, as often
+as ``rounds`` says.
 
-Over shards, rarity, ranks inside pictures, components and the sums of the ridge are local or add up. Ranks over the bank
-and the quantile need one number of every bank token at once.
+Over shards, rarity, ranks inside pictures, components and the sums of the ridge are local or add up. Ranks over the
+bank and the quantile need one number of every bank token at once.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
         component: ``none``, ``peak`` or ``mass``.
 
     Returns:
-        the target where a token stays and 0 elsewhere, so that what is handed on is no mask; the cut.
+        the target, lowered to the cut where a called token does not stay, so that what is handed on is no mask; the cut.
 
     Raises:
         CovtokenError: no token of the bank lies above the quantile, as where all are equal.
@@ -141,7 +141,7 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
     above = values > cut
     if not above.any():
         raise CovtokenError(
-            f"no token of the bank lies above the {quantile} quantile of the target: do pictures differ?"
+            f"no token of the bank lies above the {quantile} quantile of the target: give other pictures"
         )
     if component != "none":
         for picture in np.flatnonzero(above.any(axis=1)):
@@ -150,6 +150,6 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
             if component == "peak":
                 chosen = parts[values[picture].argmax()]  # the first in row-major order, where several are highest
             else:
-                chosen = np.bincount(parts, (values[picture] - quantile + 0.01) * above[picture]).argmax()
+                chosen = np.bincount(parts, values[picture] - quantile + 0.01)[1:].argmax() + 1
             above[picture] &= parts == chosen
-    return torch.as_tensor(np.where(above, values, 0.0)), cut
+    return torch.as_tensor(np.where(above, values, np.minimum(values, cut))), cut
