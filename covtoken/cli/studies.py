@@ -23,6 +23,7 @@ def ablate(
 ) -> None:
     """Vary D's settings one at a time and together on the selection split; the rule gives the block that D reads."""
     from covtoken.paper.tables import studies as tables
+    from covtoken.protocol.looks import refuse_uncommitted
     from covtoken.studies import ablation
 
     if choose:
@@ -30,6 +31,8 @@ def ablate(
         console.print(tables.ranking_table(ranking))
         say(f"block {block}; the rest of the recipe: covtoken banks --choose")
         return
+    if record:
+        refuse_uncommitted()
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(tables.single_table(content))
     console.print(tables.factorial_table(content))
@@ -45,6 +48,7 @@ def banks(
 ) -> None:
     """Fit each variant of D to banks of a twentieth to all of the units; the rule gives the recommended recipe."""
     from covtoken.paper.tables import studies as tables
+    from covtoken.protocol.looks import refuse_uncommitted
     from covtoken.studies import banks as study
 
     if choose:
@@ -52,6 +56,8 @@ def banks(
         console.print(tables.banks_table(ranking))
         say(str(recipe))
         return
+    if record:
+        refuse_uncommitted()
     content = study.run_banks(cohort, backbone, data=data)
     console.print(tables.banks_table(study.ranked({content["cohort"]: content})))
     say(f"written: {study.STUDY.write(content, recorded=record)}")
@@ -66,6 +72,7 @@ def in_organ(
 ) -> None:
     """Vary O, the score for inside an organ, on the selection split; the rule gives its recipe."""
     from covtoken.paper.tables import studies as tables
+    from covtoken.protocol.looks import refuse_uncommitted
     from covtoken.studies import in_organ as study
 
     if choose:
@@ -73,6 +80,8 @@ def in_organ(
         console.print(tables.in_organ_table(ranking))
         say(str(recipe))
         return
+    if record:
+        refuse_uncommitted()
     content = study.run_in_organ(cohort, backbone, data=data)
     console.print(tables.in_organ_table(content["variants"]))
     say(f"written: {study.STUDY.write(content, recorded=record)}")

@@ -17,6 +17,7 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.keys import smallest
 from covtoken.paths import write_then_rename
+from covtoken.protocol.chain import digest_of
 from covtoken.protocol.report import report_path
 from covtoken.protocol.scoring import need_lesions
 from covtoken.protocol.setting import Setting, open_setting
@@ -43,8 +44,9 @@ class Study:
     rows: str = "variants"
 
     def write(self, content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
-        """Write to ``gate_reports/<cohort>/<stem>.json``, or to the ignored ``_run`` folder."""
+        """Write to ``gate_reports/<cohort>/<stem>.json`` with a digest, or to the ignored ``_run`` folder."""
         path = report_path(content["cohort"], self.stem, recorded=recorded, root=root)
+        content = content | {"digest": _digest(content)}
         with write_then_rename(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
         return path
@@ -53,7 +55,7 @@ class Study:
         """Read a committed table.
 
         Raises:
-            CovtokenError: a table that is missing, not readable, empty, or of another schema or split.
+            CovtokenError: a table that is missing, not readable, empty, edited, or of another schema or split.
         """
         path = report_path(cohort, self.stem, recorded=True, root=root)
         again = f"run `{self.command} --cohort {cohort} --record`"
@@ -68,7 +70,13 @@ class Study:
             raise CovtokenError(f"{path}: expected schema {self.schema!r} on the selection split; {again}")
         if not content.get(self.rows):
             raise CovtokenError(f"the table {self.stem}.json of {cohort} holds no {self.rows}: restore it from git")
+        if "digest" in content and content["digest"] != _digest(content):
+            raise CovtokenError(f"{path}: edited by hand, its digest does not fit; restore it from git, or {again}")
         return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return digest_of({name: value for name, value in content.items() if name != "digest"})
 
 
 def open_study(cohort: str, backbone: str = "embedded", **inputs) -> Setting:

@@ -15,6 +15,7 @@ import yaml
 from covtoken.errors import CovtokenError
 from covtoken.paper.numbers import as_text, read_metric, readable
 from covtoken.paths import project_root
+from covtoken.protocol.chain import digest_of
 
 ROOT = project_root()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -178,10 +179,15 @@ def test_differences_carry_their_sign_and_names_are_words():
     assert readable("auroc_gain.density_minus_centre_prior") == "difference in token AUROC, membership A − centre prior"
 
 
+QUOTED = "e292f057be117ffb"  # of the published figures, as they were taken from the card
+
+
 def test_published_figures_name_metrics_that_exist():
     figures = json.loads((ROOT / "configs" / "published.json").read_text())["figures"]
     for where in [place for figure in figures for place in figure["here"]]:
         read_metric(ROOT, where)
+    quoted = [[figure[key] for key in ("what", "setting", "published")] for figure in figures]
+    assert digest_of(quoted)[:16] == QUOTED, "what was published does not change"
     blank = {figure["what"]: figure["setting"] for figure in figures if not figure["here"]}
     assert all(figure["why"] for figure in figures if not figure["here"])
     # Nothing else may stay blank: each of these has no data, or no gate yet.

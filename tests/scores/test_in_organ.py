@@ -120,6 +120,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(CovtokenError, match="on the selection split"):
         choice.STUDY.read(path.parent.name, tmp_path)
+    path = _write(tmp_path, {(9, 0.5, 0.5): 0.9})
+    path.write_text(path.read_text().replace("0.9", "0.95"))
+    with pytest.raises(CovtokenError, match="edited by hand"):
+        choice.STUDY.read(path.parent.name, tmp_path)
     path = _write(tmp_path, {})
     with pytest.raises(CovtokenError, match="holds no variants"):
         choice.STUDY.read(path.parent.name, tmp_path)
