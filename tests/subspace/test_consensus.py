@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import score_maps
+from covtoken.studies.banks import Solver
 from covtoken.subspace.consensus import TAP_RIDGE, ConsensusSettings, called, fit_consensus, taught
 from covtoken.subspace.direction import Direction, DirectionSettings, bank_rarity, load_direction, target_reference
 
@@ -198,3 +200,12 @@ def test_what_cannot_be_fitted_is_refused(features, rarity):
         score_maps(Recipe("consensus", 2, True, settings=ConsensusSettings("masks", 3)), features, features)
     with pytest.raises(LabelLeak):
         fit_consensus(features, 2, [(rarity > rarity.median()).float()], ConsensusSettings(target_block=3))
+
+
+@pytest.mark.parametrize("component", ["none", "peak", "mass"])
+def test_the_study_fits_the_same_direction(features, rarity, component):
+    made = ConsensusSettings("rarity", 3, 0.9, 3.0, 2, 0.5, component)
+    weights = list(Solver.of(features, 2).fits(rarity, made))
+    for rounds, weight in enumerate(weights):
+        one = fit_consensus(features, 2, [rarity], replace(made, rounds=rounds))
+        np.testing.assert_allclose(weight, one.weight, rtol=1e-6)
