@@ -6,18 +6,19 @@
 A single bank decides little: another half of the units moves D more than any setting, and a user's bank is often
 small. So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
 
-**The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × component × σ, the
-highest mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants
-within 0.002 of that are tied; a tie goes to the smaller σ, then to all called tokens before one component, then to the ridge nearest 1 in ratio, then to the quantile
-nearest 0.9, then to fewer rounds, then to the smaller weight inside the picture. The weight inside the picture entered
-the grid after a look at the same selection splits (``explored``).
+**The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × component × σ,
+the highest mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one
+image). Variants within 0.002 of that are tied; a tie goes to the smaller σ, then to all called tokens before one
+component, then to the ridge nearest 1 in ratio, then to the quantile nearest 0.9, then to fewer rounds, then to the
+smaller weight inside the picture. The weight inside the picture entered the grid after a look at the same selection
+splits (``explored``). D calls all tokens above the quantile; C− is the rule's choice among all variants.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from covtoken.studies.study import NOTE, Study, recipe_cohorts
 from covtoken.subspace import direction as directions
 from covtoken.subspace.consensus import COMPONENTS, ConsensusSettings, called
 from covtoken.subspace.consensus import ranked as ranked_tokens
+from covtoken.subspace.direction import DirectionSettings
 
 STUDY = Study("banks", "covtoken-banks/1", "covtoken banks")
 FIELDS = ("inside", "quantile", "ridge", "rounds", "component", "sigma")
@@ -137,14 +139,13 @@ class Solver:
     def fits(self, rarity: torch.Tensor, settings: ConsensusSettings) -> Iterator[torch.Tensor]:
         """Yield ω [D] of each round, as ``fit_consensus`` fits it (a test holds the two together)."""
         target = agreement = ranked_tokens(directions.two_views(rarity, settings.inside))
-        for made in range(settings.rounds + 1):
-            if made:
-                target = ranked_tokens(agreement + ranked_tokens((self.tokens @ weight).float()))
+        for _ in range(settings.rounds + 1):
             kept, cut = called(target, settings.quantile, settings.component, *self.grid)
             calls = (kept > cut).double().flatten()
             cross = (calls - calls.mean()) @ self.tokens.flatten(0, 1) / len(calls)
             weight = torch.cholesky_solve(cross[:, None], self.factors[settings.ridge])[:, 0]
             yield weight
+            target = ranked_tokens(agreement + ranked_tokens((self.tokens @ weight).float()))
 
 
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
@@ -159,11 +160,14 @@ def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
     }
 
 
-def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
+def recommend(
+    root: Path | None = None, cohorts: Sequence[str] = (), components: Sequence[str] = ("none",)
+) -> tuple[Recipe, list[dict[str, Any]]]:
     """Choose a recipe by the rule above; return it with its ranking, see ``ranked``.
 
     Args:
         cohorts: whose tables count; the recipe cohorts if empty.
+        components: rules among which to choose: ``none`` alone gives D, all of ``COMPONENTS`` give C−.
 
     Raises:
         CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or of another
@@ -187,20 +191,24 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
     block = ablation.recommend(root, cohorts)[0]
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
-    rows = ranked(contents)
+    rows = ranked(contents, components)
     chosen = {name: rows[0][name] for name in FIELDS if name != "sigma"}
     settings = ConsensusSettings("rarity", content["target_block"], **chosen)
-    return Recipe("consensus", block, True, rows[0]["sigma"], settings=settings), rows
+    scorer = "consensus"
+    if tuple(components) == ("none",):
+        scorer = "direction"
+        settings = DirectionSettings(*(getattr(settings, field.name) for field in fields(DirectionSettings)))
+    return Recipe(scorer, block, True, rows[0]["sigma"], settings=settings), rows
 
 
-def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked(found: dict[str, dict[str, Any]], components: Sequence[str] = COMPONENTS) -> list[dict[str, Any]]:
     """Rank variants by the rule, from the tables {cohort: content}: tied variants in the rule's order, then by mean.
 
     Rows have {inside … sigma, mean, tied} and, for each cohort, {auroc, image_auroc, lowest}: means over the banks, and
     the lowest pooled AUROC with any bank.
     """
     means, rows = {cohort: mean_over_banks(c) for cohort, c in found.items()}, []
-    for key in next(iter(means.values())):
+    for key in (key for key in next(iter(means.values())) if key[FIELDS.index("component")] in components):
         each = {cohort: table[key] for cohort, table in means.items()}
         mean = float(np.mean([numbers[k] for numbers in each.values() for k in ("auroc", "image_auroc")]))
         rows.append(dict(zip(FIELDS, key)) | {"mean": mean} | each)

@@ -131,7 +131,7 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
         component: ``none``, ``peak`` or ``mass``.
 
     Returns:
-        the target, lowered to the cut where a called token does not stay, so that what is handed on is no mask; the cut.
+        the target, lowered to the cut where a called token does not stay (what is handed on is no mask); the cut.
 
     Raises:
         CovtokenError: no token of the bank lies above the quantile, as where all are equal.
