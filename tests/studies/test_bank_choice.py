@@ -136,7 +136,7 @@ def test_the_committed_tables_give_the_recommended_recipe():
     assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(places)
     for cohort in recipe_cohorts():
         content = choice.STUDY.read(cohort)
-        n_rules = len(choice.COMPONENTS)
+        n_banks = len({(r["share"], r["key"]) for r in content["variants"]})
         assert len(content["variants"]) == n_rules * len(ranking) * len(
             {(r["share"], r["key"]) for r in content["variants"]}
         )
