@@ -120,6 +120,7 @@ _TABLE = (
     ("intensity", "pictures", map_like(baselines.intensity), grids.both_signs),
     ("variance", "pictures", map_like(baselines.variance), grids.blockless),
     ("patchcore", "tokens bank", baselines.patchcore, grids.pairs),
+    ("musc", "tokens bank", baselines.musc, grids.middle),
     ("random", "", map_like(baselines.random), grids.blockless),
     ("saliency_head", "saliency", map_like(baselines.saliency_head), grids.blockless),
     ("head_student", "tokens bank saliency", memberships.head_student, grids.from_a_third),
