@@ -110,7 +110,7 @@ _TABLE = (
     ("residual", "tokens bank", memberships.residual, grids.middle),
     ("rarity", "tokens bank", memberships.rarity, grids.middle),
     ("direction", "tokens bank", memberships.direction, grids.directions),
-    ("consensus", "tokens bank", memberships.consensus, grids.directions),
+    ("consensus", "tokens bank", memberships.consensus, grids.consensus),
     ("direction_without_head", "tokens bank saliency", memberships.direction_without_head, grids.directions),
     ("centre_prior", "", map_like(baselines.centre_prior), grids.blockless),
     ("attention", "attention", map_like(baselines.attention), grids.middle_to_last),
