@@ -21,6 +21,7 @@ LABELS = {
     "in_organ": "O, inside an organ",
     "variance": "patch variance",
     "patchcore": "PatchCore-style",
+    "musc": "MuSc-style",
     "random": "random",
     "saliency_head": "saliency head",
 }

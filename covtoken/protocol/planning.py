@@ -58,7 +58,7 @@ def make_plan(setting: Setting) -> Plan:
     chosen = {}
     for name in (*MEMBERSHIPS, *SCORERS):
         no_head = "saliency" in SCORERS[name].needs and not vit.has_saliency_head
-        if name in chosen or name in ("direction", "in_organ", *FIXED) or no_head:
+        if name in chosen or name in ("direction", "consensus", "in_organ", *FIXED) or no_head:
             continue
         final = (vit.n_blocks, "norm") if name == "density" else ()
         chosen[name] = choose(name, bank, selection, labels, vit.n_blocks, blocks=final, seed=SEED)

@@ -13,12 +13,14 @@ from covtoken.bank.features import Block, Features
 from covtoken.bank.neighbors import nearest
 from covtoken.bank.pooling import pool3x3
 from covtoken.bank.token_bank import build_bank
-from covtoken.keys import seed_of
+from covtoken.errors import CovtokenError
+from covtoken.keys import seed_of, smallest
 from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.scores.memberships import CHUNK, token_maps
 from covtoken.scores.recipe import Settings
 
 CORESET = 1_000
+MUTUAL_PICTURES, MUTUAL_SHARE = 64, 0.3  # of MuSc: bank pictures at most, and the share of them that comes nearest
 
 
 def map_like(values: Callable[[Block, Features, int], torch.Tensor | np.ndarray]) -> Callable[..., np.ndarray]:
@@ -89,6 +91,39 @@ def patchcore(
         own = np.repeat(units[part], z.shape[1])
         parts.append(nearest(z.reshape(-1, z.shape[2]), reference, 1, own, core_units)[0].reshape(z.shape[:2]))
     return torch.cat(parts).numpy()
+
+
+def musc(
+    block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
+) -> np.ndarray:
+    """Score by how far a token lies from the nearest token of each of many other pictures, MuSc-style.
+
+    A token that has something alike in a third of the pictures is common. The mean is over the ``MUTUAL_SHARE`` of the
+    pictures that come nearest (Li et al., ICLR 2024), of at most ``MUTUAL_PICTURES`` of the bank by keyed hash of their
+    content; pictures of the token's own unit count neither.
+    """
+    digests = bank_features.digests
+    wanted = set(smallest(set(digests), MUTUAL_PICTURES))
+    first = {digest: index for index, digest in reversed(list(enumerate(digests)))}  # a picture that stands twice: once
+    chosen = sorted(index for digest, index in first.items() if digest in wanted)
+    bank = bank_features.subset(chosen)
+    with construction("the pictures of MuSc"):
+        parts = []
+        for _, tokens in bank.chunks(block, size=CHUNK):
+            refuse_label_arrays("the pictures of MuSc", tokens)
+            parts.append(pool3x3(tokens, bank.rows, bank.cols) if pooled else tokens)
+        others = torch.cat(parts).float()  # [P, T, D]
+    units, flat = np.asarray(bank.units), others.flatten(0, 1)
+    scores = []
+    for part, tokens in features.chunks(block, size=CHUNK):
+        tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
+        for unit, z in zip(np.asarray(features.units)[part], tokens.float(), strict=True):
+            apart = torch.cdist(z, flat).unflatten(1, others.shape[:2]).amin(-1)  # [T, P]
+            apart = apart[:, torch.from_numpy(units != unit)].sort(dim=1).values
+            if not apart.shape[1]:
+                raise CovtokenError(f"MuSc needs bank pictures of other units than {unit!r}, and there are none")
+            scores.append(apart[:, : math.ceil(MUTUAL_SHARE * apart.shape[1] - 1e-9)].mean(1))
+    return torch.stack(scores).numpy()
 
 
 def centre_prior(block: None, features: Features, seed: int) -> np.ndarray:

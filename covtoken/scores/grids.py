@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from covtoken.bank.features import Block
 from covtoken.scores.recipe import InOrganSettings, PatchCoreSettings
+from covtoken.subspace.consensus import ConsensusSettings
 from covtoken.subspace.direction import DirectionSettings
 
 STUDENT_WEIGHTS = (0.25, 0.5, 1.0, 2.0)  # of the head's student beside A in O
@@ -41,6 +42,12 @@ def directions(n_blocks: int) -> list[dict]:
     """List D's blocks, pooled; its target is made at 0.75 L (block 9 of 12), whichever block reads it."""
     settings = DirectionSettings(max(1, round(0.75 * n_blocks)))
     return [place | {"settings": settings} for place in from_a_third(n_blocks) if place["pooled"]]
+
+
+def consensus(n_blocks: int) -> list[dict]:
+    """List C−'s blocks, as D's; an attention source is read at the block before the last (11 of 12)."""
+    settings = ConsensusSettings("rarity", max(1, round(0.75 * n_blocks)), attention_block=max(1, n_blocks - 1))
+    return [place | {"settings": settings} for place in directions(n_blocks)]
 
 
 def last(n_blocks: int) -> list[dict]:

@@ -8,18 +8,30 @@ import numpy as np
 import torch
 
 from covtoken.bank.features import Block, Features
-from covtoken.bank.pooling import pool3x3
+from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.bank.token_bank import build_bank
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
 from covtoken.scores.recipe import Settings
+from covtoken.subspace.consensus import ConsensusSettings, fit_consensus
 from covtoken.subspace.density import sparsity
-from covtoken.subspace.direction import Direction, direction_moments
+from covtoken.subspace.direction import (
+    Direction,
+    bank_rarity,
+    direction_moments,
+    rarity_target,
+    target_reference,
+)
 from covtoken.subspace.erasure import without_linear
 from covtoken.subspace.rarity import RaritySubspace
 from covtoken.subspace.residual import RANK, ResidualSubspace
 
 CHUNK = 64  # pictures held at a time
 LOGIT = "saliency logit"
+SOURCE_SIGMA = 1.0  # in tokens, of maps that are no rarity
+SMOOTHED_SOURCES = {
+    "head": lambda features, settings: features.saliency(),
+    "attention": lambda features, settings: features.attention(settings.attention_block),
+}
 
 
 def token_maps(
@@ -68,6 +80,33 @@ def direction(
         raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
     fitted = Direction.fit(bank_features, block, settings)
     return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+
+def consensus(
+    block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
+) -> np.ndarray:
+    """Score with C−, or with C where the head is among the sources; both read pooled tokens alone."""
+    if not pooled:
+        raise CovtokenError("a consensus direction reads pooled tokens: give pooled=True")
+    fitted = consensus_direction(block, bank_features, settings or ConsensusSettings())
+    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+
+def consensus_direction(block: Block, bank_features: Features, settings: ConsensusSettings) -> Direction:
+    """Make the sources of a consensus from the bank's pictures, and fit it."""
+    sources, about, grid = [], {}, (bank_features.rows, bank_features.cols)
+    for name in settings.sources.split("+"):
+        if name == "rarity":
+            reference = target_reference(bank_features, settings.target_block)
+            sources.append(bank_rarity(bank_features, reference))
+            made = rarity_target(reference, settings.quantile, 0.0)
+            about = {key: made[key] for key in ("target_block", "size", "k", "neighbours", "key")}
+        elif name in SMOOTHED_SOURCES:
+            maps = SMOOTHED_SOURCES[name](bank_features, settings)
+            sources.append(torch.as_tensor(smooth(np.asarray(maps), *grid, SOURCE_SIGMA)))
+        else:
+            raise unknown("source of a consensus", name, ["rarity", *SMOOTHED_SOURCES])
+    return fit_consensus(bank_features, block, sources, settings, about)
 
 
 def direction_without_head(

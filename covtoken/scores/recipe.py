@@ -6,6 +6,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 
 from covtoken.bank.features import Block
 from covtoken.errors import CovtokenError
+from covtoken.subspace.consensus import ConsensusSettings
 from covtoken.subspace.direction import DirectionSettings
 
 
@@ -24,8 +25,9 @@ class PatchCoreSettings:
     second_block: int  # whose tokens stand beside those of the recipe's block
 
 
-Settings = DirectionSettings | InOrganSettings | PatchCoreSettings
+Settings = ConsensusSettings | DirectionSettings | InOrganSettings | PatchCoreSettings
 SETTINGS: dict[str, type] = {
+    "consensus": ConsensusSettings,
     "direction": DirectionSettings,
     "direction_without_head": DirectionSettings,
     "in_organ": InOrganSettings,

@@ -6,17 +6,19 @@
 A single bank decides little: another half of the units moves D more than any setting, and a user's bank is often
 small. So each variant is fitted to every bank of ``SHARES`` × ``KEYS``.
 
-**The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × σ, the highest
-mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one image). Variants
-within 0.002 of that are tied; a tie goes to the smaller σ, then to the ridge nearest 1 in ratio, then to the quantile
-nearest 0.9, then to fewer rounds, then to the smaller weight inside the picture. The weight inside the picture entered
-the grid after a look at the same selection splits (``explored``).
+**The rule.** At the block that the rule of ``ablation`` gives, of inside × quantile × ridge × rounds × component × σ,
+the highest mean over recipe cohorts, banks, and the two numbers that count (pooled token AUROC, AUROC inside one
+image). Variants within 0.002 of that are tied; a tie goes to the smaller σ, then to all called tokens before one
+component, then to the ridge nearest 1 in ratio, then to the quantile nearest 0.9, then to fewer rounds, then to the
+smaller weight inside the picture. The weight inside the picture entered the grid after a look at the same selection
+splits (``explored``). D calls all tokens above the quantile; C− is the rule's choice among all variants.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ import torch
 from rich.progress import track
 
 from covtoken.bank.features import Features
-from covtoken.bank.token_bank import origin
+from covtoken.bank.pooling import pool3x3
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.protocol.history import read_history
@@ -36,10 +38,12 @@ from covtoken.studies import ablation, study
 from covtoken.studies.ablation import values_of
 from covtoken.studies.study import NOTE, Study, recipe_cohorts
 from covtoken.subspace import direction as directions
-from covtoken.subspace.direction import Direction, DirectionSettings
+from covtoken.subspace.consensus import COMPONENTS, ConsensusSettings, called
+from covtoken.subspace.consensus import ranked as ranked_tokens
+from covtoken.subspace.direction import DirectionSettings
 
 STUDY = Study("banks", "covtoken-banks/1", "covtoken banks")
-FIELDS = ("inside", "quantile", "ridge", "rounds", "sigma")
+FIELDS = ("inside", "quantile", "ridge", "rounds", "component", "sigma")
 INSIDES = (0.0, 0.5, 0.75, 1.0)
 QUANTILES = (0.9, 0.93, 0.95)
 RIDGES = (1.0, 3.0)
@@ -94,26 +98,54 @@ def banks_of(bank: Features) -> Iterator[tuple[float, str, Any]]:
 def evaluate(
     bank: Features, selection: Features, labels: SplitLabels, block: int, target_block: int
 ) -> list[dict[str, Any]]:
-    """Try every variant with a bank: rows {inside, quantile, ridge, rounds, sigma, auroc, image_auroc}."""
+    """Try every variant with a bank: rows {inside, quantile, ridge, rounds, component, sigma, auroc, image_auroc}."""
     rarity = directions.bank_rarity(bank, directions.target_reference(bank, target_block))
-    fits: list[tuple[tuple, Direction]] = []
-    for inside in INSIDES:
-        target = directions.two_views(rarity, inside)
-        cuts = [directions.rarity_cut(target, q) for q in QUANTILES]
-        for quantile, moments in zip(QUANTILES, directions.moments_at_cuts(bank, block, target, cuts), strict=True):
-            for ridge in RIDGES:
-                fitted = Direction.from_moments(moments, origin(bank), block, ridge, target="rarity", quantile=quantile)
-                for rounds in range(max(ROUNDS) + 1):
-                    fitted = directions.refined(fitted, bank, target) if rounds else fitted
-                    if rounds in ROUNDS:
-                        fits.append(((inside, quantile, ridge, rounds), fitted))
-    weights = torch.stack([direction.weight for _, direction in fits], dim=1).float()
+    solver = Solver.of(bank, block)
+    fits: list[tuple[tuple, torch.Tensor]] = []
+    for inside, quantile, component, ridge in product(INSIDES, QUANTILES, COMPONENTS, RIDGES):
+        settings = ConsensusSettings("rarity", target_block, quantile, ridge, max(ROUNDS), inside, component)
+        for rounds, weight in enumerate(solver.fits(rarity, settings)):
+            if rounds in ROUNDS:
+                fits.append(((inside, quantile, ridge, rounds, component), weight))
+    weights = torch.stack([weight for _, weight in fits], dim=1).float()
     raw = token_maps(lambda z, part: z @ weights, block, True, selection)  # [N, T, variants]
     return [
         dict(zip(FIELDS, (*place, sigma))) | values_of(raw[..., i], sigma, selection, labels)
         for i, (place, _) in enumerate(fits)
         for sigma in SIGMAS
     ]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """The bank's pooled tokens in memory, so that hundreds of variants share one covariance."""
+
+    tokens: torch.Tensor  # [N, T, D] float64, about their mean
+    factors: dict[float, torch.Tensor]  # λ → the Cholesky factor of Σ + λ·tr(Σ)/D·I
+    grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, bank: Features, block: int) -> Solver:
+        """Read a bank whose tokens fit into memory."""
+        chunks = (pool3x3(tokens, bank.rows, bank.cols) for _, tokens in bank.chunks(block))
+        tokens = torch.cat(list(chunks)).double()
+        tokens -= tokens.mean(dim=(0, 1))
+        flat = tokens.flatten(0, 1)
+        covariance = flat.T @ flat / len(flat)
+        eye = covariance.trace() / len(covariance) * torch.eye(len(covariance), dtype=torch.float64)
+        factors = {ridge: torch.linalg.cholesky(covariance + ridge * eye) for ridge in RIDGES}
+        return cls(tokens, factors, (bank.rows, bank.cols))
+
+    def fits(self, rarity: torch.Tensor, settings: ConsensusSettings) -> Iterator[torch.Tensor]:
+        """Yield ω [D] of each round, as ``fit_consensus`` fits it (a test holds the two together)."""
+        target = agreement = ranked_tokens(directions.two_views(rarity, settings.inside))
+        for _ in range(settings.rounds + 1):
+            kept, cut = called(target, settings.quantile, settings.component, *self.grid)
+            calls = (kept > cut).double().flatten()
+            cross = (calls - calls.mean()) @ self.tokens.flatten(0, 1) / len(calls)
+            weight = torch.cholesky_solve(cross[:, None], self.factors[settings.ridge])[:, 0]
+            yield weight
+            target = ranked_tokens(agreement + ranked_tokens((self.tokens @ weight).float()))
 
 
 def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
@@ -128,11 +160,14 @@ def mean_over_banks(content: dict[str, Any]) -> dict[tuple, dict[str, float]]:
     }
 
 
-def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Recipe, list[dict[str, Any]]]:
+def recommend(
+    root: Path | None = None, cohorts: Sequence[str] = (), components: Sequence[str] = ("none",)
+) -> tuple[Recipe, list[dict[str, Any]]]:
     """Choose a recipe by the rule above; return it with its ranking, see ``ranked``.
 
     Args:
         cohorts: whose tables count; the recipe cohorts if empty.
+        components: rules among which to choose: ``none`` alone gives D, all of ``COMPONENTS`` give C−.
 
     Raises:
         CovtokenError: a table is not recorded, the cohorts' are of other weights, banks or variants, or of another
@@ -156,21 +191,30 @@ def recommend(root: Path | None = None, cohorts: Sequence[str] = ()) -> tuple[Re
     block = ablation.recommend(root, cohorts)[0]
     if content["block"] != block:
         raise CovtokenError(f"the ablation gives block {block}, the tables of banks are of block {content['block']}")
-    rows = ranked(contents)
+    rows = ranked(contents, components)
     chosen = {name: rows[0][name] for name in FIELDS if name != "sigma"}
-    settings = DirectionSettings(content["target_block"], **chosen)
-    return Recipe("direction", block, True, rows[0]["sigma"], settings=settings), rows
+    settings = ConsensusSettings("rarity", content["target_block"], **chosen)
+    scorer = "consensus"
+    if tuple(components) == ("none",):
+        scorer = "direction"
+        settings = DirectionSettings(*(getattr(settings, field.name) for field in fields(DirectionSettings)))
+    return Recipe(scorer, block, True, rows[0]["sigma"], settings=settings), rows
 
 
-def ranked(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked(found: dict[str, dict[str, Any]], components: Sequence[str] = COMPONENTS) -> list[dict[str, Any]]:
     """Rank variants by the rule, from the tables {cohort: content}: tied variants in the rule's order, then by mean.
 
     Rows have {inside … sigma, mean, tied} and, for each cohort, {auroc, image_auroc, lowest}: means over the banks, and
     the lowest pooled AUROC with any bank.
     """
     means, rows = {cohort: mean_over_banks(c) for cohort, c in found.items()}, []
-    for key in next(iter(means.values())):
+    for key in (key for key in next(iter(means.values())) if key[FIELDS.index("component")] in components):
         each = {cohort: table[key] for cohort, table in means.items()}
         mean = float(np.mean([numbers[k] for numbers in each.values() for k in ("auroc", "image_auroc")]))
         rows.append(dict(zip(FIELDS, key)) | {"mean": mean} | each)
-    return study.ranked(rows, lambda row: (row["sigma"], *study.from_the_usual(row), row["rounds"], row["inside"]))
+
+    def order(row: dict[str, Any]) -> tuple:
+        rule = COMPONENTS.index(row["component"])
+        return (row["sigma"], rule, *study.from_the_usual(row), row["rounds"], row["inside"])
+
+    return study.ranked(rows, order)

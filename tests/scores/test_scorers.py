@@ -19,6 +19,7 @@ from covtoken.bank.prototypes import prototype_bank
 from covtoken.bank.token_bank import build_bank
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label, token_labels
+from covtoken.keys import smallest
 from covtoken.paths import PACKAGE
 from covtoken.protocol.plan import METHOD_PARAMETERS
 from covtoken.scores import baselines, memberships
@@ -241,3 +242,25 @@ def test_what_a_lock_binds_is_what_runs():
         assert default(function, "k") == METHOD_PARAMETERS["k"]
     for function in (token_labels, label):
         assert default(function, "threshold") == METHOD_PARAMETERS["label_threshold"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_musc_is_the_mean_over_the_pictures_that_come_nearest(monkeypatch, pooled):
+    monkeypatch.setattr(baselines, "MUTUAL_PICTURES", 7)
+    bank, pictures = StubFeatures.of(6, 2), StubFeatures.of(8, 1)  # u0 … u5 stand in both
+    maps = raw_maps("musc", 2, pooled, bank, pictures)
+
+    def tokens(features):
+        z = features.tokens(2)
+        return (pool3x3(z, 4, 5) if pooled else z).double().numpy()
+
+    order = smallest(bank.digests, 7)
+    chosen = [bank.digests.index(digest) for digest in order]
+    theirs = tokens(bank)
+    for i, z in enumerate(tokens(pictures)):
+        others = [theirs[j] for j in chosen if bank.units[j] != pictures.units[i]]
+        apart = np.array([np.linalg.norm(z[:, None] - other[None], axis=2).min(axis=1) for other in others])
+        n = int(np.ceil(0.3 * len(others)))
+        np.testing.assert_allclose(maps[i], np.sort(apart, axis=0)[:n].mean(axis=0), rtol=1e-5)
+    with pytest.raises(CovtokenError, match="MuSc needs bank pictures of other units"):
+        raw_maps("musc", 2, pooled, StubFeatures.of(1, 2), StubFeatures.of(1, 1))

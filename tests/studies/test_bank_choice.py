@@ -1,6 +1,7 @@
 """The recipe is chosen over banks of many sizes: the rows are the recipes, the rule is the stated one."""
 
 import json
+from dataclasses import astuple
 from itertools import product
 from types import SimpleNamespace
 
@@ -18,18 +19,28 @@ from covtoken.scores.recipe import RECOMMENDED, Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies import banks as choice
 from covtoken.studies.ablation import recipe_cohorts
+from covtoken.subspace.consensus import ConsensusSettings
 from covtoken.subspace.direction import DirectionSettings
 
 
 def test_a_row_is_the_recipe_that_it_names(monkeypatch):
-    for name, values in (("INSIDES", (0.0, 0.5)), ("QUANTILES", (0.8,)), ("RIDGES", (3.0,))):
+    for name, values in (
+        ("INSIDES", (0.0, 0.5)),
+        ("QUANTILES", (0.8,)),
+        ("RIDGES", (3.0,)),
+        ("COMPONENTS", ("none", "peak")),
+    ):
         monkeypatch.setattr(choice, name, values)
     bank, selection, labels = StubFeatures.of(12, prefix="b"), StubFeatures.of(4, 2, prefix="q"), stub_labels()
     rows = choice.evaluate(bank, selection, labels, 2, 3)
-    assert len(rows) == 2 * 1 * 1 * 2 * 2
+    assert len(rows) == 2 * 1 * 1 * 2 * 2 * 2
     for row in rows:
         settings = DirectionSettings(3, row["quantile"], row["ridge"], row["rounds"], row["inside"])
-        maps = score_maps(Recipe("direction", 2, True, row["sigma"], settings=settings), bank, selection)
+        recipe = Recipe("direction", 2, True, row["sigma"], settings=settings)
+        if row["component"] != "none":
+            consensus = ConsensusSettings("rarity", *astuple(settings), row["component"])
+            recipe = Recipe("consensus", 2, True, row["sigma"], settings=consensus)
+        maps = score_maps(recipe, bank, selection)
         assert row["auroc"] == pytest.approx(auroc(maps.ravel(), labels.lesion.ravel()), abs=1e-6)
         inside = [auroc(m, lesion) for m, lesion in zip(maps, labels.lesion) if lesion.any()]
         assert row["image_auroc"] == pytest.approx(np.mean(inside), abs=1e-6)
@@ -69,17 +80,17 @@ def _write(root, means, monkeypatch, block=6, **changes):
 
 def test_the_rule(tmp_path, monkeypatch):
     orders = [  # inside, quantile, ridge, rounds, σ: each later one wins over all before it
-        ((0.75, 0.95, 3.0, 2, 0.5), 0.9300),
-        ((0.75, 0.95, 3.0, 2, 0.0), 0.9281),
-        ((0.75, 0.95, 1.0, 2, 0.0), 0.9281),
-        ((0.75, 0.90, 1.0, 2, 0.0), 0.9281),
-        ((0.75, 0.90, 1.0, 0, 0.0), 0.9281),
-        ((0.50, 0.90, 1.0, 0, 0.0), 0.9281),
+        ((0.75, 0.95, 3.0, 2, "none", 0.5), 0.9300),
+        ((0.75, 0.95, 3.0, 2, "none", 0.0), 0.9281),
+        ((0.75, 0.95, 1.0, 2, "none", 0.0), 0.9281),
+        ((0.75, 0.90, 1.0, 2, "none", 0.0), 0.9281),
+        ((0.75, 0.90, 1.0, 0, "none", 0.0), 0.9281),
+        ((0.50, 0.90, 1.0, 0, "none", 0.0), 0.9281),
     ]
-    behind = {(0.0, 0.9, 1.0, 0, 0.0): 0.9279}
+    behind = {(0.0, 0.9, 1.0, 0, "none", 0.0): 0.9279}
     for n in range(1, len(orders) + 1):
         recipe, ranking = choice.recommend(_write(tmp_path, behind | dict(orders[:n]), monkeypatch))
-        inside, quantile, ridge, rounds, sigma = orders[n - 1][0]
+        inside, quantile, ridge, rounds, _, sigma = orders[n - 1][0]
         assert recipe == Recipe(
             "direction", 6, True, sigma, settings=DirectionSettings(9, quantile, ridge, rounds, inside)
         )
@@ -88,11 +99,23 @@ def test_the_rule(tmp_path, monkeypatch):
     assert banks_table(ranking).row_count == len(ranking)
 
 
+def test_one_component_is_chosen_among_all_rules_and_loses_ties_to_none(tmp_path, monkeypatch):
+    means = {(0.75, 0.93, 1.0, 2, rule, 0.5): mean for rule, mean in (("none", 0.92), ("peak", 0.93), ("mass", 0.93))}
+    root = _write(tmp_path, means, monkeypatch)
+    recipe, ranking = choice.recommend(root, components=choice.COMPONENTS)
+    settings = ConsensusSettings("rarity", 9, 0.93, 1.0, 2, 0.75, "peak")
+    assert recipe == Recipe("consensus", 6, True, 0.5, settings=settings) and len(ranking) == 3
+    d, alone = choice.recommend(root)
+    assert d.scorer == "direction" and len(alone) == 1
+    tied = _write(tmp_path, means | {(0.75, 0.93, 1.0, 2, "none", 0.5): 0.9281}, monkeypatch)
+    assert choice.recommend(tied, components=choice.COMPONENTS)[0].settings.component == "none"
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
-    means = {(0.0, 0.9, 1.0, 0, 0.0): 0.9}
+    means = {(0.0, 0.9, 1.0, 0, "none", 0.0): 0.9}
     with pytest.raises(CovtokenError, match="covtoken banks --cohort busi --record"):
         choice.recommend(tmp_path)
-    other = _content("busi", {(0.5, 0.9, 1.0, 0, 0.0): 0.9})["variants"]
+    other = _content("busi", {(0.5, 0.9, 1.0, 0, "none", 0.0): 0.9})["variants"]
     rekeyed = [row | {"key": "another"} for row in _content("busi", means)["variants"]]
     changes = ({"provenance": {"weights_sha256": "v"}}, {"backbone": "c"}, {"variants": other}, {"variants": rekeyed})
     for changed in changes:
@@ -112,11 +135,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
 def test_the_committed_tables_give_the_recommended_recipe():
     recipe, ranking = choice.recommend()
     assert recipe == RECOMMENDED, "set RECOMMENDED to what `covtoken banks --choose` prints"
-    places = product(choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, choice.SIGMAS)
+    places = product(choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, ("none",), choice.SIGMAS)
     assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(places)
     for cohort in recipe_cohorts():
         content = choice.STUDY.read(cohort)
-        assert len(content["variants"]) == len(ranking) * len({(r["share"], r["key"]) for r in content["variants"]})
+        n_banks = len({(r["share"], r["key"]) for r in content["variants"]})
+        assert len(content["variants"]) == len(choice.COMPONENTS) * len(ranking) * n_banks
         assert np.isfinite([row["auroc"] for row in content["variants"]]).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from stub_features import StubFeatures
 from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak
+from covtoken.scores.recipe import Recipe
+from covtoken.scores.scorers import score_maps
+from covtoken.studies.banks import Solver
 from covtoken.subspace.consensus import TAP_RIDGE, ConsensusSettings, called, fit_consensus, taught
 from covtoken.subspace.direction import Direction, DirectionSettings, bank_rarity, load_direction, target_reference
 
@@ -170,6 +174,21 @@ def test_it_is_saved_and_loaded_like_a_direction(features, rarity, tmp_path):
     assert loaded.header == made.header and torch.equal(loaded.weight, made.weight)
 
 
+def test_the_scorer_is_this_direction(features, rarity):
+    settings = ConsensusSettings(target_block=3)
+    made = fit_consensus(features, 2, [rarity], settings)
+    maps = score_maps(Recipe("consensus", 2, True, 0.5, settings=settings), features, features)
+    expected = made.score(pool3x3(features.tokens(2), ROWS, COLS)).numpy()
+    np.testing.assert_allclose(maps, smooth(expected, ROWS, COLS, 0.5), rtol=1e-4, atol=1e-6)
+    for sources in ("rarity+head", "head", "attention", "attention+head"):
+        other = score_maps(
+            Recipe("consensus", 2, True, 0.5, settings=ConsensusSettings(sources, 3, attention_block=4)),
+            features,
+            features,
+        )
+        assert np.isfinite(other).all() and not np.allclose(other, maps)
+
+
 def test_what_cannot_be_fitted_is_refused(features, rarity):
     with pytest.raises(CovtokenError, match="needs 2 maps, got 1"):
         fit_consensus(features, 2, [rarity], ConsensusSettings("rarity+head", 3))
@@ -177,5 +196,16 @@ def test_what_cannot_be_fitted_is_refused(features, rarity):
     for wrong, message in wrongs:
         with pytest.raises(CovtokenError, match=message):
             ConsensusSettings(**wrong)
+    with pytest.raises(CovtokenError, match="unknown source of a consensus 'masks'"):
+        score_maps(Recipe("consensus", 2, True, settings=ConsensusSettings("masks", 3)), features, features)
     with pytest.raises(LabelLeak):
         fit_consensus(features, 2, [(rarity > rarity.median()).float()], ConsensusSettings(target_block=3))
+
+
+@pytest.mark.parametrize("component", ["none", "peak", "mass"])
+def test_the_study_fits_the_same_direction(features, rarity, component):
+    made = ConsensusSettings("rarity", 3, 0.9, 3.0, 2, 0.5, component)
+    weights = list(Solver.of(features, 2).fits(rarity, made))
+    for rounds, weight in enumerate(weights):
+        one = fit_consensus(features, 2, [rarity], replace(made, rounds=rounds))
+        np.testing.assert_allclose(weight, one.weight, rtol=1e-6)
