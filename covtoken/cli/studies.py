@@ -18,49 +18,39 @@ def ablate(
     cohort: CohortOption = "busi",
     backbone: BackboneOption = "embedded",
     data: DataOption = None,
+    over_banks: Annotated[
+        bool, typer.Option("--banks", help="Fit every variant to banks of a twentieth to all of the units.")
+    ] = False,
     record: RecordOption = False,
     choose: ChooseOption = False,
 ) -> None:
-    """Vary D's settings one at a time and together on the selection split; the rule gives the block that D reads."""
+    """Vary settings on the selection split: D's one at a time, which gives the block, or all with --banks."""
     from covtoken.paper.tables import studies as tables
     from covtoken.protocol.looks import refuse_uncommitted
-    from covtoken.studies import ablation
+    from covtoken.studies import ablation, banks
 
+    if choose and over_banks:
+        for name, (components, sources) in banks.PLANNED.items():
+            recipe, ranking = banks.recommend(components=components, sources=sources)
+            console.print(tables.banks_table(ranking, n=6))
+            say(f"{name}: {recipe}")
+        return
     if choose:
         block, ranking = ablation.recommend()
         console.print(tables.ranking_table(ranking))
-        say(f"block {block}; the rest of the recipe: covtoken banks --choose")
+        say(f"block {block}; the rest of the recipes: covtoken ablate --banks --choose")
         return
     if record:
         refuse_uncommitted()
+    if over_banks:
+        content = banks.run_banks(cohort, backbone, data=data)
+        console.print(tables.banks_table(banks.ranked({content["cohort"]: content})))
+        say(f"written: {banks.STUDY.write(content, recorded=record)}")
+        return
     content = ablation.run_ablation(cohort, backbone, data=data)
     console.print(tables.single_table(content))
     console.print(tables.factorial_table(content))
     say(f"written: {ablation.STUDY.write(content, recorded=record)}")
-
-
-def banks(
-    cohort: CohortOption = "busi",
-    backbone: BackboneOption = "embedded",
-    data: DataOption = None,
-    record: RecordOption = False,
-    choose: ChooseOption = False,
-) -> None:
-    """Fit each variant of D to banks of a twentieth to all of the units; the rule gives the recommended recipe."""
-    from covtoken.paper.tables import studies as tables
-    from covtoken.protocol.looks import refuse_uncommitted
-    from covtoken.studies import banks as study
-
-    if choose:
-        recipe, ranking = study.recommend()
-        console.print(tables.banks_table(ranking))
-        say(str(recipe))
-        return
-    if record:
-        refuse_uncommitted()
-    content = study.run_banks(cohort, backbone, data=data)
-    console.print(tables.banks_table(study.ranked({content["cohort"]: content})))
-    say(f"written: {study.STUDY.write(content, recorded=record)}")
 
 
 def in_organ(

@@ -20,7 +20,7 @@ DENSITY = Recipe("density", 9, False, 0.5)
 
 @dataclass(frozen=True)
 class Recipes:
-    """D and A as the alarm compares them."""
+    """C− and A as the alarm compares them."""
 
     direction: Recipe = RECOMMENDED
     fallback: Recipe = DENSITY
@@ -34,7 +34,7 @@ class Recipes:
 
     @property
     def blocks(self) -> list:
-        """Blocks whose tokens are read: D's, its target's and A's."""
+        """Blocks whose tokens are read: C−'s, its target's and A's."""
         wanted = [self.direction.block, self.direction.settings.target_block, self.fallback.block]
         return list(dict.fromkeys(block for block in wanted if block is not None))
 
@@ -70,7 +70,7 @@ def alarm_sentence(alarms: Sequence[dict]) -> str:
     others = {alarm.get("limits_of") for alarm in alarms} - {None}
     remark = f" (limits fixed on {', '.join(sorted(others))}, not on this backbone)" if others else ""
     if not fired:
-        return f"no alarm: the recommended score is D{remark}"
+        return f"no alarm: the recommended score is C−{remark}"
     reasons = "; ".join(dict.fromkeys(reason for alarm in fired for reason in alarm["reasons"]))
     banks = f"{len(fired)} of {len(alarms)} banks" if len(alarms) > 1 else "the bank"
     return f"ALARM of {banks}: the recommended score is A throughout, for {reasons}{remark}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from covtoken.backbone.vit import FrozenViT
 from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.coverage.dual import REPAIRED, SLACK, SPECIFIED
 from covtoken.coverage.functionals import CODING_EPSILON, EPSILON
@@ -15,19 +14,22 @@ from covtoken.evaluation.labels import LABEL_THRESHOLD
 from covtoken.evaluation.measure import N_DRAWS
 from covtoken.keys import hash_unit
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.scores.baselines import CORESET
-from covtoken.scores.recipe import RECOMMENDED, Recipe, recommended
+from covtoken.scores import recipe
+from covtoken.scores.baselines import CORESET, MUTUAL_PICTURES, MUTUAL_SHARE
+from covtoken.scores.memberships import SOURCE_SIGMA
+from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import SIGMAS
 from covtoken.subspace.density import ALPHA, K_NEIGHBOURS, RANK
 
 BASELINES = (
-    *("centre_prior", "attention_best", "attention_last", "token_norm", "intensity", "variance", "patchcore"),
+    *("centre_prior", "attention_best", "attention_last", "token_norm", "intensity", "variance", "patchcore", "musc"),
     *("random", "saliency_head", "head_student"),
 )
 MEMBERSHIPS = ("density", "residual")
-FIXED = ("recommended", "rarity", "direction_without_head")  # the same recipe for all cohorts
-PROPOSED = ("recommended", *MEMBERSHIPS, "rarity", "direction_without_head", "in_organ")
-SEARCHING = (*PROPOSED, "patchcore")  # proposed scores and bank searches: none of them sets a threshold
+RIVALS = ("attention_fit", "attention_head_fit")  # C−'s fit on saliency: no bank search, and no threshold either
+FIXED = (*recipe.FIXED, "rarity", "without_head")  # the same recipe for all cohorts
+PROPOSED = ("recommended", "with_head", "direction", *MEMBERSHIPS, "rarity", "without_head", "in_organ")
+SEARCHING = (*PROPOSED, *RIVALS, "patchcore", "musc")  # proposed scores and bank searches: none sets a threshold
 FEW_UNITS = 20  # with fewer evaluated units a gate prints its numbers and decides nothing
 METHOD_PARAMETERS = {
     "reference_size": REFERENCE_SIZE,
@@ -36,7 +38,8 @@ METHOD_PARAMETERS = {
     "sigmas": list(SIGMAS),
     "label_threshold": LABEL_THRESHOLD,
     "n_draws": N_DRAWS,
-    "recommended": RECOMMENDED.to_json(),
+    "fixed": {name: each.to_json() for name, each in recipe.FIXED.items()} | {"source_sigma": SOURCE_SIGMA},
+    "musc": {"pictures": MUTUAL_PICTURES, "share": MUTUAL_SHARE},
     "subspace": {"alpha": ALPHA, "rank": RANK},
     "coverage": {
         "epsilon": EPSILON,
@@ -73,7 +76,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "recipes": {name: recipe.to_json() for name, recipe in self.recipes.items()},
+            "recipes": {name: each.to_json() for name, each in self.recipes.items()},
             "middle": self.middle,
             "threshold": self.threshold,
             "threshold_reason": self.reason,
@@ -82,19 +85,10 @@ class Plan:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Plan:
-        recipes = {name: Recipe.from_json(recipe) for name, recipe in content["recipes"].items()}
+        recipes = {name: Recipe.from_json(each) for name, each in content["recipes"].items()}
         return Plan(
             recipes, content["middle"], content["threshold"], content["threshold_reason"], content["small_cuts"]
         )
-
-
-def fixed_recipes(vit: FrozenViT) -> dict[str, Recipe]:
-    """List the recipes that no cohort chooses: the recommended one, its target's rarity, and D without the head."""
-    recipe = recommended(vit.n_blocks)
-    recipes = {"recommended": recipe, "rarity": Recipe("rarity", recipe.settings.target_block, True, recipe.sigma)}
-    if vit.has_saliency_head:
-        recipes["direction_without_head"] = replace(recipe, scorer="direction_without_head")
-    return recipes
 
 
 def binding(setting: Setting) -> dict[str, Any]:

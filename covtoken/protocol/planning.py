@@ -11,10 +11,10 @@ from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import label, small_cuts
 from covtoken.protocol import locks
 from covtoken.protocol.choice import choose
-from covtoken.protocol.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding, fixed_recipes
+from covtoken.protocol.plan import FIXED, MEMBERSHIPS, SEARCHING, Plan, binding
 from covtoken.protocol.scoring import need_lesions
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.scores.recipe import PatchCoreSettings, Recipe, at_depth
+from covtoken.scores.recipe import PatchCoreSettings, Recipe, at_depth, fixed_recipes
 from covtoken.scores.scorers import SCORERS
 
 
@@ -58,7 +58,7 @@ def make_plan(setting: Setting) -> Plan:
     chosen = {}
     for name in (*MEMBERSHIPS, *SCORERS):
         no_head = "saliency" in SCORERS[name].needs and not vit.has_saliency_head
-        if name in chosen or name in ("direction", "consensus", "in_organ", *FIXED) or no_head:
+        if name in chosen or name in ("consensus", "in_organ", *FIXED) or no_head:
             continue
         final = (vit.n_blocks, "norm") if name == "density" else ()
         chosen[name] = choose(name, bank, selection, labels, vit.n_blocks, blocks=final, seed=SEED)
@@ -71,7 +71,8 @@ def make_plan(setting: Setting) -> Plan:
     simple = {name: choice.auroc for name, choice in chosen.items() if name not in SEARCHING}
     best = max(simple, key=simple.get)
     return Plan(
-        recipes={name: choice.recipe for name, choice in chosen.items()} | fixed_recipes(vit),
+        recipes={name: choice.recipe for name, choice in chosen.items()}
+        | fixed_recipes(vit.n_blocks, vit.has_saliency_head),
         middle=middle,
         threshold=round(simple[best], 4),
         reason=f"best tuned baseline without a rarity search on the selection split: {best}",
@@ -143,4 +144,4 @@ def at_this_depth(plan: Plan, vit: FrozenViT) -> Plan:
         for name, recipe in plan.recipes.items()
         if name not in FIXED and (vit.has_saliency_head or "saliency" not in SCORERS[recipe.scorer].needs)
     }
-    return replace(plan, recipes=recipes | fixed_recipes(vit), middle=at(plan.middle))
+    return replace(plan, recipes=recipes | fixed_recipes(vit.n_blocks, vit.has_saliency_head), middle=at(plan.middle))

@@ -21,7 +21,7 @@ from covtoken.protocol.setting import SEED, Setting
 from covtoken.scores.alarm import Limits, check_bank
 from covtoken.scores.in_organ import in_organ_parts
 from covtoken.scores.recipe import Recipe, in_organ
-from covtoken.scores.recommended import recommended_maps
+from covtoken.scores.recommended import fixed_maps
 from covtoken.scores.scorers import raw_maps, score_maps
 
 
@@ -53,7 +53,7 @@ def all_maps(plan: Plan, bank: FeatureSet, pictures: FeatureSet, vit: FrozenViT)
         else:
             maps[name] = score_maps(recipe, bank, pictures, seed=SEED)
     try:
-        maps |= recommended_maps(plan.recipes["recommended"], bank, pictures, "direction_without_head" in plan.recipes)
+        maps |= fixed_maps({name: plan.recipes[name] for name in FIXED if name in plan.recipes}, bank, pictures)
     except CovtokenError as error:
         n = f"{len(set(bank.units))} units, {len(bank)} pictures"
         why = f"no direction can be fitted to this bank of {n}: {error}; give pictures that differ"
@@ -113,7 +113,7 @@ def heed_alarms(
             "fired": alarm.fired,
             "reasons": list(alarm.reasons),
             "statistics": {k: None if v is None else round(v, 4) for k, v in alarm.statistics.items()},
-            "score": "A" if fired else "D",
+            "score": "A" if fired else "C−",
             "fallback": fallback.to_json(),
             "limits_of": limits_of,
         }

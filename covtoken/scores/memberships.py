@@ -1,8 +1,9 @@
-"""Score with the memberships: A, B, N, D, D without the head, and the head's student."""
+"""Score with the memberships: A, B, N, D, C− and C, C− without the head, and the head's student."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,13 +12,14 @@ from covtoken.bank.features import Block, Features
 from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.bank.token_bank import build_bank
 from covtoken.errors import CovtokenError, unknown
-from covtoken.scores.recipe import Settings
+from covtoken.scores.recipe import SETTINGS, Settings
 from covtoken.subspace.consensus import ConsensusSettings, fit_consensus
 from covtoken.subspace.density import sparsity
 from covtoken.subspace.direction import (
     Direction,
     bank_rarity,
     direction_moments,
+    distilled,
     rarity_target,
     target_reference,
 )
@@ -72,52 +74,67 @@ def rarity(
     return token_maps(lambda z, part: fitted.score(z, units[part]), block, pooled, features)
 
 
-def direction(
-    block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
-) -> np.ndarray:
-    """Score with D, which reads pooled tokens alone."""
-    if not pooled:
-        raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
-    fitted = Direction.fit(bank_features, block, settings)
-    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+def linear(scorer: str) -> Callable[..., np.ndarray]:
+    """Give the scorer of D (``direction``), C− and C (``consensus``), or C− ``without_head``, all on pooled tokens.
+
+    The last reads tokens that say nothing linear about the head's logit: does C− only find the head back?
+    """
+
+    def score(
+        block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
+    ) -> np.ndarray:
+        if not pooled:
+            raise CovtokenError(f"score {scorer!r} reads pooled tokens: give pooled=True")
+        fitted = fit(scorer, block, bank_features, settings or SETTINGS[scorer]())
+        return token_maps(lambda z, part: fitted.score(z), block, True, features)
+
+    return score
 
 
-def consensus(
-    block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
-) -> np.ndarray:
-    """Score with C−, or with C where the head is among the sources; both read pooled tokens alone."""
-    if not pooled:
-        raise CovtokenError("a consensus direction reads pooled tokens: give pooled=True")
-    fitted = consensus_direction(block, bank_features, settings or ConsensusSettings())
-    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+def fit(
+    scorer: str,
+    block: Block,
+    bank_features: Features,
+    settings: Settings,
+    rarity_at: Callable[[Block], tuple[RaritySubspace, torch.Tensor]] | None = None,
+    progress: bool = False,
+) -> Direction:
+    """Fit the direction of a score that is ``linear``.
 
-
-def consensus_direction(block: Block, bank_features: Features, settings: ConsensusSettings) -> Direction:
-    """Make the sources of a consensus from the bank's pictures, and fit it."""
-    sources, about, grid = [], {}, (bank_features.rows, bank_features.cols)
-    for name in settings.sources.split("+"):
+    Args:
+        rarity_at: gives a target block's reference and the bank's rarity (None: ``rarity_of``), which costs a search.
+    """
+    rarity_at = rarity_at or partial(rarity_of, bank_features, progress=progress)
+    if scorer == "direction":
+        return distilled(bank_features, block, *rarity_at(settings.target_block), settings, progress)
+    names, about, sources = settings.sources.split("+"), {}, []
+    for name in names:
         if name == "rarity":
-            reference = target_reference(bank_features, settings.target_block)
-            sources.append(bank_rarity(bank_features, reference))
+            reference, rarity = rarity_at(settings.target_block)
             made = rarity_target(reference, settings.quantile, 0.0)
             about = {key: made[key] for key in ("target_block", "size", "k", "neighbours", "key")}
-        elif name in SMOOTHED_SOURCES:
-            maps = SMOOTHED_SOURCES[name](bank_features, settings)
-            sources.append(torch.as_tensor(smooth(np.asarray(maps), *grid, SOURCE_SIGMA)))
-        else:
-            raise unknown("source of a consensus", name, ["rarity", *SMOOTHED_SOURCES])
-    return fit_consensus(bank_features, block, sources, settings, about)
+        sources.append(rarity if name == "rarity" else source_map(name, bank_features, settings))
+    fitted = fit_consensus(bank_features, block, sources, settings, about, progress)
+    if scorer == "without_head":
+        head = direction_moments(bank_features, block, bank_features.saliency())
+        fitted = without_linear(fitted, head, target=LOGIT)
+    return fitted
 
 
-def direction_without_head(
-    block: Block, pooled: bool, bank_features: Features, features: Features, seed: int, settings: Settings | None
-) -> np.ndarray:
-    """Score with D on tokens that say nothing linear about the head's logit: does D only find the head back?"""
-    if not pooled:
-        raise CovtokenError("the distilled direction reads pooled tokens: give pooled=True")
-    head = direction_moments(bank_features, block, bank_features.saliency())
-    fitted = without_linear(Direction.fit(bank_features, block, settings), head, target=LOGIT)
-    return token_maps(lambda z, part: fitted.score(z), block, True, features)
+def rarity_of(
+    bank_features: Features, target_block: Block, progress: bool = False
+) -> tuple[RaritySubspace, torch.Tensor]:
+    """Search a bank: the reference of its rarity at a block, and PN [N, T] of its own pictures."""
+    reference = target_reference(bank_features, target_block, progress=progress)
+    return reference, bank_rarity(bank_features, reference, progress)
+
+
+def source_map(name: str, bank_features: Features, settings: ConsensusSettings) -> torch.Tensor:
+    """Make a source of a consensus that needs no bank: a map [N, T] of the bank's pictures, smoothed."""
+    if name not in SMOOTHED_SOURCES:
+        raise unknown("source of a consensus", name, ["rarity", *SMOOTHED_SOURCES])
+    maps = np.asarray(SMOOTHED_SOURCES[name](bank_features, settings))
+    return torch.as_tensor(smooth(maps, bank_features.rows, bank_features.cols, SOURCE_SIGMA))
 
 
 def head_student(

@@ -29,9 +29,9 @@ Settings = ConsensusSettings | DirectionSettings | InOrganSettings | PatchCoreSe
 SETTINGS: dict[str, type] = {
     "consensus": ConsensusSettings,
     "direction": DirectionSettings,
-    "direction_without_head": DirectionSettings,
     "in_organ": InOrganSettings,
     "patchcore": PatchCoreSettings,
+    "without_head": ConsensusSettings,
 }
 
 
@@ -68,8 +68,22 @@ class Recipe:
         return cls(**recipe, settings=kind(*extra) if extra else None)
 
 
+def fixed_recipes(n_blocks: int, has_head: bool) -> dict[str, Recipe]:
+    """Give ``FIXED`` and three that follow from it: PN of its target, C− without the head, moved to another depth."""
+    recipes = {name: scaled(recipe, n_blocks) for name, recipe in FIXED.items()}
+    ours = recipes["recommended"]
+    recipes["rarity"] = Recipe("rarity", ours.settings.target_block, True, ours.sigma)
+    recipes["without_head"] = replace(ours, scorer="without_head")
+    return {name: recipe for name, recipe in recipes.items() if has_head or not needs_head(recipe)}
+
+
+def needs_head(recipe: Recipe) -> bool:
+    """Tell whether a fixed recipe reads the saliency head."""
+    return recipe.scorer == "without_head" or "head" in getattr(recipe.settings, "sources", "")
+
+
 def recommended(n_blocks: int) -> Recipe:
-    """Give the recommended recipe; on a backbone of another depth, read and aimed at the same shares of it."""
+    """Give C−; on a backbone of another depth, read and aimed at the same shares of it."""
     return scaled(RECOMMENDED, n_blocks)
 
 
@@ -80,9 +94,10 @@ def in_organ(n_blocks: int) -> Recipe:
 
 
 def scaled(recipe: Recipe, n_blocks: int) -> Recipe:
-    """Move a recipe of D for 12 blocks to the same shares of a backbone of another depth."""
-    settings = replace(recipe.settings, target_block=at_depth(recipe.settings.target_block, n_blocks))
-    return replace(recipe, block=at_depth(recipe.block, n_blocks), settings=settings)
+    """Move a recipe of a direction for 12 blocks to the same shares of a backbone of another depth."""
+    places = {field.name for field in fields(recipe.settings)} & {"target_block", "attention_block"}
+    moved = {name: at_depth(getattr(recipe.settings, name), n_blocks) for name in places}
+    return replace(recipe, block=at_depth(recipe.block, n_blocks), settings=replace(recipe.settings, **moved))
 
 
 def at_depth(block: int, n_blocks: int, of: int = 12) -> int:
@@ -90,7 +105,14 @@ def at_depth(block: int, n_blocks: int, of: int = 12) -> int:
     return max(1, block * n_blocks // of)
 
 
-# What `covtoken banks --choose` gives from the recipe cohorts' committed ablations and banks; a test holds it to that.
-RECOMMENDED = Recipe("direction", 6, True, 0.0, settings=DirectionSettings(9, 0.93, 3.0, 2, 0.75))
+# What `covtoken ablate --banks --choose` gives from the recipe cohorts' committed tables; a test holds them to that.
+RECOMMENDED = Recipe("consensus", 6, True, 0.5, settings=ConsensusSettings("rarity", 9, 0.93, 1.0, 2, 0.75, "peak", 11))
+FIXED = {  # the same for all cohorts
+    "recommended": RECOMMENDED,
+    "with_head": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="rarity+head")),
+    "direction": Recipe("direction", 6, True, 0.0, settings=DirectionSettings(9, 0.93, 3.0, 2, 0.75)),
+    "attention_fit": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="attention")),
+    "attention_head_fit": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="attention+head")),
+}
 # What `covtoken in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
 IN_ORGAN = Recipe("in_organ", 9, False, 0.5, settings=InOrganSettings(6, 0.5))

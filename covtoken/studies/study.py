@@ -103,14 +103,14 @@ def recipe_cohorts() -> tuple[str, ...]:
     return tuple(dict.fromkeys(RECIPE_COHORTS.values()))
 
 
-def split_features(setting: Setting, blocks: Sequence[Block], saliency: bool) -> Splits:
+def split_features(setting: Setting, blocks: Sequence[Block], saliency: bool, attention: Sequence[int] = ()) -> Splits:
     """Extract the bank and selection splits of a large cohort, then read the labels of the latter.
 
     Raises:
         CovtokenError: a split without cases, or a selection split without lesions.
     """
     bank_cases, cases = setting.cases_of("bank"), setting.cases_of("selection")
-    options = {"attention": (), "saliency": saliency}
+    options = {"attention": attention, "saliency": saliency}
     bank, selection = (setting.features(each, blocks, **options) for each in (bank_cases, cases))
     labels = label(cases, setting.cohort, selection.rows, selection.cols)
     need_lesions(labels, setting.cohort, "selection")

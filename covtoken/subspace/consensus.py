@@ -23,10 +23,11 @@ from scipy.stats import rankdata
 from covtoken.bank.features import Block, Features
 from covtoken.bank.token_bank import origin
 from covtoken.errors import CovtokenError, unknown
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.direction import Direction, bank_scores, direction_moments, rarity_cut, two_views
 
-COMPONENTS = ("none", "peak", "mass")
+COMPONENTS = ("none", "peak", "mass")  # from which the rule chooses
+RULES = (*COMPONENTS, "two")
 TAP_RIDGE = 0.01  # λ of a tap at an earlier block
 
 
@@ -41,8 +42,9 @@ class ConsensusSettings:
         ridge: λ, see ``ridge.solve``.
         rounds: how often the target is made again with the last direction's score.
         inside: weight in [0, 1] of a token's rank inside its picture.
-        component: which called tokens of a picture stay: ``none`` (all), ``peak`` (the component of its highest token)
-            or ``mass`` (the component with the largest sum above the quantile).
+        component: which called tokens of a picture stay: ``none`` (all), ``peak`` (the component of its highest
+            token), ``two`` (the two whose highest tokens are highest) or ``mass`` (the component with the largest sum
+            above the quantile).
         attention_block: whose attention is a source, 1 … L.
 
     Raises:
@@ -63,8 +65,8 @@ class ConsensusSettings:
             raise CovtokenError(f"quantile must lie inside (0, 1), got {self.quantile}: tokens above it are called")
         if not 0 <= self.inside <= 1:
             raise CovtokenError(f"inside must lie in [0, 1], got {self.inside}: it weighs a rank inside a picture")
-        if self.component not in COMPONENTS:
-            raise unknown("component rule", self.component, list(COMPONENTS))
+        if self.component not in RULES:
+            raise unknown("component rule", self.component, list(RULES))
 
 
 def fit_consensus(
@@ -92,7 +94,7 @@ def fit_consensus(
     if len(sources) != len(names):
         raise CovtokenError(f"a consensus of {settings.sources} needs {len(names)} maps, got {len(sources)}")
     with construction("a direction"):
-        target = agreement = ranked(sum(two_views(source, settings.inside) for source in sources))
+        target = agreement = agreed_sources(sources, settings.inside)
         for made in range(settings.rounds + 1):
             kept, cut = called(target, settings.quantile, settings.component, features.rows, features.cols)
             moments = direction_moments(features, block, kept, cut, progress=progress)
@@ -117,6 +119,17 @@ def taught(direction: Direction, features: Features, block: Block, progress: boo
     return Direction.fit_target(features, block, scores, ridge=TAP_RIDGE, target=target, progress=progress)
 
 
+def agreed_sources(sources: Sequence[torch.Tensor], inside: float) -> torch.Tensor:
+    """Rank the sum of the sources' two views over the bank: c [N, T] in (0, 1].
+
+    Raises:
+        LabelLeak: something like a label was handed in.
+    """
+    refuse_label_arrays("the target of a direction", *sources)  # here: ranks of a mask no longer look like one
+    views = (two_views(source, inside) if inside else ranked(source) for source in sources)
+    return ranked(sum(views))
+
+
 def ranked(values: torch.Tensor) -> torch.Tensor:
     """Rank tokens over the whole bank, in (0, 1], ties averaged, float64 of the same shape."""
     values = torch.as_tensor(values).numpy()
@@ -128,7 +141,7 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
 
     Args:
         target: [N, T] in (0, 1], T = rows × cols.
-        component: ``none``, ``peak`` or ``mass``.
+        component: of ``RULES``.
 
     Returns:
         the target, lowered to the cut where a called token does not stay (what is handed on is no mask); the cut.
@@ -147,9 +160,10 @@ def called(target: torch.Tensor, quantile: float, component: str, rows: int, col
         for picture in np.flatnonzero(above.any(axis=1)):
             parts, _ = connected(above[picture].reshape(rows, cols), structure=np.ones((3, 3)))
             parts = parts.ravel()
-            if component == "peak":
-                chosen = parts[values[picture].argmax()]  # the first in row-major order, where several are highest
-            else:
-                chosen = np.bincount(parts, values[picture] - quantile + 0.01)[1:].argmax() + 1
-            above[picture] &= parts == chosen
+            if component == "mass":
+                chosen = [np.bincount(parts, values[picture] - quantile + 0.01)[1:].argmax() + 1]
+            else:  # the first in row-major order, where several are as high
+                order = parts[np.argsort(-values[picture], kind="stable")[: above[picture].sum()]]
+                chosen = list(dict.fromkeys(order))[: 2 if component == "two" else 1]
+            above[picture] &= np.isin(parts, chosen)
     return torch.as_tensor(np.where(above, values, np.minimum(values, cut))), cut

@@ -43,7 +43,7 @@ def both():
     return StubFeatures.of(6, 2), StubFeatures.of(3, 2, prefix="v")
 
 
-@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "direction_without_head", "in_organ"])
+@pytest.mark.parametrize("name", [*OURS.split(), "saliency_head", "head_student", "without_head", "in_organ"])
 def test_maps_have_one_form_and_do_not_depend_on_order(both, name):
     bank, features = both
     recipe = choices(name, 4)[-1]
@@ -106,11 +106,11 @@ def test_the_grid_is_the_same_for_all():
     assert {(r.block, r.sign) for r in choices("intensity", 12)} == {(None, 1), (None, -1)}
     assert {(r.block, r.settings.second_block) for r in choices("patchcore", 12)} >= {(3, 5), (8, 10)}
     assert len(choices("rarity", 12)) == 8 * 2 * 3
-    assert {(r.block, r.pooled, r.settings) for r in choices("direction", 12)} == {
+    assert {(r.block, r.pooled, r.settings) for r in choices("consensus", 12)} == {
         (block, True, DirectionSettings(9)) for block in range(4, 11)
     }
     assert {r.block for r in choices("head_student", 12)} == set(range(4, 11))
-    assert [r.settings for r in choices("direction_without_head", 12)] == [r.settings for r in choices("direction", 12)]
+    assert [r.settings for r in choices("without_head", 12)] == [r.settings for r in choices("consensus", 12)]
 
 
 def test_recipes_survive_json():

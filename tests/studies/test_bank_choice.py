@@ -15,7 +15,7 @@ from covtoken.paper.pages.studies import bank_rows, compared
 from covtoken.paper.tables.studies import banks_table
 from covtoken.paths import project_root
 from covtoken.protocol.chain import digest_of
-from covtoken.scores.recipe import RECOMMENDED, Recipe
+from covtoken.scores.recipe import FIXED, Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies import banks as choice
 from covtoken.studies.ablation import recipe_cohorts
@@ -32,13 +32,14 @@ def test_a_row_is_the_recipe_that_it_names(monkeypatch):
     ):
         monkeypatch.setattr(choice, name, values)
     bank, selection, labels = StubFeatures.of(12, prefix="b"), StubFeatures.of(4, 2, prefix="q"), stub_labels()
-    rows = choice.evaluate(bank, selection, labels, 2, 3)
-    assert len(rows) == 2 * 1 * 1 * 2 * 2 * 2
+    sources = ("rarity", "attention", "rarity+head")
+    rows = choice.evaluate(bank, selection, labels, sources, 2, 3, 4)
+    assert len(rows) == len(sources) * 2 * 1 * 1 * 2 * 2 * 2
     for row in rows:
         settings = DirectionSettings(3, row["quantile"], row["ridge"], row["rounds"], row["inside"])
         recipe = Recipe("direction", 2, True, row["sigma"], settings=settings)
-        if row["component"] != "none":
-            consensus = ConsensusSettings("rarity", *astuple(settings), row["component"])
+        if (row["component"], row["sources"]) != ("none", "rarity"):
+            consensus = ConsensusSettings(row["sources"], *astuple(settings), row["component"], 4)
             recipe = Recipe("consensus", 2, True, row["sigma"], settings=consensus)
         maps = score_maps(recipe, bank, selection)
         assert row["auroc"] == pytest.approx(auroc(maps.ravel(), labels.lesion.ravel()), abs=1e-6)
@@ -58,12 +59,15 @@ def test_banks_are_shares_of_the_units_and_the_whole_bank_comes_once():
 
 def _content(cohort, means, **changes):
     """A table in which every variant has its mean with one bank, 0.02 more with a second, as much less with a third."""
+    offs = (0.0, 0.02, -0.02)
     variants = [
-        dict(zip(choice.FIELDS, key)) | {"auroc": mean + off, "image_auroc": mean - off, "share": 1.0, "key": "k"}
+        dict(zip(choice.FIELDS, ("rarity", *key)))
+        | {"auroc": [mean + off for off in offs], "image_auroc": [mean - off for off in offs]}
         for key, mean in means.items()
-        for off in (0.0, 0.02, -0.02)
     ]
-    about = {"backbone": "b", "block": 6, "target_block": 9, "provenance": {"weights_sha256": "w"}}
+    banks = [{"share": share, "key": "k", "units": 10} for share in (1.0, 0.5, 0.2)]
+    about = {"backbone": "b", "block": 6, "target_block": 9, "attention_block": 11, "banks": banks}
+    about["provenance"] = {"weights_sha256": "w"}
     found = {"schema": choice.STUDY.schema, "cohort": cohort, "split": "selection", "variants": variants}
     return found | about | changes
 
@@ -89,7 +93,8 @@ def test_the_rule(tmp_path, monkeypatch):
     ]
     behind = {(0.0, 0.9, 1.0, 0, "none", 0.0): 0.9279}
     for n in range(1, len(orders) + 1):
-        recipe, ranking = choice.recommend(_write(tmp_path, behind | dict(orders[:n]), monkeypatch))
+        root = _write(tmp_path, behind | dict(orders[:n]), monkeypatch)
+        recipe, ranking = choice.recommend(root, components=("none",))
         inside, quantile, ridge, rounds, _, sigma = orders[n - 1][0]
         assert recipe == Recipe(
             "direction", 6, True, sigma, settings=DirectionSettings(9, quantile, ridge, rounds, inside)
@@ -102,22 +107,22 @@ def test_the_rule(tmp_path, monkeypatch):
 def test_one_component_is_chosen_among_all_rules_and_loses_ties_to_none(tmp_path, monkeypatch):
     means = {(0.75, 0.93, 1.0, 2, rule, 0.5): mean for rule, mean in (("none", 0.92), ("peak", 0.93), ("mass", 0.93))}
     root = _write(tmp_path, means, monkeypatch)
-    recipe, ranking = choice.recommend(root, components=choice.COMPONENTS)
+    recipe, ranking = choice.recommend(root)
     settings = ConsensusSettings("rarity", 9, 0.93, 1.0, 2, 0.75, "peak")
     assert recipe == Recipe("consensus", 6, True, 0.5, settings=settings) and len(ranking) == 3
-    d, alone = choice.recommend(root)
+    d, alone = choice.recommend(root, components=("none",))
     assert d.scorer == "direction" and len(alone) == 1
     tied = _write(tmp_path, means | {(0.75, 0.93, 1.0, 2, "none", 0.5): 0.9281}, monkeypatch)
-    assert choice.recommend(tied, components=choice.COMPONENTS)[0].settings.component == "none"
+    assert choice.recommend(tied)[0].settings.component == "none"
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
     means = {(0.0, 0.9, 1.0, 0, "none", 0.0): 0.9}
-    with pytest.raises(CovtokenError, match="covtoken banks --cohort busi --record"):
+    with pytest.raises(CovtokenError, match="covtoken ablate --banks --cohort busi --record"):
         choice.recommend(tmp_path)
     other = _content("busi", {(0.5, 0.9, 1.0, 0, "none", 0.0): 0.9})["variants"]
-    rekeyed = [row | {"key": "another"} for row in _content("busi", means)["variants"]]
-    changes = ({"provenance": {"weights_sha256": "v"}}, {"backbone": "c"}, {"variants": other}, {"variants": rekeyed})
+    rekeyed = [bank | {"key": "another"} for bank in _content("busi", means)["banks"]]
+    changes = ({"provenance": {"weights_sha256": "v"}}, {"backbone": "c"}, {"variants": other}, {"banks": rekeyed})
     for changed in changes:
         with pytest.raises(CovtokenError, match="record them alike"):
             choice.recommend(_write(tmp_path, means, monkeypatch, **changed))
@@ -132,16 +137,23 @@ def test_what_does_not_belong_together_is_refused(tmp_path, monkeypatch):
         choice.recommend(_write(tmp_path, means, monkeypatch, variants=[]))
 
 
-def test_the_committed_tables_give_the_recommended_recipe():
-    recipe, ranking = choice.recommend()
-    assert recipe == RECOMMENDED, "set RECOMMENDED to what `covtoken banks --choose` prints"
-    places = product(choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, ("none",), choice.SIGMAS)
-    assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(places)
+@pytest.mark.parametrize("name", choice.PLANNED)
+def test_the_committed_tables_give_the_recipes(name):
+    recipe, ranking = choice.recommend(None, (), *choice.PLANNED[name])
+    assert recipe == FIXED[name], "set it to what `covtoken ablate --banks --choose` prints"
+    rules, sources = choice.PLANNED[name]
+    grid = (choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, rules, choice.SIGMAS)
+    assert {tuple(row[k] for k in choice.FIELDS) for row in ranking} == set(product((sources,), *grid))
+
+
+def test_the_committed_tables_hold_every_source_and_bank():
     for cohort in recipe_cohorts():
         content = choice.STUDY.read(cohort)
-        n_banks = len({(r["share"], r["key"]) for r in content["variants"]})
-        assert len(content["variants"]) == len(choice.COMPONENTS) * len(ranking) * n_banks
-        assert np.isfinite([row["auroc"] for row in content["variants"]]).all()
+        grid = (choice.INSIDES, choice.QUANTILES, choice.RIDGES, choice.ROUNDS, choice.COMPONENTS, choice.SIGMAS)
+        assert len(content["variants"]) == len(choice.SOURCES) * np.prod([len(values) for values in grid])
+        assert len(content["banks"]) == len(choice.KEYS) * (len(choice.SHARES) - 1) + 1
+        values = [row[name] for row in content["variants"] for name in choice.MEASURES]
+        assert np.isfinite(values).all() and np.shape(values)[1] == len(content["banks"])
 
 
 def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
@@ -149,13 +161,10 @@ def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
     rows = bank_rows(contents)
     assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
     assert all(len(row) == 1 + len(contents) * len(compared(contents)) for row in rows) and "–" not in rows[0]
-    variant = dict(zip(choice.FIELDS, compared(contents)["recommended"]))
-    small = [
-        row
-        for row in contents["busi"]["variants"]
-        if row["share"] == 0.05 and all(row[k] == value for k, value in variant.items())
-    ]
-    pooled, inside = (np.mean([row[k] for row in small]) for k in ("auroc", "image_auroc"))
+    variant = dict(zip(choice.FIELDS, compared(contents)["C−, recommended"]))
+    (row,) = [row for row in contents["busi"]["variants"] if all(row[k] == value for k, value in variant.items())]
+    small = [i for i, bank in enumerate(contents["busi"]["banks"]) if bank["share"] == 0.05]
+    pooled, inside = (np.mean([row[k][i] for i in small]) for k in ("auroc", "image_auroc"))
     assert len(small) == 2 and rows[0][1] == f"{pooled:.3f} / {inside:.3f}"
 
 

@@ -21,7 +21,7 @@ from covtoken.leak_guard import LabelLeak
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies.banks import Solver
-from covtoken.subspace.consensus import TAP_RIDGE, ConsensusSettings, called, fit_consensus, taught
+from covtoken.subspace.consensus import TAP_RIDGE, ConsensusSettings, agreed_sources, called, fit_consensus, taught
 from covtoken.subspace.direction import Direction, DirectionSettings, bank_rarity, load_direction, target_reference
 
 ROWS, COLS = 4, 5
@@ -205,7 +205,7 @@ def test_what_cannot_be_fitted_is_refused(features, rarity):
 @pytest.mark.parametrize("component", ["none", "peak", "mass"])
 def test_the_study_fits_the_same_direction(features, rarity, component):
     made = ConsensusSettings("rarity", 3, 0.9, 3.0, 2, 0.5, component)
-    weights = list(Solver.of(features, 2).fits(rarity, made))
+    weights = list(Solver.of(features, 2).fits(agreed_sources([rarity], made.inside), made))
     for rounds, weight in enumerate(weights):
         one = fit_consensus(features, 2, [rarity], replace(made, rounds=rounds))
         np.testing.assert_allclose(weight, one.weight, rtol=1e-6)

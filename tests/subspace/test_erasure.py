@@ -7,7 +7,9 @@ from stub_features import StubFeatures
 
 from covtoken.bank.pooling import pool3x3
 from covtoken.errors import CovtokenError
+from covtoken.scores.memberships import fit
 from covtoken.scores.scorers import raw_maps
+from covtoken.subspace.consensus import ConsensusSettings
 from covtoken.subspace.direction import Direction, DirectionSettings, direction_moments, load_direction
 from covtoken.subspace.erasure import without_linear
 
@@ -41,16 +43,17 @@ def correlation(direction, bank):
     return np.corrcoef(scores.flatten().double(), bank.saliency().flatten().double())[0, 1]
 
 
-def test_the_scorer_is_d_without_what_the_head_says_linearly_and_honours_extra(bank, fitted):
-    features = Headed.of(3, 2, prefix="v")
+def test_the_scorer_is_the_consensus_without_what_the_head_says_linearly(bank):
+    features, settings = Headed.of(3, 2, prefix="v"), ConsensusSettings(target_block=3)
+    fitted = fit("consensus", 2, bank, settings)
     left = without_linear(fitted, direction_moments(bank, 2, bank.saliency())).weight
     z = pool3x3(features.tokens(2), 4, 5).double()
-    found = raw_maps("direction_without_head", 2, True, bank, features, settings=SETTINGS)
+    found = raw_maps("without_head", 2, True, bank, features, settings=settings)
     np.testing.assert_allclose(found, (z - fitted.mean) @ left, atol=1e-5)
-    other = raw_maps("direction_without_head", 2, True, bank, features, settings=DirectionSettings(3, 0.8))
+    other = raw_maps("without_head", 2, True, bank, features, settings=ConsensusSettings(target_block=3, quantile=0.8))
     assert np.abs(other - found).max() > 1e-3
     with pytest.raises(CovtokenError, match="pooled=True"):
-        raw_maps("direction_without_head", 2, False, bank, features)
+        raw_maps("without_head", 2, False, bank, features)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1.0])

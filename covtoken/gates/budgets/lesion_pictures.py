@@ -23,7 +23,7 @@ from covtoken.protocol.plan import FIXED, Plan, binding, records_header
 from covtoken.protocol.report import GateReport
 from covtoken.protocol.scoring import heed_alarms, need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting
-from covtoken.scores.recommended import direction_maps, direction_of, recommended_maps
+from covtoken.scores.recommended import direction_maps, direction_of, fixed_maps
 from covtoken.scores.scorers import score_maps
 from covtoken.subspace.density import RANK, DensitySubspace
 from covtoken.subspace.direction import Direction
@@ -196,10 +196,8 @@ def _maps(plan: Plan, reference: Reference, pictures: FeatureSet, names: Sequenc
     maps = {n: score_maps(plan.recipes[n], bank, pictures, seed=SEED) for n in names if n not in FIXED}
     if reference.direction is not None:
         maps["recommended"] = direction_maps(recipe, reference.direction, pictures)
-    elif fixed := [name for name in names if name in FIXED]:
-        fixed_maps = recommended_maps(recipe, bank, pictures, with_head="direction_without_head" in names)
-        maps |= {name: fixed_maps[name] for name in fixed}
-    return maps
+        return maps
+    return maps | fixed_maps({name: plan.recipes[name] for name in names if name in FIXED}, bank, pictures)
 
 
 def _projected(
