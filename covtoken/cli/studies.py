@@ -1,4 +1,4 @@
-"""Run a study on selection splits: D's settings, its banks, O, and the alarm."""
+"""Run a study on selection splits: settings of the directions, their banks, O, and the alarm."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def alarm(
     record: Annotated[bool, typer.Option("--record", help="Write the committed report; logs the look.")] = False,
     reason: ReasonOption = "",
 ) -> None:
-    """Does the label-free alarm fire where D fails? Tries conditions that its limits were not fixed on."""
+    """Does the label-free alarm fire where C− fails? Tries conditions that its limits were not fixed on."""
     from covtoken.paper.tables import studies as tables
     from covtoken.studies import alarm as study
 

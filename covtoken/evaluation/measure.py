@@ -16,7 +16,16 @@ N_DRAWS = 2000
 FP_RATES = (1, 4)
 
 
-SHARES = {"miss", "miss_small", "recall_small", "constraint_met", "met_before_repair", "mu_falls", "froc"}  # of a count
+SHARES = {
+    "miss",
+    "miss_small",
+    "recall_small",
+    "constraint_met",
+    "met_before_repair",
+    "mu_falls",
+    "froc",
+    "organ_froc",
+}  # of a count
 
 
 @dataclass

@@ -21,7 +21,7 @@ from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
 MAX_BYTES = 2_000_000
-MAX_SCORERS = 10
+MAX_SCORERS = 13
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def to_float16(maps: np.ndarray) -> np.ndarray:
 
 
 def save_scores(recorded: RecordedScores, path: Path) -> Path:
-    """Write scores, whole or not at all. Raises CovtokenError on more than ten scorers or more than 2 MB."""
+    """Write scores, whole or not at all. Raises CovtokenError on more than 13 scorers or more than 2 MB."""
     scores, labels = recorded.scores, recorded.labels
     if len(scores) > MAX_SCORERS:
         raise CovtokenError(f"{len(scores)} scorers to record, at most {MAX_SCORERS}: {sorted(scores)}")

@@ -19,7 +19,7 @@ from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores
 from covtoken.gates.gate1_rows import block_rows, density_rows, gain_rows
 from covtoken.protocol.alarm_limits import alarm_sentence
-from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, Plan, records_header
+from covtoken.protocol.plan import BASELINES, FEW_UNITS, PROPOSED, RIVALS, Plan, records_header
 from covtoken.protocol.report import GateReport, GateRun, check_defect
 from covtoken.protocol.scoring import centre_maps, need_lesions, score, shuffled_masks
 from covtoken.protocol.setting import Setting
@@ -27,13 +27,15 @@ from covtoken.scores.recipe import in_organ
 
 TITLE = "Where lesions live"
 QUESTION = "At which block does label-free membership point at lesions, and does it beat what a person would try first?"
-PIXELS_ONLY = (  # reported, but not among the ten recorded scorers
-    *("residual", "rarity", "direction_without_head", "in_organ"),
+PIXELS_ONLY = (  # reported, but not among the recorded scorers
+    *("residual", "rarity", "without_head", "in_organ", "patchcore", "musc"),
     *("token_norm", "attention_last", "variance", "random"),
 )
+OURS = ("recommended", "with_head", "density")  # whose verdicts are printed side by side: C−, C and A
+GAINS = ("auroc", "image_auroc", "aupr")
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
 HEADLINES = (
-    *(f"auroc.{name}" for name in ("recommended", "density", "attention_best", "centre_prior", "head_student")),
+    *(f"auroc.{name}" for name in (*OURS, "direction", *RIVALS, "attention_best", "centre_prior", "head_student")),
     *("auroc.saliency_head", "auroc.intensity", "organ_auroc.recommended", "organ_auroc.density"),
     *("auroc_gain.middle_minus_final", "image_auroc.recommended", "image_auroc.density"),
     *("aupr.recommended", "froc.fp1.recommended"),
@@ -77,11 +79,15 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     rest = {name: values for name, values in maps.items() if name not in kept}
     others = measure(rest, labels, *grid, full=PIXELS_ONLY)
     kinds = ("auroc", "image_auroc", "organ_auroc", "organ_image_auroc")
-    for kind, other in product(kinds, (*PROPOSED, *BASELINES, "intensity_flipped")):
+    for kind, other in product(kinds, (*PROPOSED, *RIVALS, *BASELINES, "intensity_flipped")):
         in_organ_name, name = f"{kind}.in_organ", f"{kind}.{other}"
         source = measured if name in measured.values else others
         if in_organ_name in others.values and name in source.values and in_organ_name != name:
             others.difference(f"{kind}_gain.in_organ_minus_{other}", in_organ_name, name, of=source)
+    for ours, kind, other in product(OURS, GAINS, PIXELS_ONLY):
+        pair = f"{kind}.{ours}", f"{kind}.{other}"
+        if other in BASELINES and pair[0] in measured.values and pair[1] in others.values:
+            measured.difference(f"{kind}_gain.{ours}_minus_{other}", *pair, of=others)
     own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
     decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
     metrics = others.entries() | measured.entries()
@@ -128,9 +134,9 @@ def headline(recorded: RecordedScores) -> Measured:
     finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]
     better = max((name for name in finals if name in measured.values), key=measured.values.get)
     measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
-    for ours, kind in product((name for name in ("recommended", "density") if name in maps), ("auroc", "image_auroc")):
-        others = ("density", *BASELINES, "intensity_flipped")
-        for other in (name for name in others if name in maps and name != ours):
+    named = [name for name in (*OURS, "direction", *RIVALS, *BASELINES, "intensity_flipped") if name in maps]
+    for ours, other, kind in product(OURS, named, GAINS):
+        if ours in maps and other != ours:
             measured.difference(f"{kind}_gain.{ours}_minus_{other}", f"{kind}.{ours}", f"{kind}.{other}")
     return measured
 
@@ -144,31 +150,37 @@ def decide(
         own_threshold: whether the threshold was locked for this backbone; another backbone's threshold decides nothing.
     """
     gain_low = measured.interval("auroc_gain.middle_minus_final")[0]
-    checks: dict[str, Any] = {
-        "middle_beats_final": bool(gain_low > 0),
-        "lower_bound_beats_threshold": bool(measured.interval("auroc.recommended")[0] > threshold),
-        "lower_bound_of_density_beats_threshold": bool(measured.interval("auroc.density")[0] > threshold),
-    }
+    checks: dict[str, Any] = {"middle_beats_final": bool(gain_low > 0)}
+    for name in OURS:
+        if f"auroc.{name}" in measured.values:
+            checks[_beats(name)] = bool(measured.interval(f"auroc.{name}")[0] > threshold)
     for name in measured.values:
         kind, _, pair = name.partition("_gain.")
         scorer, _, other = pair.partition("_minus_")
-        if scorer in ("recommended", "density"):
+        if scorer in OURS:
             below, above = measured.interval(name)
             checks[f"{kind}.{scorer}_against_{other}"] = "wins" if below > 0 else "loses" if above < 0 else "undecided"
     if n_units < FEW_UNITS or not own_threshold:
         return "NO-VERDICT", checks
-    return ("GO" if checks["middle_beats_final"] and checks["lower_bound_beats_threshold"] else "NO-GO"), checks
+    return _verdict(checks, "recommended"), checks
 
 
 def verdicts(report: GateReport) -> dict[str, str]:
-    """Give the gate's decision by score: the recommended score's, which is the gate's, and membership A's.
+    """Give the gate's decision by score: C−'s, which is the gate's, C's where there is a head, and membership A's.
 
     The published claim is about A.
     """
-    if report.decision == "NO-VERDICT":
-        return {"recommended": "NO-VERDICT", "density": "NO-VERDICT"}
-    holds = report.checks["middle_beats_final"] and report.checks["lower_bound_of_density_beats_threshold"]
-    return {"recommended": report.decision, "density": "GO" if holds else "NO-GO"}
+    names = [name for name in OURS if _beats(name) in report.checks]
+    few = report.decision == "NO-VERDICT"
+    return {name: "NO-VERDICT" if few else _verdict(report.checks, name) for name in names}
+
+
+def _beats(name: str) -> str:
+    return "lower_bound_beats_threshold" if name == "recommended" else f"lower_bound_of_{name}_beats_threshold"
+
+
+def _verdict(checks: dict[str, Any], name: str) -> str:
+    return "GO" if checks["middle_beats_final"] and checks[_beats(name)] else "NO-GO"
 
 
 def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tuple[int, int]):
@@ -190,7 +202,7 @@ def plant(defect: str, labels: SplitLabels, plan: Plan, n_blocks: int, grid: tup
 
 
 def recorded_names(plan: Plan, n_blocks: int) -> list[str]:
-    """Name the at most ten scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
+    """Name the at most 13 scorers whose scores are recorded (the centre prior is recomputed from the grid)."""
     plain = dict.fromkeys([f"density.block{plan.middle}", f"density.block{n_blocks}", "density.norm"])
     baselines = [name for name in BASELINES if name not in PIXELS_ONLY and name != "centre_prior"]
-    return ["recommended", "density", *plain, *baselines]
+    return [*OURS, "direction", *RIVALS, *plain, *baselines]

@@ -11,7 +11,7 @@ from covtoken.protocol.report import with_interval
 # Drawn block by block already, or a variant of a score that is drawn: more rules than a chart can label.
 NOT_DRAWN = (
     *("density", "attention_best", "attention_last", "residual"),
-    *("rarity", "direction_without_head", "in_organ", "intensity_flipped"),
+    *("rarity", "without_head", "direction", "attention_fit", "attention_head_fit", "in_organ", "intensity_flipped"),
 )
 
 

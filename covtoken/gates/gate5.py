@@ -36,11 +36,11 @@ from covtoken.protocol.planning import at_this_depth
 from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.scoring import need_lesions, shuffled_masks
 from covtoken.protocol.setting import SEED, Setting, open_setting
+from covtoken.scores.memberships import fit, rarity_of
 from covtoken.scores.recipe import Recipe
-from covtoken.scores.recommended import direction_maps
+from covtoken.scores.recommended import LINEAR, direction_maps
 from covtoken.scores.scorers import SCORERS, score_maps
 from covtoken.studies import banks as bank_choice
-from covtoken.subspace.direction import bank_rarity, distilled, target_reference
 
 TITLE = "Transfer"
 QUESTION = "Does a recipe that was chosen on one cohort find lesions of other organs and modalities, unchanged?"
@@ -196,8 +196,8 @@ def source(name: str, vit: FrozenViT) -> Source:
     plan = plan if entry["backbone"] == vit.name else at_this_depth(plan, vit)
     chosen, _ = bank_choice.recommend(cohorts=(name,))
     here = plan.recipes["recommended"]  # its blocks are at this backbone's depth
-    settings = replace(chosen.settings, target_block=here.settings.target_block)
-    chosen = replace(chosen, block=here.block, settings=settings)
+    places = {name: getattr(here.settings, name) for name in ("target_block", "attention_block")}
+    chosen = replace(chosen, block=here.block, settings=replace(chosen.settings, **places))
     return Source(name, plan.recipes | {"recommended": chosen}, entry["data_fingerprint"], entry["weights_sha256"])
 
 
@@ -294,7 +294,7 @@ def headline(records: Records, scores: RecordedScores | None = None) -> Measured
     for key in ("units", "data_fingerprint", "split", "backbone"):
         if records.header[key] != scores.header[key]:
             raise CovtokenError(f"{cohort}: gate 5's records and gate 1's scores differ in {key}: record both anew")
-    if scores.header.get("recommended_is", "D") != "D":
+    if scores.header["recommended_is"] == "A":
         raise CovtokenError(f"{cohort}: in gate 1's scores membership A stands in for the recommended score: no pair")
     maps = {f"{name}.refitted": scores.scores[name] for name in RECORDED} | dict(records.arrays)
     measured = measure(maps, scores.labels, records.header["rows"], records.header["cols"], full=(), image=maps)
@@ -365,12 +365,14 @@ def _scored(recipe: Recipe, pairs: list, n: int, rarities: dict[tuple, tuple]) -
 
 
 def _part(recipe: Recipe, bank: FeatureSet, pictures: FeatureSet, rarities: dict[tuple, tuple]) -> np.ndarray:
-    if recipe.scorer != "direction":
+    if recipe.scorer not in LINEAR:
         return score_maps(recipe, bank, pictures, seed=SEED)
-    target_block = recipe.settings.target_block
-    with construction("the recommended score"):
+
+    def rarity_at(target_block):
         if (id(bank), target_block) not in rarities:
-            reference = target_reference(bank, target_block)
-            rarities[id(bank), target_block] = reference, bank_rarity(bank, reference)
-        fitted = distilled(bank, recipe.block, *rarities[id(bank), target_block], recipe.settings)
+            rarities[id(bank), target_block] = rarity_of(bank, target_block)
+        return rarities[id(bank), target_block]
+
+    with construction("the recommended score"):
+        fitted = fit(recipe.scorer, recipe.block, bank, recipe.settings, rarity_at)
     return direction_maps(recipe, fitted, pictures)

@@ -11,20 +11,22 @@ from covtoken.paper import summary
 from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.history import read_history
+from covtoken.protocol.plan import RIVALS
 from covtoken.protocol.report import GateReport, committed_reports
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
 ROWS = {
-    "auroc.recommended": "recommended score, D",
-    "auroc.density": LABELS["density"],
+    **{f"auroc.{name}": LABELS[name] for name in ("recommended", "with_head", "direction", "density")},
     "auroc.attention_best": "CLS attention",
-    **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", "intensity", "centre_prior")},
-    "auroc.patchcore": LABELS["patchcore"],
-    "image_auroc.recommended": "D inside one image",
-    "aupr.recommended": "AUPR, D",
-    "froc.fp1.recommended": "lesions found at one false alarm a picture, D",
+    **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", *RIVALS)},
+    **{f"auroc.{name}": LABELS[name] for name in ("intensity", "centre_prior", "patchcore", "musc")},
+    **{
+        f"image_auroc.{name}": f"inside one image: {LABELS[name]}" for name in ("recommended", "with_head", "direction")
+    },
+    "aupr.recommended": "AUPR, C−",
+    "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",
     "froc.fp1.density": "lesions found at one false alarm a picture, A",
-    "organ_auroc.recommended": "D inside the organ",
+    "organ_auroc.recommended": "C− inside the organ",
     "organ_auroc.density": "A inside the organ",
     "auroc_gain.middle_minus_final": summary.NUMBERS["1"]["auroc_gain.middle_minus_final"],
 }
@@ -46,15 +48,32 @@ def readme_table(reports: list[GateReport]) -> str:
     chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
     rows.append(["pictures chosen by lesion upstream", *chosen])
     rivals = (summary.best_rival(report) for report in reports)
-    rows.insert(2, ["best baseline, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
-    rows.append(["**gate 1 says, of D**", *(gate1.verdicts(report)["recommended"] for report in reports)])
-    rows.append(["**gate 1 says, of A**", *(gate1.verdicts(report)["density"] for report in reports)])
+    rows.insert(4, ["best baseline, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
+    for score, name in {"recommended": "C−", "with_head": "C"}.items():
+        rows.append([f"**{name} loses to**", *(losses(report, score) for report in reports)])
+    for score, name in {"recommended": "C−", "with_head": "C", "density": "A"}.items():
+        rows.append([f"**gate 1 says, of {name}**", *(gate1.verdicts(report).get(score, "–") for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]
     elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, n) for r, n in zip(fifth, units, strict=True))
-    rows.append(["D under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
+    rows.append(["C− under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
     rows.append(["gate 5 says", *(r.decision if r else "–" for r in fifth)])
     rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
     return "\n".join(summary.markdown_lines(["", *heads], rows))
+
+
+def losses(report: GateReport, score: str) -> str:
+    """List what a score loses to beyond doubt in pooled AUROC, inside one image, and in AUPR."""
+    words = {"auroc": "pooled", "image_auroc": "inside one image", "aupr": "AUPR"}
+    found = []
+    for kind, word in words.items():
+        start = f"{kind}.{score}_against_"
+        lost = [
+            LABELS[name.removeprefix(start)]
+            for name, said in report.checks.items()
+            if name.startswith(start) and said == "loses"
+        ]
+        found += [f"{word}: {', '.join(lost)}"] if lost else []
+    return "; ".join(found) or "none"
 
 
 def _cell(entry: dict | None, n_units: int) -> str:

@@ -11,7 +11,7 @@ from covtoken.names import LABELS, WAYS
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import as_text, gate_name
 from covtoken.protocol.history import Change
-from covtoken.protocol.plan import BASELINES
+from covtoken.protocol.plan import BASELINES, RIVALS
 from covtoken.protocol.report import GateReport
 
 ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
@@ -19,11 +19,14 @@ BEST_RIVAL, SIGNS = "best baseline", "sign test"  # no metrics: worked out of se
 GAIN = "miss_gain.recommended_minus_attention_best.keep0.25"
 NUMBERS = {
     "1": {
-        "auroc.recommended": "token AUROC, recommended",
-        "auroc.density": "token AUROC, membership A",
-        BEST_RIVAL: "token AUROC, best baseline, by name",
-        "image_auroc.recommended": "AUROC inside one image, recommended",
-        "froc.fp1.recommended": "lesions found at one false alarm a picture, recommended",
+        **{f"auroc.{name}": f"token AUROC, {LABELS[name]}" for name in ("recommended", "with_head", "direction")},
+        "auroc.density": "… membership A",
+        BEST_RIVAL: "… best baseline, by name",
+        **{f"auroc_gain.recommended_minus_{name}": f"C− minus {LABELS[name]}" for name in (*RIVALS, "direction")},
+        "image_auroc.recommended": "AUROC inside one image, C−",
+        "image_auroc_gain.recommended_minus_direction": "… C− minus D",
+        "aupr.recommended": "AUPR, C−",
+        "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",
         "auroc_gain.middle_minus_final": "A, middle − final block",
     },
     "2": {
@@ -32,12 +35,12 @@ NUMBERS = {
         "spearman.attention_mass.keep0.25": "ρ of attention mass",
     },
     "3": {
-        "miss_small.recommended.keep0.25": "small lesions missed, recommended, keep 0.25",
+        "miss_small.recommended.keep0.25": "small lesions missed, C−, keep 0.25",
         "miss_small.density.keep0.25": "… membership A",
         "miss_small.attention_best.keep0.25": "… tuned attention",
         "miss_small.merging.keep0.25": "… token merging",
         "miss_small.coverage_repaired.keep0.25": "… coverage, repaired dual",
-        GAIN: "recommended − attention (positive: fewer missed)",
+        GAIN: "attention minus C− (positive: C− misses fewer)",
         SIGNS: "… units won : lost, exact p of the sign test",
     },
     "4": {
@@ -47,7 +50,7 @@ NUMBERS = {
         "repaired.mu_cv": "CV of μ over seeds, repaired",
     },
     "5": {
-        "auroc.recommended.refitted": "token AUROC, recommended, own recipe and bank",
+        "auroc.recommended.refitted": "token AUROC, C−, own recipe and bank",
         "auroc.recommended.elsewhere": f"… {WAYS['elsewhere']} (decides)",
         "auroc.recommended.carried": f"… {WAYS['carried']}",
         "auroc.recommended.foreign": f"… {WAYS['foreign']} (control)",
@@ -85,8 +88,9 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
         of_gate, title = by_gate[gate], _title(gate, by_gate[gate])
         if gate == "1":
             verdicts = {c: gate1.verdicts(report) for c, report in of_gate.items()}
-            for score, words in {"recommended": ": the recommended score, D", "density": ": membership A"}.items():
-                decisions.append([title + words, *(verdicts[c][score] if c in verdicts else "–" for c in cohorts)])
+            for score in gate1.OURS:
+                cells = (verdicts[c].get(score, "–") if c in verdicts else "–" for c in cohorts)
+                decisions.append([f"{title}: {LABELS[score]}", *cells])
         else:
             decisions.append([title, *(of_gate[c].decision if c in of_gate else "–" for c in cohorts)])
     for gate in (gate for gate in gates if gate in NUMBERS):
@@ -99,7 +103,8 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "",
             f"{WRITTEN} GO and NO-GO answer the gate's question; NO-VERDICT: too few units, or no answer possible. "
             "NO-GO is a finding like any other; GO of the negative result means that it holds. Gate 1's decision is "
-            "that of the recommended score; the published claim is about membership A, whose verdict stands under it.",
+            "C−'s; the published claim is about membership A, and C reads the saliency head: their verdicts stand under "
+            "it.",
             "",
             *markdown_lines(["gate", *cohorts], decisions),
             "",
@@ -117,8 +122,8 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
 
 
 def best_rival(report: GateReport) -> tuple[str, dict]:
-    """Find gate 1's best baseline by token AUROC on the evaluated split: its name in words, and its metric."""
-    entries = {name: report.metrics.get(f"auroc.{name}") for name in BASELINES}
+    """Find gate 1's best baseline or rival by token AUROC on the evaluated split: its name in words, and its metric."""
+    entries = {name: report.metrics.get(f"auroc.{name}") for name in (*BASELINES, *RIVALS)}
     known = {name: entry for name, entry in entries.items() if entry and entry["value"] is not None}
     best = max(known, key=lambda name: known[name]["value"])
     return LABELS[best], known[best]

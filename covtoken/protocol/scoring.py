@@ -84,7 +84,7 @@ def heed_alarms(
 ) -> list[dict[str, Any]]:
     """Check every bank with the label-free alarm; if it fires for any, A's maps replace the recommended in all parts.
 
-    A pooled number needs the same score everywhere, since D and A have different scales.
+    A pooled number needs the same score everywhere, since C− and A have different scales.
 
     Args:
         parts: maps by name, a dict for each pair; changed in place.

@@ -1,12 +1,12 @@
 """Warn, without any label, where the distilled direction is not to be trusted with a bank.
 
-D is fitted to a call on the bank's own tokens. Where the bank is poor, the call is about something else than what is
-rare, and D points there with as much contrast as ever. Four statistics need no label:
+C− is fitted to a call on the bank's own tokens. Where the bank is poor, the call is about something else than what is
+rare, and C− points there with as much contrast as ever. Four statistics need no label:
 
     units       how many units fed the bank. With two or three, a single one decides what is rare.
-    agreement   Spearman's ρ, over query tokens, of D and A, which searches the bank and has no call to get wrong.
-    backing     how often A ranks a token of D's top tenth above a token of the rest (an AUROC). Agreement looks at all
-                tokens, of which nearly all are background; backing at those that D points to.
+    agreement   Spearman's ρ, over query tokens, of C− and A, which searches the bank and has no call to get wrong.
+    backing     how often A ranks a token of C−'s top tenth above a token of the rest (an AUROC). Agreement looks at all
+                tokens, of which nearly all are background; backing at those that C− points to.
     drift       how far the queries' tokens lie from the bank: A's median over the median sparsity of the bank itself,
                 1 for pictures like the bank's.
 
@@ -32,7 +32,7 @@ from covtoken.subspace.density import sparsity
 
 KEY = "covtoken-alarm-v1"  # of the samples of units, pictures and tokens below
 FEWEST_UNITS = 4
-TOP = 0.9  # quantile of D's map above which a token is of its top tenth
+TOP = 0.9  # quantile of C−'s map above which a token is of its top tenth
 QUERY_PICTURES = 64
 BANK_TOKENS = 2_000  # reference tokens whose own sparsity is looked at: enough for a median
 
@@ -64,18 +64,18 @@ class Alarm:
     """The alarm's verdict on a bank."""
 
     statistics: dict[str, float | None]  # by name; None where it could not be computed or was not asked for
-    fired: bool  # D is not to be trusted
+    fired: bool  # C− is not to be trusted
     reasons: tuple[str, ...]  # why, a sentence each; empty where it has not fired
 
     @property
     def recommended(self) -> str:
-        """The score to use with this bank: D, or A where the alarm has fired."""
-        return "A" if self.fired else "D"
+        """The score to use with this bank: C−, or A where the alarm has fired."""
+        return "A" if self.fired else "C−"
 
     def __str__(self) -> str:
         if not self.fired:
-            return "no alarm: D may be used with this bank"
-        return f"ALARM: {'; '.join(self.reasons)}. Use A with this bank, or D with a larger bank"
+            return "no alarm: C− may be used with this bank"
+        return f"ALARM: {'; '.join(self.reasons)}. Use A with this bank, or C− with a larger bank"
 
 
 def check_bank(
@@ -87,14 +87,14 @@ def check_bank(
     maps=None,
     fallback_maps=None,
 ) -> Alarm:
-    """Check whether D, as ``recipe`` makes it from a bank, is to be trusted on pictures.
+    """Check whether C−, as ``recipe`` makes it from a bank, is to be trusted on pictures.
 
     Args:
         bank_features: the bank's pictures.
         features: the pictures to be scored.
-        recipe: of D.
-        fallback: of the score that D is held against and gives way to (A).
-        maps: D's [N, T] where they exist already (None: computed on a sample).
+        recipe: of C−.
+        fallback: of the score that C− is held against and gives way to (A).
+        maps: C−'s [N, T] where they exist already (None: computed on a sample).
         fallback_maps: A's, likewise.
 
     Raises:
@@ -110,7 +110,7 @@ def judge(found: dict[str, float | None], limits: Limits) -> Alarm:
     few = found["units"] < limits.units_min
     if few:
         reasons.append(f"the bank has {found['units']:.0f} units, fewer than {limits.units_min}")
-    for name, what in (("agreement", "D and A agree by ρ"), ("backing", "A backs what D points to by AUROC")):
+    for name, what in (("agreement", "C− and A agree by ρ"), ("backing", "A backs what C− points to by AUROC")):
         value, limit = found[name], getattr(limits, f"{name}_min")
         if limit is not None and ((value is None and not few) or (value is not None and value < limit)):
             reasons.append(f"{what} = {_number(value)}, less than {limit:.2f}")

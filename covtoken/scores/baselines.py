@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -102,6 +102,17 @@ def musc(
     pictures that come nearest (Li et al., ICLR 2024), of at most ``MUTUAL_PICTURES`` of the bank by keyed hash of their
     content; pictures of the token's own unit count neither.
     """
+    near = pictures_apart(block, pooled, bank_features, features)
+    return np.stack([apart[:, : math.ceil(MUTUAL_SHARE * apart.shape[1] - 1e-9)].mean(1) for apart in near])
+
+
+def pictures_apart(block: Block, pooled: bool, bank_features: Features, features: Features) -> Iterator[torch.Tensor]:
+    """Yield, for each picture, how far its tokens lie from each of P bank pictures of other units: [T, P], ascending.
+
+    Raises:
+        LabelLeak: something like a label was handed in.
+        CovtokenError: no bank picture of another unit.
+    """
     digests = bank_features.digests
     wanted = set(smallest(set(digests), MUTUAL_PICTURES))
     first = {digest: index for index, digest in reversed(list(enumerate(digests)))}  # a picture that stands twice: once
@@ -114,16 +125,14 @@ def musc(
             parts.append(pool3x3(tokens, bank.rows, bank.cols) if pooled else tokens)
         others = torch.cat(parts).float()  # [P, T, D]
     units, flat = np.asarray(bank.units), others.flatten(0, 1)
-    scores = []
     for part, tokens in features.chunks(block, size=CHUNK):
         tokens = pool3x3(tokens, features.rows, features.cols) if pooled else tokens
         for unit, z in zip(np.asarray(features.units)[part], tokens.float(), strict=True):
             apart = torch.cdist(z, flat).unflatten(1, others.shape[:2]).amin(-1)  # [T, P]
-            apart = apart[:, torch.from_numpy(units != unit)].sort(dim=1).values
+            apart = apart[:, torch.from_numpy(units != unit)]
             if not apart.shape[1]:
                 raise CovtokenError(f"MuSc needs bank pictures of other units than {unit!r}, and there are none")
-            scores.append(apart[:, : math.ceil(MUTUAL_SHARE * apart.shape[1] - 1e-9)].mean(1))
-    return torch.stack(scores).numpy()
+            yield apart.sort(dim=1).values
 
 
 def centre_prior(block: None, features: Features, seed: int) -> np.ndarray:

@@ -55,7 +55,7 @@ def fix_limits(
     """Fix the limits on selection splits and lock them; return limits and the conditions' rows.
 
     Args:
-        recipes: of D and A (None: the alarm's).
+        recipes: of C− and A (None: the alarm's).
         rows: conditions that were run already, such as a lock's.
 
     Raises:
@@ -69,7 +69,7 @@ def fix_limits(
     for name, setting in settings.items() if given is None else ():
         conditions = list(alarm_conditions.define_conditions(setting, recipes))
         for condition in track(conditions, f"define, {name}", disable=not progress):
-            rows.append({"cohort": name} | run_condition(condition, recipes, Limits()))
+            rows.append({"cohort": name} | run_condition(condition, recipes, Limits(), with_jump=True))
     limits, looked_at = choose_limits(rows)
     new = {
         "limits": limits.to_json(),
@@ -96,11 +96,11 @@ def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
     banks work, so an alarm that never fires would often be right. Units, agreement and backing are searched together,
     on the middles between observed values; each further statistic must be worth more than ``WORTH``, and the widest
     gaps break ties. Drift is printed and decides nothing: on CT and on the phantom a foreign bank hurts A, the
-    fallback, more than D (book/recommended.md), which is no reason to fall back.
+    fallback, more than C− (book/recommended.md), which is no reason to fall back.
     """
     failed = np.array([row["failed"] for row in rows])
     if failed.all() or not failed.any():
-        raise CovtokenError("D failed in every condition, or in none: there is nothing to set a limit by")
+        raise CovtokenError("C− failed in every condition, or in none: there is nothing to set a limit by")
     values = {n: np.array([-np.inf if row[n] is None else row[n] for row in rows], dtype=float) for n in SEARCHED}
     looked_at = {}
     for names in (names for n in range(1, len(SEARCHED) + 1) for names in combinations(SEARCHED, n)):
@@ -112,6 +112,10 @@ def choose_limits(rows: Sequence[dict]) -> tuple[Limits, dict[str, Any]]:
         return tried["right"] - WORTH * further, -further, tried["gap"]
 
     best = max(looked_at, key=rank)
+    for name, sign in (("jump, low fires", 1), ("jump, high fires", -1)):  # tried alone; Limits has no such statistic
+        if all("jump" in row for row in rows):
+            right, gap, (limit,) = max(_searched([sign * np.array([row["jump"] for row in rows])], failed))
+            looked_at[name] = {"right": right, "gap": gap, "limits": {"jump": sign * limit}}
     chosen = {f"{name}_min": round(limit, 3) for name, limit in looked_at[best]["limits"].items()}
     if "units_min" in chosen:
         chosen["units_min"] = max(FEWEST_UNITS, int(np.ceil(chosen["units_min"])))
@@ -201,7 +205,7 @@ def try_conditions(
     followed = [row["auroc_a" if row["recommended"] == "A" else "auroc_d"] for row in rows]
     means = {"d": [row["auroc_d"] for row in rows], "a": [row["auroc_a"] for row in rows], "recommended": followed}
     n = [max(row[key] for row in rows) for key in counted]
-    for name, values in means.items():  # the worth of following the alarm, beside always D and always A
+    for name, values in means.items():  # the worth of following the alarm, beside always C− and always A
         metrics[f"mean_auroc.{name}"] = metric(float(np.mean(values)), None, *n)
     metrics["alarm.right"] = metric(share, None, *n)
     return setting.report(

@@ -1,4 +1,4 @@
-"""Conditions under which the alarm is tried: a bank, pictures to score, and labels that tell whether D failed there.
+"""Conditions under which the alarm is tried: a bank, pictures to score, and labels that tell whether C− failed there.
 
 Banks are shares of a cohort's bank units by keyed hash, which no mask touches; only the lesion-free bank is chosen by a
 label, BUSI's class "normal", for evaluation.
@@ -24,13 +24,15 @@ from covtoken.evaluation.stats import auroc
 from covtoken.keys import hash_of, smallest
 from covtoken.protocol.alarm_limits import Recipes
 from covtoken.protocol.setting import Setting, open_setting
-from covtoken.scores.alarm import Limits, judge, statistics
+from covtoken.scores.alarm import TOP, Limits, judge, statistics
+from covtoken.scores.baselines import pictures_apart
+from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies.study import share_of
 
 FALLS_BEHIND, NO_USE = 0.01, 0.75
 FAILURE = (
-    f"D has failed where its pooled token AUROC is below A's by more than {FALLS_BEHIND}, for then the fallback is "
+    f"C− has failed where its pooled token AUROC is below A's by more than {FALLS_BEHIND}, for then the fallback is "
     f"better, or below {NO_USE}, for then the map is of no use whatever it is compared with"
 )
 DEFINE_SHARES = (0.02, 0.04, 0.08, 0.12, 0.18, 0.3, 1.0)
@@ -44,6 +46,7 @@ TEST_SPLIT = {"phantom": "test", "busi": "calibration", "lidc-crops": "calibrati
 FOLDS = (2, 3)  # of five: each gives conditions of its own
 FEW_PICTURES, FEW_UNITS = 40, 60  # extracted anew, at another size or under noise
 OTHER_SIZE = 280  # pixels: 20 × 20 tokens of 14
+JUMP_PICTURES = 16
 NOISE = 0.15  # standard deviation, share of the unit range
 
 
@@ -59,18 +62,20 @@ class Condition:
 
 
 def has_failed(direction: float, fallback: float) -> bool:
-    """Apply the failure rule (``FAILURE``) to the pooled token AUROCs of D and A."""
+    """Apply the failure rule (``FAILURE``) to the pooled token AUROCs of C− and A."""
     return bool(direction < fallback - FALLS_BEHIND or direction < NO_USE)
 
 
-def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dict:
-    """Make a condition's row: AUROC of D and A, whether D failed, the statistics, and whether the alarm fired.
+def run_condition(condition: Condition, recipes: Recipes, limits: Limits, with_jump: bool = False) -> dict:
+    """Make a condition's row: AUROC of C− and A, whether C− failed, the statistics, and whether the alarm fired.
 
     The alarm is asked before labels are looked at; it gets the scored maps, to save a second fit.
     """
     bank, pictures, both = condition.bank, condition.pictures, (recipes.direction, recipes.fallback)
     maps = [score_maps(recipe, bank, pictures, other_size=condition.kind == "size") for recipe in both]
     numbers = statistics(bank, pictures, *both, *maps)
+    if with_jump:
+        numbers["jump"] = jump(bank, pictures, recipes.direction, maps[0])
     alarm = judge(numbers, limits)
     keep = ~condition.labels.ignore
     d, a = (float(auroc(scores[keep], condition.labels.lesion[keep])) for scores in maps)
@@ -82,6 +87,26 @@ def run_condition(condition: Condition, recipes: Recipes, limits: Limits) -> dic
         **{"fired": alarm.fired, "reasons": list(alarm.reasons), "right": failed == alarm.fired},
         "recommended": alarm.recommended,
     }
+
+
+def jump(bank: FeatureSet, pictures: FeatureSet, recipe: Recipe, maps: np.ndarray) -> float:
+    """Measure how much more abruptly the tokens that a map points to run out of pictures with something alike.
+
+    Sorted by distance, bank pictures that share an anomaly come first, and then the distance jumps ("consistent
+    anomalies", arXiv 2510.10456). Of each token the largest log ratio of neighbouring distances among the nearer half
+    of the pictures counts: its mean over the tokens of the map's top tenth, minus that over the rest.
+
+    Args:
+        recipe: whose block's pooled tokens are compared.
+        maps: [N, T] of the pictures.
+    """
+    chosen = sorted(range(len(pictures)), key=lambda i: hash_of(pictures.digests[i]))[:JUMP_PICTURES]
+    growth = []
+    for apart in pictures_apart(recipe.block, True, bank, pictures.subset(chosen)):
+        nearer = apart[:, : max(2, apart.shape[1] // 2)].clamp_min(1e-9).log()
+        growth.append(nearer.diff(dim=1).amax(1).numpy() if nearer.shape[1] > 1 else np.zeros(len(nearer)))
+    top = maps[chosen] > np.quantile(maps[chosen], TOP)
+    return float(np.mean(np.array(growth)[top]) - np.mean(np.array(growth)[~top]))
 
 
 def bank_shares(

@@ -74,10 +74,10 @@ def test_a_planted_defect_turns_the_verdict(report, defect):
 
 def test_every_baseline_has_a_verdict():
     for report in REPORTS:
-        for ours, baseline in product(("recommended", "density"), gate1.BASELINES):
-            for kind in ("auroc", "image_auroc"):
+        for ours, baseline in product(gate1.OURS, (*gate1.BASELINES, *gate1.RIVALS, "direction")):
+            for kind in gate1.GAINS:
                 outcome = report.checks.get(f"{kind}.{ours}_against_{baseline}")
-                assert outcome in ("wins", "loses", "undecided") or baseline in gate1.PIXELS_ONLY
+                assert outcome in ("wins", "loses", "undecided"), (report.cohort, kind, ours, baseline)
 
 
 def test_where_the_alarm_fires_a_stands_in():
@@ -95,11 +95,11 @@ def test_where_the_alarm_fires_a_stands_in():
         parts = [{"density.block3": a, "recommended": d} for a, d in zip(raw, ours)]
         said = scoring.heed_alarms(parts, pairs, plan, SimpleNamespace(n_blocks=4), (limits, recipes, None))
         assert [alarm["fired"] for alarm in said].count(True) == fired
-        assert {alarm["score"] for alarm in said} == {"A" if fired else "D"}, "folds of two scales cannot be pooled"
+        assert {alarm["score"] for alarm in said} == {"A" if fired else "C−"}, "folds of two scales cannot be pooled"
         for part, a, d in zip(parts, raw, ours):
             wanted = smooth(a, pictures.rows, pictures.cols, 0.5) if fired else d
             np.testing.assert_array_equal(part["recommended"], wanted)
-        starts = ("no alarm: the recommended score is D", "ALARM of 1 of 2 banks", "ALARM of 2 of 2 banks")
+        starts = ("no alarm: the recommended score is C−", "ALARM of 1 of 2 banks", "ALARM of 2 of 2 banks")
         assert alarm_sentence(said).startswith(starts[fired])
 
 
@@ -179,13 +179,15 @@ def test_a_small_cohort_on_another_backbone_takes_the_recipe_at_the_same_depth_u
     plan = planning.recipe_plan(_setting(_folder(30), name="vit-large", n_blocks=24, has_saliency_head=False))
     assert not plan.locked and plan.middle == 2 * locked.middle and plan.threshold == locked.threshold
     assert plan.reason.startswith("recipe and threshold of busi on embedded, not tuned on this backbone: best")
-    assert set(locked.recipes) - set(plan.recipes) == {"saliency_head", "head_student", "direction_without_head"}
+    heads = {"saliency_head", "head_student", "without_head", "with_head", "attention_head_fit"}
+    assert set(locked.recipes) - set(plan.recipes) == heads
     for name, recipe in plan.recipes.items():
         first = locked.recipes[name]
         assert recipe.block == (None if first.block is None else 2 * first.block)
         assert (recipe.pooled, recipe.sigma, recipe.sign) == (first.pooled, first.sigma, first.sign)
     assert plan.recipes["patchcore"].settings.second_block == 2 * locked.recipes["patchcore"].settings.second_block
-    assert plan.recipes["recommended"].settings == replace(locked.recipes["recommended"].settings, target_block=18)
+    deeper = replace(locked.recipes["recommended"].settings, target_block=18, attention_block=22)
+    assert plan.recipes["recommended"].settings == deeper
 
 
 def test_recording_without_a_lock_is_refused_before_anything_is_extracted():

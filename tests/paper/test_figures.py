@@ -175,10 +175,10 @@ def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_le
     rows = [row for data in alarm.alarm_against_failure(ALARMS).to_dict()["datasets"].values() for row in data]
     drawn = {row["condition"]: (row["alarm"], row["outcome"]) for row in rows if "condition" in row}
     assert drawn == {
-        "0 0": ("silent", "D worked"),
-        "0 1": ("silent", "D failed"),
-        "1 0": ("alarm", "D worked"),
-        "1 1": ("alarm", "D failed"),
+        "0 0": ("silent", "C− worked"),
+        "0 1": ("silent", "C− failed"),
+        "1 0": ("alarm", "C− worked"),
+        "1 1": ("alarm", "C− failed"),
     }
     with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
         alarm.alarm_against_failure(ALARMS, statistic="luck")

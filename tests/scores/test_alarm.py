@@ -54,7 +54,7 @@ def pictures():
 @pytest.mark.parametrize(("n_units", "fires"), [(1, True), (2, True), (3, True), (4, False), (8, False)])
 def test_few_units_fire_whatever_the_rest_says(pictures, n_units, fires):
     alarm = check_bank(StubFeatures.of(n_units, 4), pictures, D, A, LIMITS)
-    assert alarm.fired == fires and alarm.recommended == ("A" if fires else "D")
+    assert alarm.fired == fires and alarm.recommended == ("A" if fires else "C−")
     assert not fires or f"the bank has {n_units} units, fewer than 4" in str(alarm)
 
 
@@ -105,9 +105,9 @@ def test_drift_is_one_for_pictures_like_the_banks_and_grows_with_distance(bank, 
     [
         ({}, None),
         ({"units": 3.0}, "the bank has 3 units, fewer than 4"),
-        ({"agreement": 0.4}, "D and A agree by ρ = 0.40, less than 0.50"),
-        ({"agreement": None}, "D and A agree by ρ = nothing"),
-        ({"backing": 0.7}, "A backs what D points to by AUROC = 0.70, less than 0.85"),
+        ({"agreement": 0.4}, "C− and A agree by ρ = 0.40, less than 0.50"),
+        ({"agreement": None}, "C− and A agree by ρ = nothing"),
+        ({"backing": 0.7}, "A backs what C− points to by AUROC = 0.70, less than 0.85"),
         ({"drift": 1.3}, "1.30 times as far"),
         ({"drift": None}, "nothing times as far"),
     ],

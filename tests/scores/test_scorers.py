@@ -27,6 +27,7 @@ from covtoken.scores.alarm import statistics
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.recipe import PatchCoreSettings, Recipe
 from covtoken.scores.scorers import SCORERS, choices, raw_maps, score_maps
+from covtoken.subspace.consensus import ConsensusSettings
 from covtoken.subspace.density import DensitySubspace, sparsity
 from covtoken.subspace.direction import Direction, DirectionSettings, fit_many
 from covtoken.subspace.rarity import RaritySubspace
@@ -107,8 +108,9 @@ def test_the_grid_is_the_same_for_all():
     assert {(r.block, r.settings.second_block) for r in choices("patchcore", 12)} >= {(3, 5), (8, 10)}
     assert len(choices("rarity", 12)) == 8 * 2 * 3
     assert {(r.block, r.pooled, r.settings) for r in choices("consensus", 12)} == {
-        (block, True, DirectionSettings(9)) for block in range(4, 11)
+        (block, True, ConsensusSettings()) for block in range(4, 11)
     }
+    assert {r.settings for r in choices("direction", 12)} == {DirectionSettings(9)}
     assert {r.block for r in choices("head_student", 12)} == set(range(4, 11))
     assert [r.settings for r in choices("without_head", 12)] == [r.settings for r in choices("consensus", 12)]
 

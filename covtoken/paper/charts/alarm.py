@@ -1,4 +1,4 @@
-"""Chart the label-free alarm: what it saw against whether D failed."""
+"""Chart the label-free alarm: what it saw against whether C− failed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from covtoken.paper.charts.style import COLOURS, plain_legend, styled, table_of
 
 
 def alarm_against_failure(
-    rows: Iterable[Mapping], title: str = "Does the alarm fire where D fails?", statistic: str = "backing"
+    rows: Iterable[Mapping], title: str = "Does the alarm fire where C− fails?", statistic: str = "backing"
 ):
-    """Plot each condition by a label-free statistic and D's gain over A; colour: the alarm, shape: what happened.
+    """Plot each condition by a label-free statistic and C−'s gain over A; colour: the alarm, shape: what happened.
 
     Args:
-        rows: mappings with ``condition``, the statistic (None: left out), ``gain`` (AUROC of D minus A's), ``fired``
+        rows: mappings with ``condition``, the statistic (None: left out), ``gain`` (AUROC of C− minus A's), ``fired``
             and ``failed``; optionally ``cohort``.
         statistic: backing, agreement, drift or units.
 
@@ -31,12 +31,12 @@ def alarm_against_failure(
     table = table[table[statistic].notna()]
     table = table.assign(
         alarm=np.where(table["fired"].astype(bool), "alarm", "silent"),
-        outcome=np.where(table["failed"].astype(bool), "D failed", "D worked"),
+        outcome=np.where(table["failed"].astype(bool), "C− failed", "C− worked"),
     )
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(y="zero:Q")
     legend = plain_legend()
     alarms = alt.Scale(domain=["alarm", "silent"], range=[COLOURS[1], COLOURS[0]])
-    outcomes = alt.Scale(domain=["D failed", "D worked"], range=["cross", "circle"])
+    outcomes = alt.Scale(domain=["C− failed", "C− worked"], range=["cross", "circle"])
     numbers = (alt.Tooltip(f"{name}:Q", format="+.3f") for name in (statistic, "gain"))
     named = ["cohort:N"] if "cohort" in table else []
     points = (
@@ -44,7 +44,7 @@ def alarm_against_failure(
         .mark_point(size=75, opacity=0.9, strokeWidth=2)
         .encode(
             x=alt.X(f"{statistic}:Q", title=_STATISTICS[statistic], scale=alt.Scale(zero=False)),
-            y=alt.Y("gain:Q", title="AUROC of D minus A's"),
+            y=alt.Y("gain:Q", title="AUROC of C− minus A's"),
             color=alt.Color("alarm:N", scale=alarms, legend=legend),
             shape=alt.Shape("outcome:N", scale=outcomes, legend=legend),
             tooltip=[*named, "condition:N", *numbers, "alarm:N", "outcome:N"],
@@ -54,8 +54,8 @@ def alarm_against_failure(
 
 
 _STATISTICS = {
-    "backing": "How often A backs what D points to (AUROC)",
-    "agreement": "Agreement of D and A (Spearman's ρ)",
+    "backing": "How often A backs what C− points to (AUROC)",
+    "agreement": "Agreement of C− and A (Spearman's ρ)",
     "drift": "Drift (1: pictures like the bank's)",
     "units": "Units in the bank",
 }

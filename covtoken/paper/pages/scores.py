@@ -124,12 +124,12 @@ class AlarmTable(Reader, SphinxDirective):
         if not rows:
             return self.refused(CovtokenError(f"alarm: {MISSING}"))
         rows.append(["all", *_right(*total), "–", "–", "–"])
-        head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of D", "of A", "of what the alarm says"]
+        head = ["", "failed: fired", "worked: silent", "right", "mean AUROC of C−", "of A", "of what the alarm says"]
         return [make_table(head, rows)]
 
 
 def _right(failed, worked) -> list[str]:
-    """Count the right alarms where D failed and where it worked, and both; each argument is (fired, silent)."""
+    """Count the right alarms where C− failed and where it worked, and both; each argument is (fired, silent)."""
     pairs = ((failed[0], sum(failed)), (worked[1], sum(worked)))
     return [f"{right} of {n}" for right, n in (*pairs, map(sum, zip(*pairs, strict=True)))]
 

@@ -85,7 +85,8 @@ def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
     """Lay out the first n rows of a ranking: means over banks of pooled and image AUROC, and the lowest pooled one."""
     cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
     tied = sum(row["tied"] for row in rows)
-    title = f"D over banks: {len(rows)} variants, {tied} tied within {TIED} in the rule's order, then by mean"
+    about = f"source {rows[0]['sources']}, {len(rows)} variants, {tied} tied within {TIED}"
+    title = f"Over banks: {about} in the rule's order, then by mean"
     table = _table(title, *bank_choice.FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts))
     for row in rows[:n]:
         numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
@@ -108,8 +109,8 @@ def in_organ_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
 
 
 def alarm_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """Lay conditions out: AUROC of D and A, whether D failed, the alarm's statistics, whether it fired."""
-    columns = ("condition", "units", "D", "A", "D failed", "backing", "drift", "alarm")
+    """Lay conditions out: AUROC of C− and A, whether C− failed, the alarm's statistics, whether it fired."""
+    columns = ("condition", "units", "C−", "A", "C− failed", "backing", "drift", "alarm")
     table = _table(escape(title), *columns, left=("condition",))
     for row in rows:
         name = " ".join(filter(None, (row.get("cohort"), row["condition"])))
