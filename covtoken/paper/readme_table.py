@@ -50,7 +50,7 @@ def readme_table(reports: list[GateReport]) -> str:
     rivals = (summary.best_rival(report) for report in reports)
     rows.insert(4, ["best baseline, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
     for score, name in {"recommended": "C−", "with_head": "C"}.items():
-        rows.append([f"**{name} loses to**", *(losses(report, score) for report in reports)])
+        rows.append([f"**loses to**: {name}", *(losses(report, score) for report in reports)])
     for score, name in {"recommended": "C−", "with_head": "C", "density": "A"}.items():
         rows.append([f"**gate 1 says, of {name}**", *(gate1.verdicts(report).get(score, "–") for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]

@@ -60,8 +60,8 @@ NUMBERS = {
     "negative_result": {
         "recall_small.membership": "recall of small lesions, membership A, keep 0.25",
         "recall_small.coverage_greedy": "… RankMe, greedy, keep 0.25",
-        "recall_small.coverage_repaired": "… repaired dual, own k",
-        "recall_small.rankme.repaired.membership": "… membership A at that k",
+        "recall_small.coverage_repaired": "… repaired dual, own k, mean over seeds",
+        "recall_small.membership_at_coverage_repaired": "… membership A at that k",
         "recall_small.coverage_dual": "… dual as specified, own k",
         "recall_small.rankme.dual.membership": "… membership A at that k",
     },
@@ -103,8 +103,8 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "",
             f"{WRITTEN} GO and NO-GO answer the gate's question; NO-VERDICT: too few units, or no answer possible. "
             "NO-GO is a finding like any other; GO of the negative result means that it holds. Gate 1's decision is "
-            "C−'s; the published claim is about membership A, and C reads the saliency head: their verdicts stand under "
-            "it.",
+            "C−'s; the published claim is about membership A, and C reads the saliency head: their verdicts "
+            "stand under it.",
             "",
             *markdown_lines(["gate", *cohorts], decisions),
             "",
@@ -225,8 +225,8 @@ def mechanism(report: GateReport) -> str:
         f"**Mechanism.** Well optimised RankMe {lost}: recall {recalls[0]} against {recalls[1]}, difference "
         f"{_cell(gain, '+.3f')}. The repaired dual met the floor on {_value(before, '.0%')} of pictures before tokens "
         f"were added until it was met on all; it differs by {_cell(gain_repaired, '+.3f')}, and over {len(seeds)} "
-        f"seeds its recall lies between {min(seeds):.3f} and {max(seeds):.3f} (the decision uses the first, "
-        f"{seeds[0]:.3f}). As specified the floor is met on {met}, "
+        f"seeds its recall lies between {min(seeds):.3f} and {max(seeds):.3f} (the decision uses their mean). "
+        f"As specified the floor is met on {met}, "
         f"with {tokens} tokens kept. Tokens of one lesion {alike} those of a patch of the same shape elsewhere in the "
         f"picture ({compared['n_lesions']} lesions of two tokens or more, of which {compared['n_small']} small; mean "
         f"squared cosine {cosines[0]} against {cosines[1]}): {so}. A choice that is paid for new directions takes the "

@@ -22,7 +22,7 @@
 # first?
 #
 # Membership A of a token is its mean distance to its ten nearest neighbours in a bank of tokens from *other, unlabelled*
-# pictures. The *recommended* score D is one direction in token space that was fitted, without labels, to what is rare: no
+# pictures. The *recommended* score C− is one direction in token space that was fitted, without labels, to what is rare: no
 # search is needed to use it. Its recipe is the same for all cohorts. Masks are opened only after every score exists.
 # Block, pooling and smoothing of membership *and of every baseline* were chosen on the selection split; this notebook
 # evaluates the locked choice and can tune nothing.

@@ -85,19 +85,19 @@ class VerdictTable(Reader, SphinxDirective):
         if not reports:
             return self.refused(CovtokenError(f"gate {gate}: {MISSING}"))
         rows, ours = [], self.options.get("ours", "density")
-        for kind in self.options.get("kinds", "auroc image_auroc").split():
+        for kind in self.options.get("kinds", "auroc image_auroc aupr").split():
             start = f"{kind}.{ours}_against_"
             names = dict.fromkeys(n for report in reports.values() for n in report["checks"] if n.startswith(start))
             for name in names:
-                label = f"{name.removeprefix(start).replace('_', ' ')}, {KINDS[kind]}"
+                label = f"{METHOD_NAMES[name.removeprefix(start)]}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
         words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
         notes = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
         return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
 
 
-KINDS = {"auroc": "pooled", "image_auroc": "inside an image"}
-OURS = METHOD_NAMES | {"recommended": "the recommended score"}
+KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR"}
+OURS = METHOD_NAMES | {"recommended": "C−", "with_head": "C"}
 
 
 def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
