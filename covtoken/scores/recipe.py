@@ -106,13 +106,19 @@ def at_depth(block: int, n_blocks: int, of: int = 12) -> int:
 
 
 # What `covtoken ablate --banks --choose` gives from the recipe cohorts' committed tables; a test holds them to that.
-RECOMMENDED = Recipe("consensus", 6, True, 0.5, settings=ConsensusSettings("rarity", 9, 0.93, 1.0, 2, 0.75, "peak", 11))
+RECOMMENDED = Recipe("consensus", 6, True, 0.0, settings=ConsensusSettings("rarity", 9, 0.9, 1.0, 2, 1.0, "peak", 11))
 FIXED = {  # the same for all cohorts
     "recommended": RECOMMENDED,
-    "with_head": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="rarity+head")),
+    "with_head": Recipe(
+        "consensus", 6, True, 0.0, settings=ConsensusSettings("rarity+head", 9, 0.95, 3.0, 2, 1.0, "peak", 11)
+    ),
     "direction": Recipe("direction", 6, True, 0.0, settings=DirectionSettings(9, 0.93, 3.0, 2, 0.75)),
-    "attention_fit": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="attention")),
-    "attention_head_fit": replace(RECOMMENDED, settings=replace(RECOMMENDED.settings, sources="attention+head")),
+    "attention_fit": Recipe(
+        "consensus", 6, True, 0.0, settings=ConsensusSettings("attention", 9, 0.9, 3.0, 2, 0.75, "peak", 11)
+    ),
+    "attention_head_fit": Recipe(
+        "consensus", 6, True, 0.0, settings=ConsensusSettings("attention+head", 9, 0.93, 1.0, 2, 1.0, "peak", 11)
+    ),
 }
 # What `covtoken in-organ --choose` gives from the committed tables of the recipe cohorts; tested alike.
 IN_ORGAN = Recipe("in_organ", 9, False, 0.5, settings=InOrganSettings(6, 0.5))

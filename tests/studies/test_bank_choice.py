@@ -171,8 +171,6 @@ def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
 OLDER = {
     "busi/ablation": "0655ca48f9d11818",
     "lidc-crops/ablation": "d269d136e28a0410",
-    "busi/banks": "f35997d86f5922f0",
-    "lidc-crops/banks": "a31e614747147c12",
     "busi/in_organ": "163e249fa414ce19",
     "lidc-crops/in_organ": "a7c31298f6ea71bc",
 }  # of the tables that carry no digest of their own yet

@@ -6,6 +6,7 @@ table is not recorded.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from docutils import nodes
@@ -13,12 +14,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
+from covtoken.names import LABELS
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.paper.tables.studies import WORDS, value_text
-from covtoken.scores.recipe import RECOMMENDED
+from covtoken.scores.recipe import FIXED, Recipe
 from covtoken.studies import ablation, banks
 from covtoken.studies.ablation import settings as settings_of
-from covtoken.studies.banks import FIELDS, mean_over_banks, ranked
+from covtoken.studies.banks import FIELDS, MEASURES, mean_over_banks
 from covtoken.studies.study import Study, recipe_cohorts
 
 
@@ -37,7 +39,7 @@ class AblationTable(Reader, SphinxDirective):
 
 
 class BankTable(Reader, SphinxDirective):
-    """Lay out the recommended recipe and two to compare, in each recipe cohort: a row a share of the bank's units."""
+    """Lay out the fixed recipes in each recipe cohort: a row a share of the bank's units."""
 
     def run(self) -> list[nodes.Node]:
         contents, warnings = _contents(self, banks.STUDY)
@@ -47,7 +49,7 @@ class BankTable(Reader, SphinxDirective):
         rows = [[row[0], *map(make_number, row[1:])] for row in bank_rows(contents)]
         parts = [
             f"{name}: {c['split']} split, {c['n']['units']} units, {c['n']['images']} images, bank of up to "
-            f"{max(r['bank_units'] for r in c['variants'])} units, {len(mean_over_banks(c))} variants looked at."
+            f"{max(bank['units'] for bank in c['banks'])} units, {len(mean_over_banks(c))} variants looked at."
             for name, c in contents.items()
         ]
         words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "
@@ -55,36 +57,34 @@ class BankTable(Reader, SphinxDirective):
 
 
 def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
-    """Name the variants compared: the recommended one, the best with one component, without a view inside, plain D."""
-    settings = RECOMMENDED.settings
-    means = [mean_over_banks(content) for content in contents.values()]
-    place = FIELDS.index("component")
-    alone = [variant for variant in means[0] if variant[0] == 0 and variant[place] == "none"]
-    best = max(alone, key=lambda variant: sum(m[variant]["auroc"] + m[variant]["image_auroc"] for m in means))
-    return {
-        "recommended": (*(getattr(settings, name) for name in FIELDS[:place]), "none", RECOMMENDED.sigma),
-        "one component a picture": tuple(ranked(contents, ("peak", "mass"))[0][name] for name in FIELDS),
-        "without a view inside": best,
-        "plain D": (0.0, 0.9, 1.0, 0, "none", 0.5),
+    """Name the variants compared: C−, C, D, the rivals, as their recipes stand, and plain D."""
+
+    def variant(recipe: Recipe) -> tuple:
+        about = {"sources": "rarity", "component": "none", "sigma": recipe.sigma} | asdict(recipe.settings)
+        return tuple(about[name] for name in FIELDS)
+
+    return {LABELS[name]: variant(recipe) for name, recipe in FIXED.items()} | {
+        "plain D": ("rarity", 0.0, 0.9, 1.0, 0, "none", 0.5)
     }
 
 
 def bank_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Give rows of [share, then pooled / image AUROC of each cohort's compared variants], the smallest banks first."""
-    by_key: dict[tuple, list[dict]] = {}
-    for cohort, content in contents.items():
-        for row in content["variants"]:
-            by_key.setdefault((cohort, tuple(row[k] for k in FIELDS), row["share"]), []).append(row)
-    shares, variants = sorted({share for _, _, share in by_key}), compared(contents).values()
+    found = {
+        (cohort, tuple(row[name] for name in FIELDS)): row for cohort, c in contents.items() for row in c["variants"]
+    }
+    banks = next(iter(contents.values()))["banks"]
+    variants = compared(contents).values()
 
     def cell(cohort: str, variant: tuple, share: float) -> str:
-        rows = by_key.get((cohort, variant, share), [])
-        means = (sum(row[k] for row in rows) / len(rows) for k in ("auroc", "image_auroc")) if rows else ()
+        row = found.get((cohort, variant))
+        at = [i for i, bank in enumerate(contents[cohort]["banks"]) if bank["share"] == share]
+        means = (sum(row[k][i] for i in at) / len(at) for k in MEASURES) if row and at else ()
         return " / ".join(f"{mean:.3f}" for mean in means) or "–"
 
     return [
         [value_text("share", share), *(cell(c, variant, share) for c in contents for variant in variants)]
-        for share in shares
+        for share in sorted({bank["share"] for bank in banks})
     ]
 
 

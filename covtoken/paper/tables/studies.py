@@ -86,11 +86,12 @@ def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
     cohorts = [name for name, value in rows[0].items() if isinstance(value, dict)]
     tied = sum(row["tied"] for row in rows)
     about = f"source {rows[0]['sources']}, {len(rows)} variants, {tied} tied within {TIED}"
-    title = f"Over banks: {about} in the rule's order, then by mean"
-    table = _table(title, *bank_choice.FIELDS, "mean", *(f"{c}, pooled / image / lowest" for c in cohorts))
+    title = f"Over banks: {about} in the rule's order, then by mean; pooled / image / lowest"
+    fields = bank_choice.FIELDS[1:]
+    table = _table(title, *fields, "mean", *cohorts)
     for row in rows[:n]:
-        numbers = (" / ".join(f"{row[c][k]:.4f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
-        settings_texts = (str(row[k]) for k in bank_choice.FIELDS)
+        numbers = (" / ".join(f"{row[c][k]:.3f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
+        settings_texts = (str(row[k]) for k in fields)
         table.add_row(*settings_texts, f"{row['mean']:.4f}", *numbers, style="" if row["tied"] else "dim")
     return table
 
