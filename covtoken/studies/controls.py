@@ -4,15 +4,15 @@
 
 A control is C− with one thing changed, or another score beside it. Kinds:
 
-    score      C− itself, D, C, A, rarity PN without the fit, the saliency head, and its student at C−'s block and σ
-    source     C−'s fit and settings on another source in the place of rarity, be it no more than random numbers
+    score      C− itself, D, C, A, rarity PN without the fit, the saliency head, its student at C−'s block and σ
+    source     C−'s fit and settings on another source in the place of rarity, such as random numbers
     head       C− read off tokens that say nothing linear about the head's logit (``erasure.without_linear``)
     bank       C− fitted to few units, to pictures without lesions, to another modality
     reference  C− whose rarity is searched in tokens that another hash key chose
     component  C− with each rule for the called tokens that stay
 
-Every difference is C− minus the control, paired. Intervals resample the scored units alone: they hold neither what
-another bank nor what another reference would change, so those stand as rows, and as ``reference_spread``.
+Every difference is C− minus the control, paired. Intervals resample the scored units alone: what another bank or
+another reference would change is not in them, and stands in rows of its own and in ``reference_spread``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -61,18 +62,12 @@ CHOSEN_BY_LABEL = "chosen by a label, for evaluation alone"
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A control's maps [N, T] of the scored pictures, and the bank that fed it; ``note`` tells how it was made."""
+    """A control's maps of the scored pictures and the bank that fed it."""
 
-    kind: str
-    name: str
-    maps: np.ndarray = field(repr=False)
+    key: str  # kind/name
+    maps: np.ndarray = field(repr=False)  # [N, T]
     bank: Features = field(repr=False)
-    note: str = ""
-
-    @property
-    def key(self) -> str:
-        """Name the row among all rows."""
-        return f"{self.kind}/{self.name}"
+    note: str = ""  # how the bank was made
 
 
 def run_controls(
@@ -87,10 +82,8 @@ def run_controls(
     setting = study.open_study(cohort, backbone, data=data, cache=cache, progress=progress)
     vit, ours = setting.vit, recommended(setting.vit.n_blocks)
     recipes = recipes_on_the_whole_bank(vit.n_blocks, vit.has_saliency_head)
-    blocks = {recipe.block for recipe in recipes.values()} | {
-        getattr(recipe.settings, "target_block", None) for recipe in recipes.values()
-    }
-    blocks = sorted(blocks - {None})
+    both = ((recipe.block, getattr(recipe.settings, "target_block", None)) for recipe in recipes.values())
+    blocks = sorted({block for pair in both for block in pair if block})
     splits = study.split_features(setting, blocks, vit.has_saliency_head, (ours.settings.attention_block,))
     bank, selection, labels = splits
     found = controls(bank, selection, recipes, other_banks(setting, bank, blocks))
@@ -125,52 +118,40 @@ def recipes_on_the_whole_bank(n_blocks: int, with_head: bool) -> dict[str, Recip
 def controls(
     bank: Features, selection: Features, recipes: Mapping[str, Recipe], banks: Sequence[tuple[str, Features, str]]
 ) -> Iterator[Control]:
-    """Score pictures with every control, a search of each bank or reference; no label is an argument.
+    """Score pictures with every control, a search of each bank or reference.
 
     Args:
-        bank: the bank's pictures.
-        selection: the pictures to score.
         recipes: of controls on the whole bank, by kind/name; holds C−.
         banks: (name, pictures, note) of other banks.
     """
     ours, rarity_at = recipes[OURS], cache(partial(rarity_of, bank))
-    target_block = ours.settings.target_block
     for key, recipe in recipes.items():
         made = partial(_linear_maps, rarity_at=rarity_at) if recipe.scorer in LINEAR else score_maps
-        yield Control(*key.split("/"), made(recipe, bank, selection), bank)
-    for name, source in other_sources(bank, rarity_at(target_block)[1]).items():
-        settings = replace(ours.settings, sources=name)
-        fitted = fit_consensus(bank, ours.block, [source], settings)
-        yield Control("source", name, direction_maps(ours, fitted, selection), bank)
+        yield Control(key, made(recipe, bank, selection), bank)
+    for name, source in other_sources(bank, rarity_at(ours.settings.target_block)[1]).items():
+        fitted = fit_consensus(bank, ours.block, [source], replace(ours.settings, sources=name))
+        yield Control(f"source/{name}", direction_maps(ours, fitted, selection), bank)
     for name, part, note in banks:
-        yield Control("bank", name, _linear_maps(ours, part, selection), part, note)
+        yield Control(f"bank/{name}", _linear_maps(ours, part, selection), part, note)
     for key in REFERENCE_KEYS:
         at = rarity_at if key == KEY else partial(_rarity_under, bank, key)
-        yield Control("reference", key, _linear_maps(ours, bank, selection, rarity_at=at), bank)
+        yield Control(f"reference/{key}", _linear_maps(ours, bank, selection, rarity_at=at), bank)
 
 
 def other_sources(bank: Features, rarity: torch.Tensor) -> dict[str, torch.Tensor]:
     """Make the sources that no recipe names, maps [N, T]; all but the last two smoothed as a saliency source is."""
-    with construction("the sources of controls"):
-        brightness = np.asarray(bank.intensity())
-        plain = {
-            "centre prior": baselines.centre_prior(None, bank, SEED),
-            "brightness": brightness,
-            "dark": -brightness,
-            "patch variance": np.asarray(bank.variance()),
-        }
-        made = {name: smooth(maps, bank.rows, bank.cols, SOURCE_SIGMA) for name, maps in plain.items()}
+    with construction("the sources of a control"):
+        plain = {"centre prior": baselines.centre_prior(None, bank, SEED), "patch variance": bank.variance()}
+        plain |= {"brightness": bank.intensity(), "dark": -bank.intensity()}
+        made = {name: smooth(np.asarray(maps), bank.rows, bank.cols, SOURCE_SIGMA) for name, maps in plain.items()}
         made["random"] = baselines.random(None, bank, SEED)
         return {name: torch.as_tensor(maps) for name, maps in made.items()} | {"minus rarity": -rarity}
 
 
 def other_banks(setting: Setting, bank: FeatureSet, blocks: Sequence[int]) -> list[tuple[str, FeatureSet, str]]:
     """List banks of few units, BUSI's without lesions, and another modality's: (name, pictures, note)."""
-    n_units, name = len(set(bank.units)), setting.cohort.name
-    banks = []
-    for share in SHARES:
-        part = study.share_of(bank, max(2, round(share * n_units)), KEYS[0])
-        banks.append((f"{share:.0%} of the units", part, f"hash key {KEYS[0]}"))
+    name, sizes = setting.cohort.name, {share: max(2, round(share * len(set(bank.units)))) for share in SHARES}
+    banks = [(f"{share:.0%} of the units", study.share_of(bank, n, KEYS[0]), "") for share, n in sizes.items()]
     if name == "busi":
         banks.append((WITHOUT_LESIONS, without_lesions(bank), CHOSEN_BY_LABEL))
     if name in FOREIGN:
@@ -184,25 +165,23 @@ def measured(found: Sequence[Control], labels: SplitLabels, rows: int, cols: int
     """Measure controls: their rows, the pooled differences from A that the paper needs, and the reference's spread."""
     numbers = measure({control.key: control.maps for control in found}, labels, rows, cols)
     keys = [control.key for control in found]
-    for key, kind in ((key, kind) for key in keys for kind in MEASURES):
+    for key, kind in product(keys, MEASURES):
         numbers.difference(f"{kind}_gain.{key}", f"{kind}.{OURS}", f"{kind}.{key}")
-    over_density = [key for key in (RARITY_ROW, RANDOM_ROW, fit_without_rarity(keys)) if key in keys]
+    over_density = RARITY_ROW, RANDOM_ROW, fit_without_rarity(keys)
     for key in over_density:
         numbers.difference(f"over_density.{key}", f"auroc.{key}", f"auroc.{DENSITY_ROW}")
     entries = numbers.entries()
     table = [
-        {"kind": control.kind, "control": control.name, "note": control.note}
+        dict(zip(("kind", "control"), control.key.split("/"), strict=True), note=control.note)
         | {"bank_units": len(set(control.bank.units)), "bank_images": len(control.bank)}
         | {kind: entries[f"{kind}.{control.key}"] for kind in MEASURES}
         | {"recommended_minus": {kind: entries[f"{kind}_gain.{control.key}"] for kind in MEASURES}}
         for control in found
     ]
     values = {k: [row[k]["value"] for row in table if row["kind"] == "reference"] for k in MEASURES}
-    return {
-        "controls": table,
-        "over_density": {key: entries[f"over_density.{key}"] for key in over_density},
-        "reference_spread": {kind: max(of_kind) - min(of_kind) for kind, of_kind in values.items()},
-    }
+    spread = {kind: max(of_kind) - min(of_kind) for kind, of_kind in values.items()}
+    over = {key: entries[f"over_density.{key}"] for key in over_density}
+    return {"controls": table, "over_density": over, "reference_spread": spread}
 
 
 def fit_without_rarity(keys: Sequence[str]) -> str:

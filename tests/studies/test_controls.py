@@ -44,13 +44,13 @@ def _labels(shift=0):
 
 @pytest.fixture(scope="module")
 def splits():
-    return _stub(12, 3, "b"), _stub(4, 2, "q"), _labels()
+    return _stub(12, 2, "b"), _stub(4, 2, "q"), _labels()
 
 
 @pytest.fixture(scope="module")
 def found(splits):
     bank, selection, _ = splits
-    few, normal = study.study.share_of(bank, 4, "key"), bank.subset(range(0, 36, 2))
+    few, normal = study.study.share_of(bank, 4, "key"), bank.subset(range(0, 24, 2))
     banks = (("few", few, "hashed"), (study.WITHOUT_LESIONS, normal, study.CHOSEN_BY_LABEL))
     return list(study.controls(bank, selection, study.recipes_on_the_whole_bank(4, True), banks))
 
@@ -83,7 +83,7 @@ def test_rows_that_a_recipe_names_are_the_recipe(splits, found):
     assert recipes["score/head_student"].block == OURS.block and recipes["score/density"].scorer == "density"
     for key, recipe in recipes.items():
         np.testing.assert_allclose(_maps(found, key), score_maps(recipe, bank, selection), atol=1e-6, err_msg=key)
-    assert [control.name for control in found if control.kind == "component"] == list(RULES)
+    assert [c.key for c in found if c.key.startswith("component/")] == [f"component/{rule}" for rule in RULES]
 
 
 def test_other_sources_stand_in_the_place_of_rarity_with_the_same_fit(splits, found):
@@ -100,15 +100,13 @@ def test_other_sources_stand_in_the_place_of_rarity_with_the_same_fit(splits, fo
     for name, source in {**smoothed, "minus rarity": -rarity}.items():
         by_hand = _refitted(splits, torch.as_tensor(source), sources=name)
         np.testing.assert_allclose(_maps(found, f"source/{name}"), by_hand, atol=1e-6, err_msg=name)
-    assert {control.name for control in found if control.kind == "source"} == {
-        *smoothed,
-        *("attention+head", "rarity+head", "random", "centre prior", "minus rarity"),
-    }
+    others = ("attention+head", "rarity+head", "random", "centre prior", "minus rarity")
+    assert {c.key for c in found if c.key.startswith("source/")} == {f"source/{name}" for name in (*smoothed, *others)}
 
 
 def test_random_numbers_and_rarity_are_not_smoothed(splits):
     bank = splits[0]
-    rarity = torch.rand(36, ROWS * COLS)
+    rarity = torch.rand(24, ROWS * COLS)
     made = study.other_sources(bank, rarity)
     assert torch.equal(made["minus rarity"], -rarity)
     assert np.corrcoef(made["random"][:, :-1].ravel(), made["random"][:, 1:].ravel())[0, 1] < 0.1
@@ -122,7 +120,7 @@ def test_each_bank_and_each_reference_gives_a_direction_of_its_own(splits, found
     ours, *others = (_maps(found, f"reference/{key}") for key in study.REFERENCE_KEYS)
     assert study.REFERENCE_KEYS[0] == KEY and np.array_equal(ours, _maps(found, study.OURS))
     rows = {row["control"]: row for row in content["controls"]}
-    assert (rows["few"]["bank_units"], rows["few"]["bank_images"]) == (4, 12)
+    assert (rows["few"]["bank_units"], rows["few"]["bank_images"]) == (4, 8)
     assert rows[study.WITHOUT_LESIONS]["note"] == "chosen by a label, for evaluation alone"
     assert [name for name, row in rows.items() if "label" in row["note"]] == [study.WITHOUT_LESIONS]
     assert len(others) == 3
@@ -155,7 +153,7 @@ def test_differences_are_paired_and_the_spread_is_max_minus_min(splits, found, c
 
 
 def test_the_spread_follows_the_references(splits, found):
-    moved = [replace(c, maps=-c.maps) if c.name == "covtoken-controls-2" else c for c in found]
+    moved = [replace(c, maps=-c.maps) if c.key.endswith("controls-2") else c for c in found]
     more = study.measured(moved, splits[2], ROWS, COLS)
     value = _row(more, study.OURS)["auroc"]["value"]
     assert more["reference_spread"]["auroc"] == pytest.approx(abs(1 - 2 * value))
@@ -168,7 +166,7 @@ def _row(content, key):
 
 def test_no_label_reaches_construction(monkeypatch, splits):
     bank, selection, _ = splits
-    chosen = bank.made().subset(np.arange(36) % 2 == 0)
+    chosen = bank.made().subset(np.arange(24) % 2 == 0)
     recipes = {study.OURS: OURS}
     with pytest.raises(LabelLeak, match="chose"):
         list(study.controls(chosen, selection, recipes, ()))
@@ -240,9 +238,16 @@ def test_the_sentence_turns_with_the_numbers(content, gain, fit, beyond):
     last = re.split(r"\. (?=So )", text)[-1]
     assert ("no gain" in last) == (gain != "above")
     assert ("the fit carries" in last) == (gain == fit == "above")
-    assert ("rarity adds to it." in last) == (gain == fit == beyond == "above")
+    assert ("rarity is the better source" in last) == (gain == fit == beyond == "above")
     assert ("poorer source" in last) == (gain == fit == "above" and beyond == "below")
     assert ("rarity carries" in last) == (gain == beyond == "above" and fit != "above")
+
+
+def test_the_sentence_weighs_the_reference_against_the_difference(content):
+    assert (
+        words.gain_text(content | {"reference_spread": {"auroc": 0.9}}).count("0.900, more than that difference") == 1
+    )
+    assert "0.000, no more than that difference" in words.gain_text(content | {"reference_spread": {"auroc": 0.0}})
 
 
 def test_tables_hold_every_row(content):

@@ -66,7 +66,7 @@ def controls_table(content: dict[str, Any]) -> Table:
     n, columns = content["n"], ("", "control", "bank units", "pooled / in one image / AUPR", "C− minus it, pooled")
     title = f"controls of C−, {content['cohort']}, selection split, {n['units']} units, {n['images']} images"
     table = Table(*(Column(name, justify="left" if i < 2 else "right") for i, name in enumerate(columns)), title=title)
-    for row in content["controls"]:
+    for row in sorted(content["controls"], key=_place):
         table.add_row(*label_of(row), str(row["bank_units"]), triple(row), gain_cell(row))
     table.caption = spread_text(content)
     return table
@@ -85,21 +85,25 @@ def control_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
     for cohort, content in contents.items():
         for row in content["controls"]:
             found.setdefault((row["kind"], *label_of(row)), {})[cohort] = [triple(row), gain_cell(row)]
-    order = list(KIND_WORDS)
     return [
         [*words, *(text for cohort in contents for text in by.get(cohort, ["–", "–"]))]
-        for (_, *words), by in sorted(found.items(), key=lambda item: order.index(item[0][0]))
+        for (_, *words), by in sorted(found.items(), key=lambda item: _place({"kind": item[0][0]}))
     ]
 
 
+def _place(row: dict[str, Any]) -> int:
+    return list(KIND_WORDS).index(row["kind"])
+
+
 def note(content: dict[str, Any]) -> str:
-    """Write the small print of a cohort: split, n, backbone, how it was curated, notes on banks, and the spread."""
+    """Write the small print of a cohort: split, n, backbone, how it was curated, units of banks, and the spread."""
     n, curated = content["n"], f"; {content['curated']}" if content["curated"] else ""
-    parts = (f"{row['control']}: {row['bank_units']} units, {row['note']}" for row in content["controls"] if row["note"])
-    banks = "; ".join(parts).replace("%", " %")
+    banks = [row for row in content["controls"] if row["kind"] == "bank"]
+    named = ((f"{row['control']}: {row['bank_units']} units", row["note"]) for row in banks)
+    banks_text = "; ".join(", ".join(filter(None, words)) for words in named).replace("%", " %")
     return (
         f"{content['cohort']}: {content['split']} split, {n['units']} units, {n['images']} images, bank of "
-        f"{n['bank_units']} units, {content['backbone']}{curated}. Banks: {banks}. {spread_text(content)}."
+        f"{n['bank_units']} units, {content['backbone']}{curated}. Banks: {banks_text}. {spread_text(content)}."
     )
 
 
@@ -120,12 +124,14 @@ def gain_text(content: dict[str, Any]) -> str:
     gain, beyond_rarity, beyond_fit = (rows[k]["recommended_minus"]["auroc"] for k in (DENSITY_ROW, RARITY_ROW, fit))
     sources = "attention and the head" if "head" in fit else "attention"
     of_gain = {key: _share(entry, gain) for key, entry in over.items()}
-    n = content["n"]
+    n, spread = content["n"], content["reference_spread"]["auroc"]
+    wider = "more" if spread > abs(beyond_fit["value"]) else "no more"
     return (
         f"On {content['cohort']} ({content['split']} split, {n['units']} units, {n['images']} images), pooled: "
         f"{_compared('C−', 'A', gain)}. Rarity without the fit: {_compared('PN', 'A', over[RARITY_ROW])}"
         f"{of_gain[RARITY_ROW]}; {_compared('C−', 'PN', beyond_rarity)}. The fit without rarity, on {sources}: "
-        f"{_compared('it', 'A', over[fit])}{of_gain[fit]}; {_compared('C−', 'it', beyond_fit)}. The fit on random "
+        f"{_compared('it', 'A', over[fit])}{of_gain[fit]}; {_compared('C−', 'it', beyond_fit)}; over other keys "
+        f"of the reference alone C− spreads by {spread:.3f}, {wider} than that difference. The fit on random "
         f"numbers: {_compared('it', 'A', over[RANDOM_ROW])}. {_verdict(*map(sign_of, (gain, over[fit], beyond_fit)))}"
     )
 
@@ -147,11 +153,11 @@ def _verdict(gain: str, fit: str, beyond: str) -> str:
     if gain != "above":
         return "So there is no gain over A to explain."
     if (fit, beyond) == ("above", "above"):
-        return "So the fit carries a part of the gain, and rarity adds to it."
+        return "So the fit carries the gain, and rarity is the better source for it."
     if (fit, beyond) == ("above", "below"):
         return "So the fit carries the gain, and rarity is the poorer source for it."
     if fit == "above":
-        return "So the fit carries the gain; that rarity adds to it is not shown."
+        return "So the fit carries the gain, with either source; that rarity is the better one is not shown."
     if beyond == "above":
         return "So rarity carries the gain: without it, the fit is not shown to be above A."
     return "So it is undecided which of the two carries the gain."
