@@ -65,7 +65,9 @@ class ControlsTable(Reader, SphinxDirective):
             return warnings
         titles = ("pooled / in one image / AUPR", "C− minus it, pooled")
         head = ["", "control", *(f"{cohort}: {title}" for cohort in contents for title in titles)]
-        rows = [[*row[:2], *map(make_number, row[2:])] for row in controls_words.control_rows(contents)]
+        rows = controls_words.control_rows(contents)
+        kinds = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each kind once
+        rows = [[kind, row[1], *map(make_number, row[2:])] for kind, row in zip(kinds, rows, strict=True)]
         words = "95 % intervals over units, paired. " + " ".join(map(controls_words.note, contents.values()))
         return [make_table(head, rows), make_note(words), *warnings]
 
