@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from covtoken.cli.options import BackboneOption, CohortOption, DataOption, ReasonOption, console, say
+from covtoken.errors import CovtokenError
 
 RecordOption = Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")]
 ChooseOption = Annotated[
@@ -21,14 +22,22 @@ def ablate(
     over_banks: Annotated[
         bool, typer.Option("--banks", help="Fit every variant to banks of a twentieth to all of the units.")
     ] = False,
+    only_controls: Annotated[
+        bool, typer.Option("--controls", help="Take from C− its source, its fit, its bank: what carries the gain?")
+    ] = False,
     record: RecordOption = False,
     choose: ChooseOption = False,
 ) -> None:
-    """Vary settings on the selection split: D's one at a time, which gives the block, or all with --banks."""
+    """Vary settings on the selection split: D's one at a time, which gives the block, or all with --banks.
+
+    With --controls, C− stands beside variants that lack a part of it.
+    """
     from covtoken.paper.tables import studies as tables
     from covtoken.protocol.looks import refuse_uncommitted
     from covtoken.studies import ablation, banks
 
+    if only_controls and (choose or over_banks):
+        raise CovtokenError("--controls chooses nothing and has banks of its own: leave --choose and --banks out")
     if choose and over_banks:
         for name, (components, sources) in banks.PLANNED.items():
             recipe, ranking = banks.recommend(components=components, sources=sources)
@@ -42,6 +51,15 @@ def ablate(
         return
     if record:
         refuse_uncommitted()
+    if only_controls:
+        from covtoken.paper.tables.controls import controls_table, gain_text
+        from covtoken.studies import controls
+
+        content = controls.run_controls(cohort, backbone, data=data)
+        console.print(controls_table(content))
+        say(gain_text(content))
+        say(f"written: {controls.STUDY.write(content, recorded=record)}")
+        return
     if over_banks:
         content = banks.run_banks(cohort, backbone, data=data)
         console.print(tables.banks_table(banks.ranked({content["cohort"]: content})))

@@ -1,11 +1,12 @@
 """Show what was tried of D on selection splits, from the committed tables of each recipe cohort.
 
-Directives: ``{ablation-table}``, one setting at a time, and ``{bank-table}``, banks of many sizes; they warn where a
-table is not recorded.
+Directives: ``{ablation-table}``, one setting at a time, ``{bank-table}``, banks of many sizes, ``{controls-table}`` and
+``{controls-sentence}``, what carries C−'s gain; they warn where a table is not recorded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +17,10 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.names import LABELS
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
+from covtoken.paper.tables import controls as controls_words
 from covtoken.paper.tables.studies import WORDS, value_text
 from covtoken.scores.recipe import FIXED, Recipe
-from covtoken.studies import ablation, banks
+from covtoken.studies import ablation, banks, controls
 from covtoken.studies.ablation import settings as settings_of
 from covtoken.studies.banks import FIELDS, MEASURES, mean_over_banks
 from covtoken.studies.study import Study, recipe_cohorts
@@ -56,6 +58,30 @@ class BankTable(Reader, SphinxDirective):
         return [make_table(head, rows), make_note(words + " ".join(parts)), *warnings]
 
 
+class ControlsTable(Reader, SphinxDirective):
+    """Lay out C− and its controls: a row a control, and for each cohort its numbers and C− minus it."""
+
+    def run(self) -> list[nodes.Node]:
+        contents, warnings = _contents(self, controls.STUDY, tuple(controls.FOREIGN))
+        if not contents:
+            return warnings
+        titles = ("pooled / in one image / AUPR", "C− minus it, pooled")
+        head = ["", "control", *(f"{cohort}: {title}" for cohort in contents for title in titles)]
+        rows = controls_words.control_rows(contents)
+        kinds = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each kind once
+        rows = [[kind, row[1], *map(make_number, row[2:])] for kind, row in zip(kinds, rows, strict=True)]
+        words = "95 % intervals over units, paired. " + " ".join(map(controls_words.note, contents.values()))
+        return [make_table(head, rows), make_note(words), *warnings]
+
+
+class ControlsSentence(Reader, SphinxDirective):
+    """Say for each cohort how much of C−'s gain over A is rarity, and how much is the fit."""
+
+    def run(self) -> list[nodes.Node]:
+        contents, warnings = _contents(self, controls.STUDY, tuple(controls.FOREIGN))
+        return [*(nodes.paragraph(text=controls_words.gain_text(c)) for c in contents.values()), *warnings]
+
+
 def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
     """Name the variants compared: C−, C, D, the rivals, as their recipes stand, and plain D."""
 
@@ -88,10 +114,12 @@ def bank_rows(contents: dict[str, dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _contents(directive: Reader, study: Study) -> tuple[dict[str, dict[str, Any]], list[nodes.Node]]:
-    """Read the committed table of each recipe cohort, and warn of each that is missing."""
+def _contents(
+    directive: Reader, study: Study, cohorts: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, Any]], list[nodes.Node]]:
+    """Read the committed table of each cohort (none named: each recipe cohort), and warn of each that is missing."""
     root, contents, warnings = directive.root(), {}, []
-    for cohort in recipe_cohorts():
+    for cohort in cohorts or recipe_cohorts():
         directive.depends_on(root / "gate_reports" / cohort / f"{study.stem}.json")
         try:
             contents[cohort] = study.read(cohort, root)
@@ -132,3 +160,5 @@ def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("ablation-table", AblationTable)
     app.add_directive("bank-table", BankTable)
+    app.add_directive("controls-table", ControlsTable)
+    app.add_directive("controls-sentence", ControlsSentence)
