@@ -141,7 +141,8 @@ def evaluate(setting: Setting, plan: Plan, entry: dict[str, Any], *, defect: str
     _add_missed(others, labels, rest)
     _add_gains(measured, rest, others)
     decision, checks = decide(measured, entry["primary"])
-    checks |= {f"alarm_fired.{column}": any(each["fired"] for each in alarms[column]) for column in COLUMNS}
+    fired = {column: any(each["fired"] for each in alarms[column]) for column in COLUMNS}
+    checks |= {f"alarm.{column}": "fired" if fired[column] else "silent" for column in COLUMNS}
     metrics = without_few(others.entries() | measured.entries())
     report = setting.report(
         *(GATE, TITLE, QUESTION),
