@@ -157,6 +157,7 @@ def evaluate(setting: Setting, plan: Plan, entry: dict[str, Any], *, defect: str
             "n_lesion_images": int(labels.lesion.any(axis=1).sum()),
             "keep": KEEP,
             "recipe_cohort": entry["recipe_cohort"],
+            "rival": LABELS[entry["rival"]],
             "recommended_is": "C−",
             "alarm": alarms,
         },
