@@ -316,6 +316,14 @@ def test_the_column_that_decides_is_fixed_for_every_external_cohort():
     assert len(confirmation.RECORDED) <= MAX_SCORERS and set(thresholds.CONFIRMING) <= set(confirmation.RECORDED)
 
 
+def test_what_is_locked_is_of_the_registered_index_and_recipe_cohort():
+    for cohort, entries in locks.read_lock(locks.CONFIRMATION)["entries"].items():
+        entry = entries["gateconfirmation"]
+        assert entry["index_sha256"] == EXTERNAL[cohort].index_sha256
+        assert entry["recipe_cohort"] == EXTERNAL[cohort].recipe_cohort
+        assert entry["primary"].endswith(f"_minus_{entry['rival']}.{thresholds.COLUMN_OF[cohort]}")
+
+
 @pytest.mark.slow
 def test_committed_reports_follow_from_their_records():
     if not COMMITTED:
