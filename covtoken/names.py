@@ -54,6 +54,9 @@ WAYS = {
     "foreign": "bank of the other modality",
 }
 
+# Columns in which the confirmation scores the same pictures.
+COLUMNS = {"carried": "bank carried over", "crossfit": "cross-fitted"}
+
 MEMBERSHIPS = tuple(METHOD_NAMES[name] for name in ("recommended", "density", "residual"))
 KINDS = dict.fromkeys(METHOD_NAMES, "baseline")
 KINDS |= dict.fromkeys(("recommended", "density", "residual"), "membership")

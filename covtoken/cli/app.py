@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (gates.gate, gates.lock, gates.report, gates.history, gates.signoff):
+for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
     app.command()(command)
 for command in (studies.ablate, studies.in_organ, studies.alarm):
     app.command()(command)

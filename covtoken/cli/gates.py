@@ -56,14 +56,16 @@ def gate(
 
 
 def lock(
-    what: Annotated[str, typer.Argument(help="thresholds (after a selection run) or headline (after a recorded run).")],
+    what: Annotated[
+        str, typer.Argument(help="thresholds (after a selection run), headline (after a recorded run) or confirmation.")
+    ],
     cohort: CohortOption = "phantom",
     gate: Annotated[
         str, typer.Option(help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
     ] = "1",
     reason: ReasonOption = "",
 ) -> None:
-    """Lock a gate's threshold (gate 1: and recipes), or its headline numbers with their measured tolerance."""
+    """Lock a gate's threshold (gate 1: and recipes), its headline numbers, or what an external cohort decides."""
     from covtoken.gates import headlines
     from covtoken.protocol import thresholds
 
@@ -73,10 +75,28 @@ def lock(
         changes = thresholds.lock_threshold(cohort, gate, reason)
     elif what == "headline":
         changes = headlines.lock_headlines(cohort, gate, reason)
+    elif what == "confirmation":
+        changes = thresholds.lock_confirmation(cohort, reason)
     else:
-        raise CovtokenError(f"lock {what!r}: expected thresholds or headline")
+        raise CovtokenError(f"lock {what!r}: expected thresholds, headline or confirmation")
     for line in changes or ["nothing changed"]:
         say(line)
+
+
+def confirm(
+    cohort: Annotated[str, typer.Option(help="busbra-external or lidc-external.")],
+    record: Annotated[
+        bool, typer.Option("--record", help="Open it, write the committed report and scores, log the look.")
+    ] = False,
+) -> None:
+    """Run the locked confirmation on an external cohort, once; no other command opens one."""
+    from covtoken.gates import confirmation
+    from covtoken.paper.confirmation_rows import brief
+
+    run, path = confirmation.confirm(cohort, record=record)
+    for line in brief(run.report):
+        say(line)
+    say(f"report: {path}")
 
 
 def report() -> None:

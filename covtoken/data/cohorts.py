@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from covtoken.data.case import Cohort, picture_digest
+from covtoken.data.external import EXTERNAL, check_index, refuse_external, refuse_external_folder
 from covtoken.data.masks import check_mask_files
 from covtoken.data.readers import busi, phantom
 from covtoken.data.readers.folder import read as read_folder
@@ -22,19 +23,32 @@ RECIPE_COHORTS = {"ultrasound": "busi", "ct": "lidc-crops", "ct8": "lidc-crops"}
 PICTURE_SIZE = 224  # side in pixels to which pictures are squashed (518 is an ablation)
 
 
-def open_cohort(name_or_folder: str | Path, folder: str | Path | None = None, **options) -> Cohort:
+def open_cohort(
+    name_or_folder: str | Path, folder: str | Path | None = None, *, open_external: bool = False, **options
+) -> Cohort:
     """Open the cohort of a committed name, or of a folder with ``index.csv``.
 
     Args:
         name_or_folder: one of ``COMMITTED``, or a folder.
         folder: where a committed cohort's data lie, if not under ``COVTOKEN_DATA``.
+        open_external: open one of ``EXTERNAL`` by its name; the confirmation alone says so.
         options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder).
 
     Raises:
         LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
-        CovtokenError: no such name or folder, the data are not there, or a folder's mask cannot be read.
+        CovtokenError: no such name or folder, the data are not there, a folder's mask cannot be read, or the cohort is
+            external.
     """
     name = str(name_or_folder)
+    if open_external:
+        if name not in EXTERNAL:
+            raise unknown("external cohort", name, list(EXTERNAL))
+        check_index(name, external_folder(name, folder))
+        options["open_external"] = True
+    else:
+        refuse_external(name)
+        if folder is not None:
+            refuse_external_folder(Path(folder))
     if folder is not None and (name == "phantom" or name not in _READERS):
         kind = "is drawn, not read" if name == "phantom" else "is no committed name, and a folder is itself the data"
         raise CovtokenError(f"cohort {name!r} {kind}: leave the data folder ({folder}) out")
@@ -72,6 +86,17 @@ def cohort_name(name_or_folder: str | Path) -> str:
     return path.resolve().name
 
 
+def external_folder(name: str, folder: str | Path | None = None) -> Path:
+    """Find the folder of an external cohort, which this does not open.
+
+    Raises:
+        CovtokenError: an unknown name, or no such folder.
+    """
+    if name not in EXTERNAL:
+        raise unknown("external cohort", name, list(EXTERNAL))
+    return _place(name, EXTERNAL[name].folder, folder)
+
+
 def data_fingerprint(cohort: Cohort) -> str:
     """Read every picture of a cohort and name the data of a lock or a report by them, blind to labels."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading a picture leaves the interpreter lock
@@ -102,6 +127,16 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _listed(name: str, place: str, *, folder: str | Path | None = None, **options) -> Cohort:
+    where = _place(name, place, folder)
+    return read_folder(where, name=name, **{"curated": _CURATED[name]} | options)
+
+
+def _external(name: str, **options) -> Cohort:
+    return _listed(name, EXTERNAL[name].folder, **options)
+
+
+def _place(name: str, place: str, folder: str | Path | None) -> Path:
+    """Find the folder of a cohort's data: the one that was given, else ``place`` under ``COVTOKEN_DATA``."""
     root = data_root()
     where = Path(folder) if folder is not None else (root / place if root is not None else None)
     if where is None or not where.is_dir():
@@ -110,7 +145,7 @@ def _listed(name: str, place: str, *, folder: str | Path | None = None, **option
             f"cohort {name!r} not found: {came}. Set COVTOKEN_DATA to the folder that holds {place}/index.csv; "
             "data_cards/ says where to get it"
         )
-    return read_folder(where, name=name, **{"curated": _CURATED[name]} | options)
+    return where
 
 
 _CURATED = {
@@ -118,6 +153,9 @@ _CURATED = {
     "kits19": "slices chosen by lesion upstream: nearly every slice holds a kidney tumour",
     "lidc-crops": "crops centred on a nodule upstream (≥ 3 of 4 readers, ≥ 20 px), re-cut to one random window placed "
     "blind to the mask",
+    "busbra-external": "pictures with a lesion alone",
+    "lidc-external": "crops of further patients, centred on a nodule upstream without the condition of three readers: "
+    "a harder population; re-cut to one random window placed blind to the mask",
 }
 _READERS: dict[str, Callable[..., Cohort]] = {
     "phantom": phantom.read,
@@ -126,5 +164,9 @@ _READERS: dict[str, Callable[..., Cohort]] = {
     "kits19": partial(_listed, "kits19", "kits19_slices", modality="ct8", organ="kidney"),
     "lidc-crops": partial(
         _listed, "lidc-crops", "lidc_crops", modality="ct8", organ="lung", mask_at_least=2, window_sides=(64, 80)
+    ),
+    "busbra-external": partial(_external, "busbra-external", modality="ultrasound", organ="breast"),
+    "lidc-external": partial(
+        _external, "lidc-external", modality="ct8", organ="lung", mask_at_least=2, window_sides=(64, 80)
     ),
 }

@@ -21,7 +21,7 @@ from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
 MAX_BYTES = 2_000_000
-MAX_SCORERS = 13
+MAX_SCORERS = 13  # a column
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,15 @@ def to_float16(maps: np.ndarray) -> np.ndarray:
     return ((maps - low) / (high - low if high > low else 1.0)).astype(np.float16)
 
 
-def save_scores(recorded: RecordedScores, path: Path) -> Path:
-    """Write scores, whole or not at all. Raises CovtokenError on more than 13 scorers or more than 2 MB."""
-    scores, labels = recorded.scores, recorded.labels
-    if len(scores) > MAX_SCORERS:
-        raise CovtokenError(f"{len(scores)} scorers to record, at most {MAX_SCORERS}: {sorted(scores)}")
+def save_scores(recorded: RecordedScores, path: Path, n_columns: int = 1) -> Path:
+    """Write scores, whole or not at all; ``n_columns``: in how many ways the same pictures are scored.
+
+    Raises:
+        CovtokenError: more than thirteen scorers a column, or more than 2 MB.
+    """
+    scores, labels, most = recorded.scores, recorded.labels, MAX_SCORERS * n_columns
+    if len(scores) > most:
+        raise CovtokenError(f"{len(scores)} scorers to record, at most {most}: {sorted(scores)}")
     flat = [lesion.tokens for lesion in labels.lesions]
     tensors = {f"scores/{name}": maps.astype(np.float16) for name, maps in scores.items()}
     tensors |= {

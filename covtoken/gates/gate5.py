@@ -9,7 +9,6 @@ alarm, which lets membership A replace it in gate 1, is not asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -35,7 +34,7 @@ from covtoken.protocol.plan import BASELINES, FEW_UNITS, Plan, records_header
 from covtoken.protocol.planning import at_this_depth
 from covtoken.protocol.report import GateRun, check_defect, with_interval
 from covtoken.protocol.scoring import need_lesions, shuffled_masks
-from covtoken.protocol.setting import SEED, Setting, open_setting
+from covtoken.protocol.setting import SEED, Setting, carried_bank
 from covtoken.scores.memberships import fit, rarity_of
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.recommended import LINEAR, direction_maps
@@ -237,31 +236,6 @@ def banks_elsewhere(
                 raise
             blank[way] = str(error)
     return banks, blank
-
-
-def carried_bank(name: str, setting: Setting) -> FeatureSet:
-    """Extract the bank split of a recipe cohort, without the units that are about to be scored.
-
-    Args:
-        name: recipe cohort.
-        setting: the evaluated cohort, and the backbone of the bank.
-
-    Raises:
-        CovtokenError: the recipe cohort's data are missing, or no unit is left.
-    """
-    how = {"precision": setting.precision, "cache": setting.cache, "progress": setting.progress}
-    source = open_setting(name, None, setting.vit, **how).limited(setting.most_units)
-    return source.features(_not_scored(source, setting.cohort.units))
-
-
-def _not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
-    """List the bank cases of a recipe cohort whose units are not scored."""
-    scored = set(scored)
-    cases = [case for case in source.cases_of("bank") if case.unit not in scored]
-    if not cases:
-        name = source.cohort.name
-        raise CovtokenError(f"every unit of the bank of {name} is also scored: there is no bank to carry over")
-    return cases
 
 
 def all_maps(ways: dict[str, tuple[dict[str, Recipe], list]], n: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
-from covtoken.names import LABELS, WAYS
+from covtoken.names import COLUMNS, LABELS, WAYS
 
 MISSING = "not recorded yet"
 READABLE = {
@@ -104,9 +104,12 @@ def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]
 def readable(name: str) -> str:
     """Write a metric's name in words: ``aupr.density.keep0.5`` → token AUPR, membership A, keep 0.5."""
     kind, _, rest = name.partition(".")
+    if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
+        rate, _, rest = rest.partition("_gain.")
+        kind, rest = f"difference in {READABLE[kind]} at {rate[2:]} false positives an image", rest
     words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", LABELS["density"])
     words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
-    for way, title in WAYS.items():
+    for way, title in (COLUMNS | WAYS).items():
         words = words.replace(f".{way}", f": {title}").replace(f"− {way}", f"− {title}")
     return f"{READABLE.get(kind, kind.replace('_', ' '))}, {words}" if rest else READABLE.get(kind, kind)
 

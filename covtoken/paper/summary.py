@@ -8,6 +8,7 @@ from functools import partial
 from covtoken.gates import gate1
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
 from covtoken.names import LABELS, WAYS
+from covtoken.paper.confirmation_rows import confirmation_lines
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import as_text, gate_name
 from covtoken.protocol.history import Change
@@ -78,8 +79,9 @@ SMALL_N = "95 % intervals over units in brackets; *exact*: by Clopper and Pearso
 
 def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
     """Write the decision of every gate on every cohort, what was changed after a look, then the headline numbers."""
-    by_gate: dict[str, dict[str, GateReport]] = {}
-    for report in reports:
+    reports, by_gate = list(reports), {}
+    confirmed = confirmation_lines(reports)
+    for report in (report for report in reports if str(report.gate) != "confirmation"):
         by_gate.setdefault(str(report.gate), {})[report.cohort] = report
     cohorts = sorted({c for of_gate in by_gate.values() for c in of_gate}, key=lambda c: (c != "phantom", c))
     gates = [gate for gate in ORDER if gate in by_gate]
@@ -108,6 +110,7 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "",
             *markdown_lines(["gate", *cohorts], decisions),
             "",
+            *([*confirmed, ""] if confirmed else []),
             "Each evaluation ran under a lock that was made before it. But rules, recipes and functionals were changed "
             "between evaluations, when test numbers of earlier ones were known:",
             "",

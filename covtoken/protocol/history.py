@@ -17,7 +17,7 @@ from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.chain import KEY, head_of, linked
 from covtoken.protocol.report import DECISIONS
 
-GATES = ("0", "1", "2", "3", "4", "5", "6", "alarm", "negative_result")
+GATES = ("0", "1", "2", "3", "4", "5", "6", "alarm", "negative_result", "confirmation")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Locks keep decisions made before a look at a test split, and headline numbers that must come out again.
 
 ``configs/thresholds.lock.json`` binds a gate's threshold and recipes to the data, the weights and the method's
-parameters. ``configs/headline.lock.json`` binds the headline numbers to a tolerance. Both carry a digest, so that an
-edited file is refused; a change needs a reason, which the changelog keeps. The changelog is chained,
-and the last change of an entry holds the entry's digest.
+parameters. ``configs/headline.lock.json`` binds the headline numbers to a tolerance, ``configs/confirmation.lock.json``
+the comparison that an external cohort decides. All carry a digest, so that an edited file is refused; a change needs a
+reason, which the changelog keeps. The changelog is chained, and the last change of an entry holds the entry's digest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from covtoken.protocol.chain import KEY, digest_of, head_of, linked
 
 THRESHOLDS = "thresholds.lock.json"
 HEADLINE = "headline.lock.json"
+CONFIRMATION = "confirmation.lock.json"
 BINDING = ("data_fingerprint", "weights_sha256", "method")
 
 

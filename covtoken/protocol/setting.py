@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case, Cohort
 from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, fingerprint_of, open_cohort
+from covtoken.data.external import refuse_external
 from covtoken.data.masks import check_masks
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
 from covtoken.errors import CovtokenError
@@ -184,6 +185,7 @@ def open_setting(
     precision: str = "fp32",
     cache: bool = True,
     progress: bool = True,
+    open_external: bool = False,
 ) -> Setting:
     """Open a cohort and load a backbone: the only place where a run does either.
 
@@ -195,16 +197,20 @@ def open_setting(
         weights: file that replaces the backbone's published weights.
         name: of a folder's reports (empty: the folder's name).
         precision: this, ``cache`` and ``progress``: see ``Setting``.
+        open_external: open an external cohort; the confirmation alone says so.
 
     Raises:
-        CovtokenError: unknown names, missing data or weights, masks in which nothing can be measured.
+        CovtokenError: unknown names, missing data or weights, masks in which nothing can be measured, an external
+            cohort.
     """
+    if isinstance(cohort, Cohort) and not open_external:
+        refuse_external(cohort.name)
     if isinstance(cohort, Cohort) and (name or data):
         raise CovtokenError(f"cohort {cohort.name!r} is open already: it takes no name and no data folder")
     if not isinstance(cohort, Cohort):
         if name and cohort in COMMITTED:
             raise CovtokenError(f"cohort {cohort!r} has its name already: --name {name} is for a folder of one's own")
-        cohort = open_cohort(cohort, data, **({"name": name} if name else {}))
+        cohort = open_cohort(cohort, data, open_external=open_external, **({"name": name} if name else {}))
     if split is not None:
         split = resolve_split(cohort, split)
         check_masks(cohort)  # before minutes of extraction
@@ -220,3 +226,28 @@ def resolve_split(cohort: Cohort, split: str) -> str:
     if split not in ("selection", "test", "crossfit"):
         raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
     return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)
+
+
+def carried_bank(name: str, setting: Setting) -> FeatureSet:
+    """Extract the bank split of a recipe cohort, without the units that are about to be scored.
+
+    Args:
+        name: recipe cohort.
+        setting: the evaluated cohort, and the backbone of the bank.
+
+    Raises:
+        CovtokenError: the recipe cohort's data are missing, or no unit is left.
+    """
+    how = {"precision": setting.precision, "cache": setting.cache, "progress": setting.progress}
+    source = open_setting(name, None, setting.vit, **how).limited(setting.most_units)
+    return source.features(not_scored(source, setting.cohort.units))
+
+
+def not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
+    """List the bank cases of a recipe cohort whose units are not scored."""
+    scored = set(scored)
+    cases = [case for case in source.cases_of("bank") if case.unit not in scored]
+    if not cases:
+        name = source.cohort.name
+        raise CovtokenError(f"every unit of the bank of {name} is also scored: there is no bank to carry over")
+    return cases

@@ -1,17 +1,30 @@
-"""Thresholds and plans from selection runs: locked before a look at a test split, and looked up for a run."""
+"""Thresholds and plans from selection runs: locked before a look at a test split, and looked up for a run.
+
+So is the comparison that an external cohort decides: its rival is chosen on the recipe cohort's selection split.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name
+from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, external_folder
+from covtoken.data.external import EXTERNAL, check_index
 from covtoken.data.splits import SMALL_COHORT
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
+from covtoken.evaluation.labels import label
+from covtoken.evaluation.records import to_float16
+from covtoken.evaluation.stats import auroc
 from covtoken.protocol import locks
-from covtoken.protocol.plan import METHOD_PARAMETERS, binding
-from covtoken.protocol.report import GateReport, GateRun, read_report, report_path
-from covtoken.protocol.setting import Setting
+from covtoken.protocol.chain import digest_of
+from covtoken.protocol.plan import METHOD_PARAMETERS, Plan, binding
+from covtoken.protocol.planning import plan_for
+from covtoken.protocol.report import GateReport, GateRun, read_report, report_path, source_digest
+from covtoken.protocol.scoring import need_lesions
+from covtoken.protocol.setting import SEED, Setting, open_setting
+from covtoken.scores.scorers import score_maps
 
+CONFIRMING = ("direction", "density", "attention_best", "saliency_head", "head_student")  # one becomes the rival
+COLUMN_OF = {"busbra-external": "crossfit", "lidc-external": "carried"}  # the column that decides
 LOCKED = ("2", "3")  # the gates that have a threshold of their own; gate 1's is part of its plan
 
 
@@ -119,3 +132,74 @@ def best_variants(table: list[dict]) -> dict[str, dict]:
     for row in table:
         tried.setdefault(row["scorer"], []).append(row["auroc"])
     return {name: {"auroc": round(max(each), 4), "variants": len(each)} for name, each in sorted(tried.items())}
+
+
+def lock_confirmation(cohort: str, reason: str = "", **inputs) -> list[str]:
+    """Lock the comparison that an external cohort decides: C− minus the best rival, in one column; return old → new.
+
+    The rival is the best of ``CONFIRMING`` by pooled AUROC on the selection split of the recipe cohort, under its
+    locked plan. Of the external cohort nothing is read but the bytes of its index.
+
+    Args:
+        inputs: ``cache`` and ``progress`` of ``open_setting``.
+
+    Raises:
+        CovtokenError: no external cohort, an index that is not the registered one, or no locked plan.
+    """
+    index = check_index(cohort, external_folder(cohort))
+    recipe_cohort = EXTERNAL[cohort].recipe_cohort
+    locked = recipe_entry(recipe_cohort)
+    setting = open_setting(recipe_cohort, "selection", locked["backbone"], **inputs)
+    values = selection_aurocs(setting, plan_for(setting, need_lock=True, may_choose=False))
+    column, rival = COLUMN_OF[cohort], max(values, key=values.get)
+    new = {
+        "primary": f"auroc_gain.recommended_minus_{rival}.{column}",
+        "rival": rival,
+        "column": column,
+        "selection": values,
+        "recipe_cohort": recipe_cohort,
+        "recipe_digest": digest_of(locked),
+        "index_sha256": index,
+        "backbone": locked["backbone"],
+        "source_digest": source_digest(),
+        **binding(setting),
+    }
+    return locks.write_entry(locks.CONFIRMATION, cohort, "confirmation", new, reason=reason)
+
+
+def selection_aurocs(setting: Setting, plan: Plan) -> dict[str, float]:
+    """Measure the pooled AUROC of each of ``CONFIRMING`` on a recipe cohort's selection split."""
+    cases = setting.cases_of("selection")
+    bank, pictures = setting.features(setting.cases_of("bank")), setting.features(cases)
+    recipes = {name: plan.recipes[name] for name in CONFIRMING if name in plan.recipes}
+    maps = {name: to_float16(score_maps(recipe, bank, pictures, seed=SEED)) for name, recipe in recipes.items()}
+    labels = label(cases, setting.cohort, *setting.grid)
+    need_lesions(labels, setting.cohort, "selection")
+    return {name: round(auroc(each.astype(float), labels.lesion, ~labels.ignore), 4) for name, each in maps.items()}
+
+
+def confirmation_entry(cohort: str) -> dict:
+    """Read what is locked for the confirmation on an external cohort, under the recipes that it was locked with.
+
+    Raises:
+        CovtokenError: no external cohort, nothing locked, an edited lock, or recipes that were locked anew since.
+    """
+    if cohort not in EXTERNAL:
+        raise unknown("external cohort", cohort, list(EXTERNAL))
+    entry = locks.entry(locks.CONFIRMATION, cohort, "confirmation")
+    if entry is None:
+        raise CovtokenError(f"{cohort}: no comparison is locked; run `covtoken lock confirmation --cohort {cohort}`")
+    if entry["recipe_digest"] != digest_of(recipe_entry(entry["recipe_cohort"])):
+        raise CovtokenError(
+            f"{cohort}: the plan of {entry['recipe_cohort']} was locked anew after this confirmation; lock it again "
+            f"with `covtoken lock confirmation --cohort {cohort} --reason '…'`"
+        )
+    return entry
+
+
+def recipe_entry(recipe_cohort: str) -> dict:
+    """Read the locked plan of a recipe cohort. Raises CovtokenError if there is none."""
+    entry = locks.entry(locks.THRESHOLDS, recipe_cohort, 1)
+    if entry is None:
+        raise CovtokenError(f"no plan of {recipe_cohort} is locked: run `covtoken lock thresholds` for it first")
+    return entry

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE
+from covtoken.data.external import refuse_external
 from covtoken.errors import CovtokenError, unknown
 from covtoken.protocol import locks
 from covtoken.protocol.alarm_limits import DEFINED_ON, ENTRY, LOCK, Recipes, read_limits
@@ -163,6 +164,7 @@ def try_limits(cohort: str, *, record: bool = False, progress: bool = True) -> t
     Raises:
         CovtokenError: no lock, a lock of other weights, an unknown cohort.
     """
+    refuse_external(cohort)
     if cohort not in COMMITTED:
         raise unknown("cohort", cohort, list(COMMITTED))
     if record:

@@ -37,7 +37,7 @@ def _run(*arguments, **environment):
         (["gate", "1", "--cohort", "phantom", "--split", "training"], "expected selection, test or crossfit"),
         (["gate", "1", "--backbone", "vit_smal_patch14_dinov2"], "vit_small_patch14_dinov2"),
         (["alarm", "--cohort", "bussi"], "did you mean busi"),
-        (["lock", "everything"], "expected thresholds or headline"),
+        (["lock", "everything"], "expected thresholds, headline or confirmation"),
         (["signoff", "../../x", "--cohort", "phantom", "--name", "A"], "no name of a gate or a cohort"),
         (["gate", "1", "--name", "mine"], "--name mine is for a folder"),
         (["gate", "1", "--weights", "/nowhere.pth"], "weights file /nowhere.pth does not exist"),
@@ -48,6 +48,10 @@ def _run(*arguments, **environment):
         (["gate", "1", "--cohort", "/tmp/nowhere"], "/tmp/nowhere is no folder"),
         (["gate", "1", "--data", "/tmp"], "leave the data folder (/tmp) out"),
         (["ablate", "--cohort", "bussi"], "did you mean busi"),
+        (["confirm", "--cohort", "busbra-external"], "is opened once and nobody peeks"),
+        (["confirm", "--cohort", "busi", "--record"], "unknown external cohort 'busi'"),
+        (["lock", "confirmation", "--cohort", "busi"], "unknown external cohort 'busi'"),
+        (["gate", "1", "--cohort", "lidc-external"], "kept for one confirmation"),
         (["gate", "1", "--split", "test", "--record", "--precision", "bf16"], "recorded numbers are fp32"),
     ],
 )
@@ -67,7 +71,7 @@ def test_help_is_quick_of_imports_and_names_the_commands():
     code = "import sys, covtoken.cli.app; assert 'torch' not in sys.modules; covtoken.cli.app.app(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("gate", "lock", "report", "signoff", "ablate", "banks", "in-organ", "alarm"):
+    for command in ("gate", "lock", "confirm", "report", "signoff", "ablate", "banks", "in-organ", "alarm"):
         assert command in result.stdout
 
 

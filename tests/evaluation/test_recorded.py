@@ -58,10 +58,11 @@ def test_damage_is_refused(recorded, tmp_path):
         load_scores(tmp_path / "absent.safetensors")
 
 
-def test_at_most_ten_scorers(recorded, tmp_path):
-    many = RecordedScores({f"s{i}": recorded.scores["density"] for i in range(11)}, recorded.labels, recorded.header)
-    with pytest.raises(CovtokenError, match="at most 10"):
+def test_at_most_thirteen_scorers_a_column(recorded, tmp_path):
+    many = RecordedScores({f"s{i}": recorded.scores["density"] for i in range(14)}, recorded.labels, recorded.header)
+    with pytest.raises(CovtokenError, match="at most 13"):
         save_scores(many, tmp_path / "scores.safetensors")
+    assert save_scores(many, tmp_path / "scores.safetensors", n_columns=2).is_file()
 
 
 def test_float16_keeps_the_order_of_close_distances():

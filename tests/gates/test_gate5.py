@@ -20,7 +20,7 @@ from covtoken.paths import project_root
 from covtoken.protocol import locks
 from covtoken.protocol.plan import Plan
 from covtoken.protocol.report import committed_reports
-from covtoken.protocol.setting import Setting, open_setting
+from covtoken.protocol.setting import Setting, not_scored, open_setting
 from covtoken.scores.recipe import RECOMMENDED, Recipe
 
 REPORTS = [report for report in committed_reports() if str(report.gate) == "5"]
@@ -90,10 +90,10 @@ def test_a_carried_bank_holds_nobody_who_is_scored():
     cohort = open_cohort("phantom")
     source = Setting(cohort, "all", VIT)
     of_bank = [unit for unit in cohort.units if source.splits[unit] == "bank"]
-    cases = gate5._not_scored(source, of_bank[:7])
+    cases = not_scored(source, of_bank[:7])
     assert {case.unit for case in cases} == set(of_bank[7:])
     with pytest.raises(CovtokenError, match="there is no bank to carry over"):
-        gate5._not_scored(source, of_bank)
+        not_scored(source, of_bank)
 
 
 def test_each_half_is_scored_with_the_bank_of_the_other():

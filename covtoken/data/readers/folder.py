@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 
 from covtoken.data.case import MODALITIES, Case, Cohort, MaskRef
+from covtoken.data.external import refuse_external_folder
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
@@ -49,6 +50,7 @@ def read(
     window_sides: tuple[int, int] | None = None,
     curated: str = "",
     splits_folder: Path | None = None,
+    open_external: bool = False,
 ) -> Cohort:
     """List the cohort of ``folder/index.csv``; masks are registered, and none is opened.
 
@@ -62,13 +64,16 @@ def read(
             of the picture's file name decides size and place, blind to the mask.
         curated: upstream curation that a table must mention.
         splits_folder: for tests.
+        open_external: open a folder that is kept for the confirmation.
 
     Raises:
         LabelLeak: something label-free is being built.
         CovtokenError: no index, a missing column or file, a path that leaves the folder, two rows for one image, a
-            picture that is tiny or unreadable, or a modality that no other case has and nobody knows.
+            picture that is tiny or unreadable, a modality that no other case has and nobody knows, or external data.
     """
     root = Path(folder).expanduser()
+    if not open_external:
+        refuse_external_folder(root, name)
     index = root / "index.csv"
     rows = _rows(root)
     files = _named(rows, index)

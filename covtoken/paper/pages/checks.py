@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import METHOD_NAMES
+from covtoken.names import COLUMNS, METHOD_NAMES
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_number, make_table
 
@@ -90,6 +90,11 @@ def in_words(check: str) -> str:
     """Write a check's name in words: ``miss.density_against_random`` → missed: membership A against random."""
     if check in READABLE:
         return READABLE[check]
+    start, against, rest = check.partition("_against_")
+    other, _, column = rest.rpartition(".")
+    if against and column in COLUMNS:
+        kind, _, ours = start.rpartition(".")
+        return f"{kind}, {COLUMNS[column]}: {METHOD_NAMES[ours]} against {METHOD_NAMES[other]}"
     kind, _, pair = check.partition(".")
     ours, against, other = pair.partition("_against_")
     if kind == "miss" and against:

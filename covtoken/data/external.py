@@ -1,0 +1,82 @@
+"""Keep external cohorts shut: their pictures serve a single confirmation, so no other door opens them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from covtoken.errors import CovtokenError
+
+
+@dataclass(frozen=True)
+class External:
+    """An external cohort.
+
+    Attributes:
+        folder: under ``COVTOKEN_DATA``.
+        recipe_cohort: whose locked recipes it takes, and whose bank is carried over to it.
+        index_sha256: of its ``index.csv``; "": not known yet.
+    """
+
+    folder: str
+    recipe_cohort: str
+    index_sha256: str = ""
+
+
+# `covtoken lock confirmation --cohort X` prints the sha256 of an index that is not registered here yet.
+EXTERNAL: dict[str, External] = {
+    "busbra-external": External("busbra_external", "busi"),
+    "lidc-external": External("lidc_external", "lidc-crops"),
+}
+
+
+def refuse_external(name: str) -> None:
+    """Refuse the name of an external cohort. Raises CovtokenError."""
+    if name in EXTERNAL:
+        raise _kept(f"cohort {name!r}", name)
+
+
+def refuse_external_folder(folder: Path, name: str = "") -> None:
+    """Refuse a folder that is external by its name, by the name given to it, or by the bytes of its ``index.csv``.
+
+    Raises:
+        CovtokenError: the folder is external.
+    """
+    refuse_external(name)
+    called = {os.path.basename(path(folder)).casefold() for path in (os.path.abspath, os.path.realpath)}
+    sha256 = index_sha256(folder)
+    for known, external in EXTERNAL.items():
+        if called & {known, external.folder} or (sha256 and sha256 == external.index_sha256):
+            raise _kept(f"the folder {folder}", known)
+
+
+def check_index(name: str, folder: Path) -> str:
+    """Compare an external cohort's ``index.csv`` with its registered sha256; return it. No other byte is read.
+
+    Raises:
+        CovtokenError: the index is missing, not registered, or another one.
+    """
+    found, wanted = index_sha256(folder), EXTERNAL[name].index_sha256
+    if found is None:
+        raise CovtokenError(f"cohort {name!r}: no index.csv in {folder}; data_cards/{name}.md says where to get it")
+    if found != wanted:
+        is_now = f"registered is {wanted}" if wanted else "none is registered: enter it in covtoken/data/external.py"
+        raise CovtokenError(f"cohort {name!r}: {folder / 'index.csv'} has the sha256 {found}, {is_now}")
+    return found
+
+
+def index_sha256(folder: Path) -> str | None:
+    """Hash the bytes of a folder's ``index.csv``; None where it cannot be read, which a reader says better."""
+    try:
+        return hashlib.sha256((folder / "index.csv").read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _kept(what: str, name: str) -> CovtokenError:
+    return CovtokenError(
+        f"{what} is external, kept for one confirmation: nothing is chosen, tried or drawn on it, and only "
+        f"`covtoken confirm --cohort {name}` opens it"
+    )
