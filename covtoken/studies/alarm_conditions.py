@@ -24,7 +24,7 @@ from covtoken.evaluation.stats import auroc
 from covtoken.keys import hash_of, smallest
 from covtoken.protocol.alarm_limits import Recipes
 from covtoken.protocol.setting import Setting, open_setting
-from covtoken.scores.alarm import TOP, Limits, judge, statistics
+from covtoken.scores.alarm import KEY, TOP, Limits, judge, statistics
 from covtoken.scores.baselines import pictures_apart
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import score_maps
@@ -100,7 +100,7 @@ def jump(bank: FeatureSet, pictures: FeatureSet, recipe: Recipe, maps: np.ndarra
         recipe: whose block's pooled tokens are compared.
         maps: [N, T] of the pictures.
     """
-    chosen = sorted(range(len(pictures)), key=lambda i: hash_of(pictures.digests[i]))[:JUMP_PICTURES]
+    chosen = sorted(range(len(pictures)), key=lambda i: hash_of(pictures.digests[i], KEY))[:JUMP_PICTURES]
     growth = []
     for apart in pictures_apart(recipe.block, True, bank, pictures.subset(chosen)):
         nearer = apart[:, : max(2, apart.shape[1] // 2)].clamp_min(1e-9).log()

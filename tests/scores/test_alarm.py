@@ -212,6 +212,32 @@ def test_a_condition_gives_a_row_that_the_alarm_is_judged_from(bank, pictures):
     assert gate.judged(row, Limits(units_min=9))["fired"]
 
 
+def test_a_shared_anomaly_shows_as_a_jump_of_the_distance_to_the_next_picture(bank, pictures):
+    recipe = Recipe("direction", 2, True, 0.5, settings=DirectionSettings(3, 0.9, 1.0))
+    n, tokens = len(bank), bank.tokens(2).shape[1]
+    maps = np.zeros((len(pictures), tokens), dtype=np.float32)
+    maps[:, :2] = 1  # the top tenth of 20 tokens
+
+    class Shared(type(bank)):
+        """A thing of its own kind in the first two tokens of some pictures."""
+
+        def tokens(self, block):
+            out = super().tokens(block).clone()
+            out[self.held, :2] = 50.0
+            return out
+
+    def with_thing(features, held):
+        out = copy.copy(features)
+        out.__class__, out.held = Shared, held
+        out.subset = lambda rows: with_thing(features.subset(rows), [i for i, r in enumerate(rows) if r in held])
+        return out
+
+    everyone = list(range(len(pictures)))
+    some = conditions.jump(with_thing(bank, list(range(n // 4))), with_thing(pictures, everyone), recipe, maps)
+    none = conditions.jump(bank, pictures, recipe, maps)
+    assert some > none + 0.5
+
+
 def test_only_the_condition_of_another_size_crosses_sizes(bank, pictures):
     other = copy.copy(pictures)
     other.preprocessing = "280 px"
