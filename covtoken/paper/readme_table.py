@@ -8,6 +8,7 @@ from covtoken.errors import CovtokenError
 from covtoken.gates import gate1
 from covtoken.names import LABELS
 from covtoken.paper import summary
+from covtoken.paper.confirmation_rows import confirmation_lines
 from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.history import read_history
@@ -61,6 +62,11 @@ def readme_table(reports: list[GateReport]) -> str:
     return "\n".join(summary.markdown_lines(["", *heads], rows))
 
 
+def readme_numbers(reports: list[GateReport]) -> str:
+    """Write what stands between the README's markers: the table, and the confirmation where it is recorded."""
+    return "\n".join([readme_table(reports), "", *confirmation_lines(reports)]).strip()
+
+
 def losses(report: GateReport, score: str) -> str:
     """List what a score loses to beyond doubt in pooled AUROC, inside one image, and in AUPR."""
     words = {"auroc": "pooled", "image_auroc": "inside one image", "aupr": "AUPR"}
@@ -99,7 +105,7 @@ def write_all(root: Path | None = None) -> list[Path]:
     root = root or project_root()
     reports, readme = committed_reports(root), root / "README.md"
     texts = {
-        readme: replace_between(readme.read_text(), readme_table(reports), str(readme)),
+        readme: replace_between(readme.read_text(), readme_numbers(reports), str(readme)),
         root / "gate_reports" / "SUMMARY.md": summary.summary(reports, read_history(root)),
         root / "gate_reports" / "NEGATIVE_RESULT.md": summary.negative_result(reports),
     }
