@@ -4,7 +4,7 @@ import re
 
 from covtoken.paper import readme_table as tables
 from covtoken.paper import summary
-from covtoken.paper.readme_table import BEGIN, END, readme_table
+from covtoken.paper.readme_table import BEGIN, END, readme_numbers
 from covtoken.paths import project_root
 from covtoken.protocol.history import read_history
 from covtoken.protocol.report import committed_reports
