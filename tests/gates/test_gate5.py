@@ -76,7 +76,7 @@ def test_a_source_takes_every_setting_from_its_own_cohort(cohort):
     assert found.data_fingerprint == entry["data_fingerprint"]
     assert found.recipes["density"] == Recipe.from_json(entry["recipes"]["density"])
     recipe = found.recipes["recommended"]
-    assert recipe.scorer == "direction" and recipe.block == RECOMMENDED.block
+    assert recipe.scorer == "consensus" and recipe.block == RECOMMENDED.block
     assert recipe != gate5.source(*(name for name in gate5.SOURCES if name != cohort), VIT).recipes["recommended"]
     assert recipe.settings != RECOMMENDED.settings, "the rule over one cohort gives what it gives over both"
 
