@@ -59,7 +59,7 @@ COLUMNS = {"carried": "bank carried over", "crossfit": "cross-fitted"}
 
 MEMBERSHIPS = tuple(METHOD_NAMES[name] for name in ("recommended", "density", "residual"))
 KINDS = dict.fromkeys(METHOD_NAMES, "baseline")
-KINDS |= dict.fromkeys(("recommended", "density", "residual"), "membership")
+KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "residual"), "membership")
 KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
 _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
 

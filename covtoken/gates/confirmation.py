@@ -39,7 +39,7 @@ from covtoken.protocol.thresholds import confirmation_entry
 
 GATE, SPLIT = "confirmation", "external"
 TITLE = "Confirmation"
-QUESTION = "Does the recommended score beat the best rival on pictures on which no setting was chosen?"
+QUESTION = "On pictures on which no setting was chosen, does C− beat the rival that selection splits named?"
 KINDS = ("auroc", "image_auroc", "aupr", "froc.fp1")
 OURS = ("recommended", "with_head")
 RECORDED = (

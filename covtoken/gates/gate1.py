@@ -32,7 +32,7 @@ PIXELS_ONLY = (  # reported, but not among the recorded scorers
     *("token_norm", "attention_last", "variance", "random"),
 )
 OURS = ("recommended", "with_head", "density")  # whose verdicts are printed side by side: C−, C and A
-GAINS = ("auroc", "image_auroc", "aupr")
+GAINS = ("auroc", "image_auroc", "aupr", "organ_auroc")
 DEFECTS = ("shuffled_masks", "transposed_grid", "final_as_middle")
 HEADLINES = (
     *(f"auroc.{name}" for name in (*OURS, "direction", *RIVALS, "attention_best", "centre_prior", "head_student")),
@@ -86,7 +86,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
             others.difference(f"{kind}_gain.in_organ_minus_{other}", in_organ_name, name, of=source)
     for ours, kind, other in product(OURS, GAINS, PIXELS_ONLY):
         pair = f"{kind}.{ours}", f"{kind}.{other}"
-        if other in BASELINES and pair[0] in measured.values and pair[1] in others.values:
+        if other in (*BASELINES, "in_organ") and pair[0] in measured.values and pair[1] in others.values:
             measured.difference(f"{kind}_gain.{ours}_minus_{other}", *pair, of=others)
     own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
     decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
@@ -136,7 +136,7 @@ def headline(recorded: RecordedScores) -> Measured:
     measured.difference("auroc_gain.middle_minus_final", f"auroc.density.block{plan.middle}", better)
     named = [name for name in (*OURS, "direction", *RIVALS, *BASELINES, "intensity_flipped") if name in maps]
     for ours, other, kind in product(OURS, named, GAINS):
-        if ours in maps and other != ours:
+        if ours in maps and other != ours and f"{kind}.{ours}" in measured.values:
             measured.difference(f"{kind}_gain.{ours}_minus_{other}", f"{kind}.{ours}", f"{kind}.{other}")
     return measured
 

@@ -268,7 +268,7 @@ def headline(records: Records, scores: RecordedScores | None = None) -> Measured
     for key in ("units", "data_fingerprint", "split", "backbone"):
         if records.header[key] != scores.header[key]:
             raise CovtokenError(f"{cohort}: gate 5's records and gate 1's scores differ in {key}: record both anew")
-    if scores.header["recommended_is"] == "A":
+    if scores.header.get("recommended_is") == "A":
         raise CovtokenError(f"{cohort}: in gate 1's scores membership A stands in for the recommended score: no pair")
     maps = {f"{name}.refitted": scores.scores[name] for name in RECORDED} | dict(records.arrays)
     measured = measure(maps, scores.labels, records.header["rows"], records.header["cols"], full=(), image=maps)

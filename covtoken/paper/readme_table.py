@@ -49,7 +49,7 @@ def readme_table(reports: list[GateReport]) -> str:
     chosen = ("yes" if report.parameters.get("curated") else "no" for report in reports)
     rows.append(["pictures chosen by lesion upstream", *chosen])
     rivals = (summary.best_rival(report) for report in reports)
-    rows.insert(4, ["best baseline, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
+    rows.insert(4, ["best baseline or rival, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
     for score, name in {"recommended": "C−", "with_head": "C"}.items():
         rows.append([f"**loses to**: {name}", *(losses(report, score) for report in reports)])
     for score, name in {"recommended": "C−", "with_head": "C", "density": "A"}.items():
@@ -68,8 +68,8 @@ def readme_numbers(reports: list[GateReport]) -> str:
 
 
 def losses(report: GateReport, score: str) -> str:
-    """List what a score loses to beyond doubt in pooled AUROC, inside one image, and in AUPR."""
-    words = {"auroc": "pooled", "image_auroc": "inside one image", "aupr": "AUPR"}
+    """List what a score loses to beyond doubt in AUROC, pooled, inside one image and inside organs, and in AUPR."""
+    words = {"auroc": "pooled", "image_auroc": "inside one image", "organ_auroc": "inside the organ", "aupr": "AUPR"}
     found = []
     for kind, word in words.items():
         start = f"{kind}.{score}_against_"

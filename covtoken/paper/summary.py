@@ -22,7 +22,7 @@ NUMBERS = {
     "1": {
         **{f"auroc.{name}": f"token AUROC, {LABELS[name]}" for name in ("recommended", "with_head", "direction")},
         "auroc.density": "… membership A",
-        BEST_RIVAL: "… best baseline, by name",
+        BEST_RIVAL: "… best baseline or rival, by name",
         **{f"auroc_gain.recommended_minus_{name}": f"C− minus {LABELS[name]}" for name in (*RIVALS, "direction")},
         "image_auroc.recommended": "AUROC inside one image, C−",
         "image_auroc_gain.recommended_minus_direction": "… C− minus D",

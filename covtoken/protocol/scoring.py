@@ -95,6 +95,11 @@ def heed_alarms(
         for each bank what the report keeps: fired, reasons, statistics, score, fallback, limits_of.
     """
     limits, recipes, limits_of = alarm or scaled_alarm(vit)
+    if plan.locked and plan.recipes["recommended"] != recipes.direction:
+        raise CovtokenError(
+            "the alarm's limits were fixed for another recommended recipe than the locked one: run "
+            "`covtoken alarm --define --reason '…'`"
+        )
     fallback, alarms, fallback_maps = recipes.fallback, [], []
     for maps, (bank, pictures) in zip(parts, pairs, strict=True):
         raw = None if fallback.pooled else maps.get(f"density.block{fallback.block}")

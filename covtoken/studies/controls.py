@@ -101,8 +101,7 @@ def recipes_on_the_whole_bank(n_blocks: int, with_head: bool) -> dict[str, Recip
 
     found = {
         OURS: ours,
-        "score/direction": scaled(FIXED["direction"], n_blocks),
-        "score/with_head": scaled(FIXED["with_head"], n_blocks),
+        **{f"score/{name}": scaled(recipe, n_blocks) for name, recipe in FIXED.items() if name != "recommended"},
         DENSITY_ROW: replace(DENSITY, block=at_depth(DENSITY.block, n_blocks)),
         RARITY_ROW: Recipe("rarity", ours.settings.target_block, True, ours.sigma),
         "score/saliency_head": Recipe("saliency_head"),
@@ -185,8 +184,8 @@ def measured(found: Sequence[Control], labels: SplitLabels, rows: int, cols: int
 
 
 def fit_without_rarity(keys: Sequence[str]) -> str:
-    """Name the row of C−'s fit on all that needs no search: attention and head, or attention where there is no head."""
-    return next(key for key in ("source/attention+head", "source/attention") if key in keys)
+    """Name the rival's row, tuned as C− is, that needs no search: on attention and head, or on attention alone."""
+    return next(key for key in ("score/attention_head_fit", "score/attention_fit") if key in keys)
 
 
 def _linear_maps(recipe: Recipe, bank: Features, selection: Features, rarity_at=None) -> np.ndarray:

@@ -213,7 +213,7 @@ def test_other_banks_of_a_cohort(monkeypatch, splits):
 
 
 SIGNS = {"above": (0.02, 0.01, 0.03), "below": (-0.02, -0.03, -0.01), "undecided": (0.001, -0.01, 0.02)}
-FIT = "source/attention+head"
+FIT = "score/attention_head_fit"
 
 
 def _entry(sign):

@@ -96,7 +96,7 @@ class VerdictTable(Reader, SphinxDirective):
         return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
 
 
-KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR"}
+KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR", "organ_auroc": "inside the organ"}
 OURS = METHOD_NAMES | {"recommended": "C−", "with_head": "C"}
 
 

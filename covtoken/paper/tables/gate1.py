@@ -11,14 +11,14 @@ from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import delong
 from covtoken.names import LABELS
 from covtoken.paper.numbers import cell
-from covtoken.protocol.plan import BASELINES, PROPOSED
+from covtoken.protocol.plan import BASELINES, PROPOSED, RIVALS
 from covtoken.protocol.report import GateRun
 
 
 def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """Lay out pooled, image and in-organ AUROC, AUPR, and FROC at 1 and 4: a row a scorer, all tuned alike."""
     rows = []
-    for scorer in (*PROPOSED, *BASELINES, "intensity_flipped"):
+    for scorer in (*PROPOSED, *RIVALS, *BASELINES, "intensity_flipped"):
         if f"auroc.{scorer}" in metrics:
             cells = {title: cell(metrics.get(f"{kind}.{scorer}")) for kind, title in COLUMNS.items()}
             rows.append({"scorer": scorer} | {title: text for title, text in cells.items() if text})
