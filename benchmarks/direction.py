@@ -1,8 +1,8 @@
-"""The recommended D fitted on a million bank tokens, and its use: python benchmarks/direction.py [share]
+"""C−, the recommended score, fitted on a million bank tokens, and its use: python benchmarks/direction.py [share]
 
 3,906 pictures × 256 tokens × 384 (``share`` of the pictures; 1 by default), drawn anew from each picture's seed when
 they are read, so that no pass holds more than a chunk: of falling width, around one centre a picture, twelve pictures
-a unit. Prints wall seconds (and those that drawing took), the peak memory of the whole process, and one picture's D
+a unit. Prints wall seconds (and those that drawing took), the peak memory of the whole process, and one picture's C−
 beside a forward pass of ViT-S/14 at 224 pixels (random weights: they cost the same).
 """
 
@@ -19,15 +19,16 @@ from timing import best_of
 
 from covtoken.backbone.weights import load_backbone
 from covtoken.bank.pooling import pool3x3
+from covtoken.scores import memberships
 from covtoken.scores.recipe import RECOMMENDED
-from covtoken.subspace.direction import Direction, fit_many
+from covtoken.subspace.direction import Direction
 
 PICTURES, SIDE, WIDTH, PER_UNIT = 3906, 16, 384, 12
 BATCH = 8
 
 
 class DrawnFeatures:
-    """What ``fit_many`` reads of a FeatureSet, of pictures that are drawn when they are read."""
+    """What a fit reads of a FeatureSet, of pictures that are drawn when they are read."""
 
     backbone, weights_sha256, preprocessing = "drawn", "0" * 64, "none"
     rows = cols = SIDE
@@ -62,21 +63,23 @@ _WIDTHS = torch.logspace(0, -1.5, WIDTH)
 
 
 def fit(n_pictures: int) -> Direction:
-    """Fit D once and print what that took."""
+    """Fit C− once and print what that took."""
     start = time.perf_counter()
     block, progress = RECOMMENDED.block, sys.stderr.isatty()
-    found = fit_many(DrawnFeatures(range(n_pictures)), [block], RECOMMENDED.settings, progress=progress)[block]
+    found = memberships.fit(
+        RECOMMENDED.scorer, block, DrawnFeatures(range(n_pictures)), RECOMMENDED.settings, progress=progress
+    )
     seconds = time.perf_counter() - start
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(
-        f"D on {n_pictures * SIDE * SIDE:,} tokens × {WIDTH}: {seconds:.1f} s (of which drawing "
+        f"C− on {n_pictures * SIDE * SIDE:,} tokens × {WIDTH}: {seconds:.1f} s (of which drawing "
         f"{DrawnFeatures.seconds:.1f} s), peak {peak_gb:.2f} GB"
     )
     return found
 
 
 def use(direction: Direction) -> None:
-    """Print D's cost on one batch beside the backbone's."""
+    """Print C−'s cost on one batch beside the backbone's."""
     vit = load_backbone("random:vit_small_patch14_dinov2", picture_size=224)
     images = torch.randn(BATCH, 3, 224, 224)
     tokens = vit.extract(images, [12]).tokens[12]
@@ -84,8 +87,8 @@ def use(direction: Direction) -> None:
     dot = best_of(20, lambda: direction.score(tokens))
     both = best_of(20, lambda: direction.score(pool3x3(tokens, SIDE, SIDE)))
     print(f"forward pass       {1e3 * forward / BATCH:8.3f} ms a picture ({BATCH} together)")
-    print(f"D, dot product     {1e3 * dot / BATCH:8.3f} ms ({100 * dot / forward:.2f} % of it)")
-    print(f"D, pooling and dot {1e3 * both / BATCH:8.3f} ms ({100 * both / forward:.2f} % of it)")
+    print(f"C−, dot product    {1e3 * dot / BATCH:8.3f} ms ({100 * dot / forward:.2f} % of it)")
+    print(f"C−, pooling and dot {1e3 * both / BATCH:8.3f} ms ({100 * both / forward:.2f} % of it)")
 
 
 def main(share: float = 1.0) -> None:

@@ -26,6 +26,7 @@ _MODULES = {
     "subspace.density": ["DensitySubspace"],
     "subspace.residual": ["ResidualSubspace"],
     "subspace.rarity": ["RaritySubspace"],
+    "subspace.consensus": ["ConsensusSettings", "fit_consensus", "taught"],
     "subspace.direction": ["Direction", "DirectionSettings", "load_direction"],
     "bank.coreset": ["greedy_k_center"],
     "bank.prototypes": ["prototype_bank"],
