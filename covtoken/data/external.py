@@ -27,8 +27,12 @@ class External:
 
 # `covtoken lock confirmation --cohort X` prints the sha256 of an index that is not registered here yet.
 EXTERNAL: dict[str, External] = {
-    "busbra-external": External("busbra_external", "busi"),
-    "lidc-external": External("lidc_external", "lidc-crops"),
+    "busbra-external": External(
+        "busbra_external", "busi", "5404d71b266059a3095779f0f68c9d2b81ddff27990b8a2182406d4196737283"
+    ),
+    "lidc-external": External(
+        "lidc_external", "lidc-crops", "39a46c7b3a034aa0a82905f693a25c92c4d06a9ab295788c6d2107ba8de8bc8d"
+    ),
 }
 
 
