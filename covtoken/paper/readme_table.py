@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
@@ -17,7 +18,9 @@ from covtoken.protocol.report import GateReport, committed_reports
 
 BEGIN, END = "<!-- numbers:begin (written by `covtoken report`) -->", "<!-- numbers:end -->"
 ROWS = {
-    **{f"auroc.{name}": LABELS[name] for name in ("recommended", "with_head", "direction", "density")},
+    "auroc.recommended": "C−, recommended",
+    "auroc.with_head": "C, with the saliency head",
+    **{f"auroc.{name}": LABELS[name] for name in ("direction", "density")},
     "auroc.attention_best": "CLS attention",
     **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", *RIVALS)},
     **{f"auroc.{name}": LABELS[name] for name in ("intensity", "centre_prior", "patchcore", "musc")},
@@ -31,6 +34,7 @@ ROWS = {
     "organ_auroc.density": "A inside the organ",
     "auroc_gain.middle_minus_final": summary.NUMBERS["1"]["auroc_gain.middle_minus_final"],
 }
+KINDS = {"auroc": "pooled", "image_auroc": "inside one image", "organ_auroc": "inside the organ", "aupr": "AUPR"}
 ELSEWHERE = "auroc.recommended.elsewhere"
 
 
@@ -50,8 +54,8 @@ def readme_table(reports: list[GateReport]) -> str:
     rows.append(["pictures chosen by lesion upstream", *chosen])
     rivals = (summary.best_rival(report) for report in reports)
     rows.insert(4, ["best baseline or rival, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
-    for score, name in {"recommended": "C−", "with_head": "C"}.items():
-        rows.append([f"**loses to**: {name}", *(losses(report, score) for report in reports)])
+    rows.append(["**loses to**: C−", *(losses(report, "recommended") for report in reports)])
+    rows.append(["**loses to**, pooled: C", *(losses(report, "with_head", ("auroc",)) for report in reports)])
     for score, name in {"recommended": "C−", "with_head": "C", "density": "A"}.items():
         rows.append([f"**gate 1 says, of {name}**", *(gate1.verdicts(report).get(score, "–") for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]
@@ -67,18 +71,14 @@ def readme_numbers(reports: list[GateReport]) -> str:
     return "\n".join([readme_table(reports), "", *confirmation_lines(reports)]).strip()
 
 
-def losses(report: GateReport, score: str) -> str:
-    """List what a score loses to beyond doubt in AUROC, pooled, inside one image and inside organs, and in AUPR."""
-    words = {"auroc": "pooled", "image_auroc": "inside one image", "organ_auroc": "inside the organ", "aupr": "AUPR"}
+def losses(report: GateReport, score: str, kinds: Sequence[str] = tuple(KINDS)) -> str:
+    """List what a score loses to beyond doubt, by kind of number."""
     found = []
-    for kind, word in words.items():
+    for kind in kinds:
         start = f"{kind}.{score}_against_"
-        lost = [
-            LABELS[name.removeprefix(start)]
-            for name, said in report.checks.items()
-            if name.startswith(start) and said == "loses"
-        ]
-        found += [f"{word}: {', '.join(lost)}"] if lost else []
+        named = {name.removeprefix(start): said for name, said in report.checks.items() if name.startswith(start)}
+        lost = [LABELS[other] for other, said in named.items() if said == "loses"]
+        found += [f"{KINDS[kind]}: {', '.join(lost)}"] if lost else []
     return "; ".join(found) or "none"
 
 

@@ -161,7 +161,7 @@ def test_the_papers_table_has_the_mean_over_the_banks_of_a_share():
     rows = bank_rows(contents)
     assert [row[0] for row in rows] == ["5 %", "10 %", "20 %", "50 %", "100 %"]
     assert all(len(row) == 1 + len(contents) * len(compared(contents)) for row in rows) and "–" not in rows[0]
-    variant = dict(zip(choice.FIELDS, compared(contents)["C−, recommended"]))
+    variant = dict(zip(choice.FIELDS, compared(contents)["C−"]))
     (row,) = [row for row in contents["busi"]["variants"] if all(row[k] == value for k, value in variant.items())]
     small = [i for i, bank in enumerate(contents["busi"]["banks"]) if bank["share"] == 0.05]
     pooled, inside = (np.mean([row[k][i] for i in small]) for k in ("auroc", "image_auroc"))
