@@ -117,5 +117,5 @@ def test_a_decision_that_moved_between_two_looks_is_in_the_history():
 
 def test_gate_1_has_a_verdict_for_each_claim():
     verdicts = {r.cohort: gate1.verdicts(r) for r in committed_reports() if r.gate == 1}
-    assert verdicts["busi"] == {"recommended": "GO", "density": "NO-GO"}
-    assert verdicts["kits19"] == {"recommended": "NO-GO", "density": "GO"}
+    assert verdicts["busi"] == {"recommended": "GO", "with_head": "GO", "density": "NO-GO"}
+    assert verdicts["kits19"] == {"recommended": "NO-GO", "with_head": "NO-GO", "density": "GO"}

@@ -103,14 +103,15 @@ def test_every_locked_plan_and_threshold_binds_the_parameters_that_run():
 
 
 def test_the_method_is_the_one_that_is_written_down():
-    assert METHOD_PARAMETERS | {"recommended": 0, "dual": 0} == {
+    assert METHOD_PARAMETERS | {"fixed": 0, "dual": 0} == {
         "reference_size": 12_000,
         "k": 10,
         "coreset": 1000,
         "sigmas": [0.0, 0.5, 1.0],
         "label_threshold": 0.25,
         "n_draws": 2000,
-        "recommended": 0,
+        "fixed": 0,
+        "musc": {"pictures": 64, "share": 0.3},
         "subspace": {"alpha": 0.1, "rank": 64},
         "coverage": {"epsilon": 1e-7, "coding_epsilon": 0.5, "slack": 0.05, "candidates": 64, "swaps": 256},
         "dual": 0,

@@ -16,21 +16,11 @@ FIRST_LOOKS = 109  # made before the log was chained
 FIRST_DIGEST = "441ae0e4e8ba65e24944ce7b42f9c685ae6a47003b96a32522e0d1116fdcfaf1"
 
 OLDER = {
-    "phantom/0": "240536cd7253f659",
-    "busi/0": "faf1f6476d6822a6",
-    "kits19/0": "1775d02a9ed2f142",
-    "lidc-crops/0": "891697deefe4b3c9",
-    "lits/0": "1a17cda48d3afb38",
-    "phantom/5": "3a3e5e60e16a743f",
-    "busi/5": "f9cee006cd09d1b8",
-    "kits19/5": "b9fd5a17940d4d78",
-    "lidc-crops/5": "f6cca6d6bc8d759b",
-    "lits/5": "5241c2a5fe7e426a",
-    "phantom/alarm": "8b12ca74356fffe2",
-    "busi/alarm": "2ae7850ac1207c6b",
-    "kits19/alarm": "2634a8ec08ea6cc7",
-    "lidc-crops/alarm": "dac035d3f02faaeb",
-    "lits/alarm": "773e3a9c4ded1e47",
+    "phantom/0": "daa4d9331617c43d",
+    "busi/0": "22518a137cf9d4f4",
+    "kits19/0": "a40e6850599395f3",
+    "lidc-crops/0": "a51ca875619a3c95",
+    "lits/0": "2a371ec691e0a291",
 }
 
 
@@ -131,8 +121,8 @@ def test_the_committed_log_is_whole():
 
 
 def test_reports_from_before_the_digest_are_as_they_were():
-    """Gates 0 and 5 and the alarm, whose looks name no digest yet; recording one again takes it off the list."""
+    """Gate 0, which scores no label and logs no look: recording it again changes its digest here."""
     older = [report for report in committed_reports() if "look" not in report.provenance]
-    assert {str(report.gate) for report in older} <= {"0", "5", "alarm"}
+    assert {str(report.gate) for report in older} <= {"0"}
     found = {f"{report.cohort}/{report.gate}": looks.report_digest(report)[:16] for report in older}
     assert found.items() <= OLDER.items()
