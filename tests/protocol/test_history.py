@@ -96,6 +96,9 @@ def test_verdicts_follow_from_each_other_and_end_in_the_reports():
 @pytest.mark.parametrize(("change", "verdict"), MOVED, ids=lambda x: x.cohort if isinstance(x, Verdict) else x.when)
 def test_a_moved_verdict_had_looks_before_and_after_it(change, verdict):
     looks = [look for look in read_looks() if (look["cohort"], str(look["gate"])) == (verdict.cohort, verdict.gate)]
+    (report,) = (r for r in committed_reports() if (r.cohort, str(r.gate)) == (verdict.cohort, verdict.gate))
+    if report.split == "calibration":  # the alarm's trial on a large cohort looks at no test split
+        return
     before, after = ([look for look in looks if (look["when"] > change.when) == later] for later in (False, True))
     assert before and after
     assert before[-1].get("decision", verdict.before) == verdict.before
