@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from covtoken.errors import unknown
 
 LABELS = {
@@ -62,6 +65,17 @@ KINDS = dict.fromkeys(METHOD_NAMES, "baseline")
 KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "residual"), "membership")
 KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
 _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
+
+# Labels in the rows of reports that were recorded before a method had its short name.
+FORMER_LABELS = {"C−, recommended": "C−", "C, with the saliency head": "C"}
+
+
+def with_short_names(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give a chart's recorded rows with each method under its present label."""
+    return [
+        {key: FORMER_LABELS.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def kind_of(label: str) -> str:

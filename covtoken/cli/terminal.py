@@ -17,15 +17,17 @@ from covtoken.paper.summary import NUMBERS
 from covtoken.paths import write_then_rename
 from covtoken.protocol.report import GateReport
 
-NOT_BRIEF = ("auroc.patchcore", "aupr.recommended", "froc.fp1.recommended", "froc.fp1.density")  # with --full
+BRIEF = (  # of gate 1; the rest with --full
+    *(f"auroc.{name}" for name in ("recommended", "with_head", "direction", "density", "attention_best")),
+    *(f"auroc.{name}" for name in ("head_student", "attention_fit", "attention_head_fit", "intensity")),
+    *("image_auroc.recommended", "auroc_gain.middle_minus_final"),
+)
 
 
 def brief(report: GateReport) -> list[str]:
     """Say a report in about ten lines: the headline numbers, the decision and why."""
     gate = str(report.gate)
-    rows = (
-        {name: words for name, words in ROWS.items() if name not in NOT_BRIEF} if gate == "1" else NUMBERS.get(gate, {})
-    )
+    rows = {name: ROWS[name] for name in BRIEF} if gate == "1" else NUMBERS.get(gate, {})
     units, images = (max((e[key] for e in report.metrics.values()), default=0) for key in ("n_units", "n_images"))
     entries = ((words.removeprefix("… "), report.metrics.get(name)) for name, words in rows.items())
     shown = [

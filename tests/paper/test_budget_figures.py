@@ -20,7 +20,7 @@ ROWS = {
     ],
     "miss_by_method": [
         {"method": method, "keep": keep, "value": value, "lo": value - 0.02, "hi": value + 0.02}
-        for method, value in (("random", 0.5), ("coverage, spanning choice", 0.7), ("recommended", 0.1))
+        for method, value in (("random", 0.5), ("coverage, spanning choice", 0.7), ("C−", 0.1))
         for keep in KEEPS
     ]
     + [{"method": "RankMe, greedy", "keep": "0.25", "value": 0.6, "lo": None, "hi": None}],
@@ -42,7 +42,7 @@ ROWS = {
     ],
     "growing_lesion_curve": [
         {"method": method, "tokens": tokens, "recall": 0.5, "lo": 0.4, "hi": 0.6}
-        for method in ("spanning choice", "recommended")
+        for method in ("spanning choice", "C−")
         for tokens in (1, 8, 64)
     ],
 }
@@ -120,7 +120,7 @@ def test_a_keep_ratio_without_a_mark_is_an_error(name):
 
 def test_methods_are_sorted_at_a_quarter_and_told_apart():
     svg = svg_of("miss_by_method")
-    order = ["recommended", "random", "RankMe, greedy", "coverage, spanning choice"]
+    order = ["C−", "random", "RankMe, greedy", "coverage, spanning choice"]
     places = [svg.index(f">{label}</text>") for label in order]
     assert places == sorted(places)
     kinds = {row["method"]: row["kind"] for row in data_of("miss_by_method") if "kind" in row}
@@ -165,7 +165,7 @@ def test_pairs_say_whether_the_floor_was_met_and_at_how_many_tokens():
 
 def test_membership_comes_first_in_the_curve_and_chance_is_ruled():
     svg = svg_of("growing_lesion_curve")
-    assert svg.index(">recommended</text>") < svg.index(">spanning choice</text>")
+    assert svg.index(">C−</text>") < svg.index(">spanning choice</text>")
     assert ">chance</text>" in svg
 
 

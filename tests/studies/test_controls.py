@@ -187,10 +187,10 @@ def test_a_backbone_without_a_head_leaves_its_rows_out(splits):
     bank, selection, labels = splits
     recipes = study.recipes_on_the_whole_bank(4, False)
     assert not [key for key in recipes if "head" in key]
-    wanted = {key: recipes[key] for key in (study.OURS, "score/density", "score/rarity", "source/attention")}
+    wanted = {key: recipes[key] for key in (study.OURS, "score/density", "score/rarity", "score/attention_fit")}
     found = list(study.controls(bank, selection, wanted, ()))
     more = study.measured(found, labels, ROWS, COLS)
-    assert set(more["over_density"]) == {"score/rarity", "source/random", "source/attention"}
+    assert set(more["over_density"]) == {"score/rarity", "source/random", "score/attention_fit"}
     about = {"cohort": "busi", "split": "selection", "n": {"units": 4, "images": 8}}
     assert "The fit without rarity, on attention:" in words.gain_text(about | more)
 

@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
+from covtoken.names import with_short_names
 from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
@@ -106,7 +107,7 @@ class ReportChart(Reader, SphinxDirective):
                 report = self.report(name)
                 if not report["chart_data"].get(key):
                     raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
-                rows += report["chart_data"][key]
+                rows += with_short_names(report["chart_data"][key])
             options = {name: self.options[name] for name in ("title", "score") if name in self.options}
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
