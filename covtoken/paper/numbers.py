@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, LABELS, WAYS
+from covtoken.names import COLUMNS, METHOD_NAMES, WAYS
 
 MISSING = "not recorded yet"
 READABLE = {
@@ -107,7 +107,9 @@ def readable(name: str) -> str:
     if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
         rate, _, rest = rest.partition("_gain.")
         kind, rest = f"difference in {READABLE[kind]} at {rate[2:]} false positives an image", rest
-    words = rest.replace("_", " ").replace(" minus ", " − ").replace("density", LABELS["density"])
+    methods, dot, after = rest.partition(".")
+    named = " − ".join(METHOD_NAMES.get(name, name.replace("_", " ")) for name in methods.split("_minus_"))
+    words = named + dot + after.replace("_", " ").replace(" minus ", " − ")
     words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
     for way, title in (COLUMNS | WAYS).items():
         words = words.replace(f".{way}", f": {title}").replace(f"− {way}", f"− {title}")

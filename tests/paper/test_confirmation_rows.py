@@ -60,7 +60,7 @@ def test_names_with_a_column_are_words():
     gain = "froc.fp1_gain.recommended_minus_density.crossfit"
     assert is_signed(gain)
     assert readable(gain) == (
-        "difference in lesion sensitivity at 1 false positives an image, recommended − membership A: cross-fitted"
+        "difference in lesion sensitivity at 1 false positives an image, C− − membership A: cross-fitted"
     )
     assert readable("aupr.density.crossfit") == "token AUPR, membership A: cross-fitted"
     assert in_words("auroc.recommended_against_density.carried") == (

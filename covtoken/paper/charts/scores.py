@@ -84,7 +84,7 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     excludes = (table["lo"] > 0) | (table["hi"] < 0)
     table["reading"] = np.where(excludes, "excludes 0", "includes 0")
     order = list(dict.fromkeys(table["row"]))
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=False, labelFontSize=12))
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, grid=False, labelFontSize=12))
     scale = alt.Scale(domain=["excludes 0", "includes 0"], range=[COLOURS[0], GREY])
     legend = alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12)
     colour = alt.Color("reading:N", scale=scale, legend=legend)

@@ -79,7 +79,7 @@ def named_legend(title: str, **options) -> alt.Legend:
     return alt.Legend(title=title, orient="top", **fonts, **options)
 
 
-def row_axis(limit: int = 170, **options) -> alt.Axis:
+def row_axis(limit: int = 200, **options) -> alt.Axis:
     """Make the axis of named rows; names end at ``limit`` px."""
     return alt.Axis(grid=False, ticks=False, labelFontSize=12, labelLimit=limit, **options)
 
