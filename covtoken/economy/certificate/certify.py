@@ -26,6 +26,7 @@ from covtoken.economy.certificate.needs import (
     unit_thresholds,
 )
 from covtoken.economy.certificate.strata import by_stratum, strictest
+from covtoken.economy.keep import token_ranks
 from covtoken.errors import CovtokenError, unknown
 from covtoken.leak_guard import refuse_labels
 
@@ -63,12 +64,13 @@ def certify(
             cannot be ranked.
     """
     refuse_labels("a certificate's calibration")
-    lesions, unit, scores = labels.lesions, np.asarray(labels.unit), np.asarray(scores)
+    lesions, unit = labels.lesions, np.asarray(labels.unit)
     strata = dict(strata or {})
     n = len(lesion_units(lesions, unit))
     _check_form(form, n, alpha, delta, strata)
     _check_sizes(strata.get(SIZE, ()), lesions, unit, alpha)
-    n_tokens, bounds, about, setting = scores.shape[-1], (), {}, {"k": None, "threshold": None}
+    n_tokens = _tokens(scores, unit)
+    bounds, about, setting = (), {}, {"k": None, "threshold": None}
     if form in ("rank", "threshold"):
         by_rank = form == "rank"
         values = (lesion_needs if by_rank else lesion_thresholds)(scores, lesions)
@@ -128,6 +130,7 @@ def certify_route(
     alpha, n = union_level(alpha_label_free, alpha_labelled), len(np.unique(unit))
     for part in (alpha_label_free, alpha_labelled):
         check_level(n, part)
+    n_tokens = _tokens(whole, unit)
     _, needs = unit_needs(lesion_needs(whole, lesions), lesions, unit, lesion_free=True)
     needed = max(1, int(rank_bound(needs, alpha_labelled)))
     if needed > k_whole:
@@ -145,7 +148,7 @@ def certify_route(
         "share_lost": share_lost(whole, route, k_whole, k),
     }
     fingerprint = calibration_fingerprint(_names(labels, units), found)
-    return Certificate(alpha, n, "route", np.shape(route)[1], k, None, (), made_by, fingerprint, about)
+    return Certificate(alpha, n, "route", n_tokens, k, None, (), made_by, fingerprint, about)
 
 
 def _check_form(form, n, alpha, delta, strata) -> None:
@@ -168,6 +171,14 @@ def _check_sizes(names, lesions, unit, alpha) -> None:
             check_level(len(lesion_units(inside, unit)), alpha)
         except CovtokenError as error:
             raise CovtokenError(f"lesions of size {name!r}: {error}") from None
+
+
+def _tokens(scores, unit) -> int:
+    """Count the tokens of a picture; refuse scores of other pictures than the labels'."""
+    n, n_tokens = token_ranks(scores).shape
+    if n != len(unit):
+        raise CovtokenError(f"scores of {n} pictures, labels of {len(unit)}: give both for the calibration pictures")
+    return n_tokens
 
 
 def _names(labels, units) -> list[str]:
