@@ -43,11 +43,7 @@ def kept_tokens(
     Raises:
         CovtokenError: none or several budgets, one of another type or out of range, scores that are no numbers or NaN.
     """
-    scores = np.asarray(scores)
-    if scores.ndim != 2 or scores.dtype.kind not in "biuf":
-        raise CovtokenError(f"scores must be numbers [pictures, tokens], got shape {scores.shape} of {scores.dtype}")
-    if np.isnan(scores).any():
-        raise CovtokenError(f"{int(np.isnan(scores).sum())} scores are NaN: no ranking can be made of them")
+    scores = _numbers(scores)
     if sum(given is not None for given in (ratio, threshold, k)) != 1:
         raise CovtokenError("give exactly one of ratio, threshold and k")
     if threshold is not None:
@@ -61,10 +57,34 @@ def kept_tokens(
     counts = np.broadcast_to(counts, (n,))
     if counts.size and (counts.min() < 0 or counts.max() > n_tokens):
         raise CovtokenError(f"k = {counts.min()} … {counts.max()}: expected 0 … {n_tokens}, the tokens of a picture")
+    return token_ranks(scores) <= counts[:, None]
+
+
+def token_ranks(scores: np.ndarray) -> np.ndarray:
+    """Rank the tokens of each picture, [N, T] int64: 1 is the best, equal scores go by position.
+
+    A token stays among the best k exactly when its rank ≤ k (``kept_tokens``).
+
+    Args:
+        scores: [N, T], high scores first.
+
+    Raises:
+        CovtokenError: scores that are no numbers or NaN.
+    """
+    scores = _numbers(scores)
     rank = np.empty(scores.shape, dtype=np.int64)
     order = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(n_tokens), scores.shape), axis=1)
-    return rank < counts[:, None]
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(1, scores.shape[1] + 1), scores.shape), axis=1)
+    return rank
+
+
+def _numbers(scores) -> np.ndarray:
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or scores.dtype.kind not in "biuf":
+        raise CovtokenError(f"scores must be numbers [pictures, tokens], got shape {scores.shape} of {scores.dtype}")
+    if np.isnan(scores).any():
+        raise CovtokenError(f"{int(np.isnan(scores).sum())} scores are NaN: no ranking can be made of them")
+    return scores
 
 
 def _is_number(value) -> bool:
