@@ -98,7 +98,7 @@ class ExitMaps:
         made = {"weights_sha256": vit.weights_sha256, "preprocessing": vit.preprocessing, "precision": "fp32"}
         source = SimpleNamespace(backbone=vit.name, digests=sums.digests, units=sums.units, **made)
         header = origin(source) | {
-            "kind": KIND,
+            "kind": f"set of {KIND}",
             "blocks": [int(stage.block) for stage in stages],
             "ridge": float(ridge),
         }

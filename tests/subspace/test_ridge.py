@@ -124,8 +124,8 @@ def test_a_map_is_scikit_learns_ridge_and_one_direction_an_output(ridge):
     oracle = Ridge(alpha=alpha, solver="cholesky").fit(x.double(), y.double())
     np.testing.assert_allclose(weight.T, oracle.coef_, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(bias, oracle.intercept_, rtol=1e-7)
-    left = ((y - oracle.predict(x.double())) ** 2).sum() / ((y - y.double().mean(0)) ** 2).sum()
-    assert share == pytest.approx(1 - left.item(), abs=1e-9)
+    left = ((y.numpy() - oracle.predict(x.double())) ** 2).sum() / ((y - y.double().mean(0)) ** 2).sum().item()
+    assert share == pytest.approx(1 - left, abs=1e-9)
     for i in range(y.shape[1]):
         one, _ = solve(Moments.of(x, y[:, i]), ridge)
         np.testing.assert_allclose(weight[:, i], one, rtol=1e-9, atol=1e-12)
