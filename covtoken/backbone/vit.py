@@ -1,4 +1,4 @@
-"""Extract patch tokens of any block and CLS attention from pictures, through an unmodified timm ViT.
+"""Extract tokens of any block and CLS attention from pictures, through an unmodified timm ViT.
 
 The model's own ``forward_intermediates`` runs the blocks; hooks on the query and key normalisations that every timm
 attention calls read the attention: no copy of the ViT, no second pass.
@@ -41,6 +41,7 @@ class Extraction:
     saliency: Tensor | None  # [N, T] logits
     rows: int
     cols: int
+    prefix: dict[Block, Tensor] = field(default_factory=dict)  # [N, P, D] by block: CLS, then registers; P may be 0
 
 
 @dataclass
@@ -108,6 +109,11 @@ class FrozenViT:
     @property
     def has_cls(self) -> bool:
         return getattr(self.model, "cls_token", None) is not None
+
+    @property
+    def n_prefix(self) -> int:
+        """Count CLS and registers, P: the first tokens of every sequence."""
+        return int(self.model.num_prefix_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -184,20 +190,57 @@ class FrozenViT:
         cast = torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         rows_of_attention: dict[int, Tensor] = {}
         options = {"stop_early": True, "output_fmt": "NLC", "intermediates_only": True}
+        options["return_prefix_tokens"] = self.n_prefix > 0
         with torch.no_grad(), cast, ExitStack() as hooks:
             for block in attention:
                 hooks.enter_context(_cls_attention(self.model, block, rows_of_attention))
             indices = [depth - 1 for depth in depths]
-            streams = dict(zip(depths, self.model.forward_intermediates(images, indices=indices, **options)))
-            tokens = {block: streams[block].float().contiguous() for block in blocks if block != "norm"}
-            normed = self.model.norm(streams[self.n_blocks]).float().contiguous() if final else None
-        if "norm" in blocks:
-            tokens["norm"] = normed
+            found = self.model.forward_intermediates(images, indices=indices, **options)
+            parts = found if self.n_prefix else [(patches, patches[:, :0]) for patches in found]
+            streams = dict(zip(depths, parts))  # (patches, prefix) by depth
+            if final:
+                streams["norm"] = tuple(self.model.norm(part) for part in streams[self.n_blocks])
+            tokens = {block: streams[block][0].float().contiguous() for block in blocks}
+            prefix = {block: streams[block][1].float().clone() for block in blocks}  # a view would hold all tokens
+            normed = streams["norm"][0].float().contiguous() if final else None
         # The head runs in float32 even under bf16: it costs little, and its logits are a baseline.
         with torch.no_grad():
             logits = self.saliency_head.token_logits(normed, self.rows, self.cols) if saliency else None
-        ordered = ({b: tokens[b] for b in blocks}, {b: rows_of_attention[b] for b in attention})
-        return Extraction(*ordered, logits, self.rows, self.cols)
+        return Extraction(tokens, {b: rows_of_attention[b] for b in attention}, logits, self.rows, self.cols, prefix)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed pictures [N, 3, S, S]: what enters block 1, [N, P + T, D], and the rotary rows of the T patches.
+
+        Rotary rows are [T, R], or [L, heads, T, R] where they differ by block, or None without rotary positions.
+        """
+        placed = self.model._pos_embed(self.model.patch_embed(images))
+        if isinstance(self.model, Eva):
+            stream, rope = placed
+        else:
+            stream, rope = self.model.patch_drop(placed), None
+        return self.model.norm_pre(stream), rope
+
+    @torch.no_grad()
+    def run(
+        self, stream: Tensor, rope: Tensor | None, first: int, last: int, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """Run blocks first … last on a stream of CLS, registers and any choice of patch tokens.
+
+        Args:
+            stream: [n, P + k, D], as ``embed`` or an earlier ``run`` gives it, tokens left out or not.
+            rope: the rotary rows of these k patches: as ``embed`` gives them, or with a picture's axis, [n, 1, k, R] or
+                [L, n, heads, k, R].
+            first, last: 1 … L; none run where last < first.
+            attn_mask: float, added to the logits of attention, [n, 1, 1, P + k].
+        """
+        by_block = rope is not None and bool(getattr(self.model, "rope_mixed", False))
+        options = {} if attn_mask is None else {"attn_mask": attn_mask}
+        for block in range(first, last + 1):
+            if rope is not None:
+                options["rope"] = rope[block - 1] if by_block else rope
+            stream = self.model.blocks[block - 1](stream, **options)
+        return stream
 
     def check_block(self, block: Block, allow_norm: bool = True) -> None:
         """Refuse a block that this model does not have."""

@@ -1,4 +1,4 @@
-"""Write and read files of banks and directions: safetensors with a JSON header, whole or not at all, read with care."""
+"""Write and read files of banks, directions and exit maps: safetensors with a JSON header, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
-_NAMES = {"bank": "token bank", "direction": "direction"}
+_NAMES = {"bank": "token bank", "direction": "direction", "exit maps": "set of exit maps"}
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict, kind: str = "bank") -> None:
-    """Write a bank or a direction (``kind``) to one safetensors file with a JSON header, or nothing."""
-    metadata = {f"covtoken_{kind}": json.dumps(header)}
+    """Write a bank or what else ``kind`` names to one safetensors file with a JSON header, or nothing."""
+    metadata = {_key(kind): json.dumps(header)}
     with write_then_rename(path) as temporary:
         try:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
@@ -44,7 +44,7 @@ def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        header = json.loads(metadata[f"covtoken_{kind}"])
+        header = json.loads(metadata[_key(kind)])
     except KeyError as error:
         raise CovtokenError(f"{path}: a safetensors file, but not a {_NAMES[kind]} of covtoken") from error
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -62,6 +62,10 @@ def content_digest(tokens: torch.Tensor, units: np.ndarray, header: dict) -> str
     digest.update(tokens.contiguous().numpy().tobytes())
     digest.update(np.ascontiguousarray(units, dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _key(kind: str) -> str:
+    return f"covtoken_{kind.replace(' ', '_')}"
 
 
 def _length(path: Path) -> int:

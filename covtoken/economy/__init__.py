@@ -1,1 +1,1 @@
-"""Keep or merge tokens within a budget, and count what that saves."""
+"""Keep, merge or route tokens within a budget, and count what that saves."""

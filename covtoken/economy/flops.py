@@ -1,20 +1,29 @@
-"""Count floating-point operations of a plain ViT in closed form, 2 per multiply-add, for one picture.
+"""Count floating-point operations of a plain ViT and of its routes in closed form, 2 per multiply-add, for one picture.
 
-Counted: patch embedding, linear layers, the two products of attention. Not counted: norms, softmax, activations,
-biases, positions (rotary ones too), anything after the last block. The result is work, not time.
+Counted: patch embedding, linear layers, the two products of attention, a route's scores and exit maps. Not counted:
+norms, softmax, activations, biases, positions (rotary ones too), pooling and smoothing of score maps, sorting. The
+result is work, not time. ``counted_flops`` is PyTorch's own count, which the tests hold the closed forms against; it
+sees no search outside PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import torch
 from timm.layers import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from covtoken.backbone.vit import FrozenViT
+from covtoken.economy.stages import Stage, check_stages
 from covtoken.errors import CovtokenError
+from covtoken.subspace.direction import Direction
 
 
 def vit_flops(vit: FrozenViT, tokens_per_block: Sequence[int]) -> int:
@@ -60,6 +69,64 @@ def prune_flops(vit: FrozenViT, block: int, kept: int) -> int:
     return vit_flops(vit, [before] * block + [after] * (vit.n_blocks - block))
 
 
+@dataclass(frozen=True)
+class RouteFlops:
+    """FLOPs of a routed picture by what they are spent on, and those of the plain pass."""
+
+    blocks: int  # patch embedding and blocks
+    scores: int  # at all taps: a dot product a token, or a search
+    maps: int  # exit maps
+    plain: int
+
+    @property
+    def total(self) -> int:
+        return self.blocks + self.scores + self.maps
+
+    @property
+    def speedup(self) -> float:
+        """Divide the plain pass by the route, net of scores and exit maps."""
+        return self.plain / self.total
+
+
+def macs(flops: int) -> int:
+    """Convert FLOPs, as counted here, to multiply-adds: half of them."""
+    return flops // 2
+
+
+def counted_flops(run: Callable[[], object]) -> int:
+    """Count the FLOPs of what ``run`` calls with PyTorch's counter, attention forced to the path that it can see."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def route_flops(vit: FrozenViT, stages: Sequence[Stage], counts: Sequence[int], maps: bool = False) -> RouteFlops:
+    """Count the FLOPs of a picture in a route, its scores included.
+
+    Args:
+        counts: patch tokens of the picture that go on after each stage (``Routed.counts``).
+        maps: the route has exit maps. A picture that keeps all its tokens uses none.
+
+    Raises:
+        CovtokenError: stages that do not fit the model, counts that grow or are no counts, a score that does not say
+            what it compares a token with (``Stage.n_compared``): no search goes uncounted.
+    """
+    check_stages(vit, stages)
+    n_tokens, n_prefix, width = vit.rows * vit.cols, vit.n_prefix, vit.dim
+    counts = [_count(n, f"tokens kept at block {stage.block}") for n, stage in zip(counts, stages, strict=True)]
+    here = [n_tokens, *counts]
+    if any(after > before for before, after in pairwise(here)):
+        raise CovtokenError(f"counts {counts}: expected at most {n_tokens}, and none larger than the one before")
+    entering, ends = [], [0, *(stage.block for stage in stages), vit.n_blocks]
+    for n, (before, last) in zip(here, pairwise(ends), strict=True):
+        entering += [n + n_prefix] * (last - before)
+    plain = vit_flops(vit, [n_tokens + n_prefix] * vit.n_blocks)
+    scores = sum(search_flops(n_tokens, _compared(stage), width) for stage in stages)
+    corrected = counts[-1] if counts else n_tokens
+    mapped = (n_tokens - corrected) * width**2 + corrected * 2 * width**2 if maps and corrected < n_tokens else 0
+    return RouteFlops(vit_flops(vit, entering), scores, 2 * mapped, plain)
+
+
 def matching_flops(counts: Sequence[int], head_dim: int, n_prefix: int) -> int:
     """Count the FLOPs of merging's similarities, |A| · |B| products of keys [head_dim] in every block.
 
@@ -82,6 +149,18 @@ def matching_flops(counts: Sequence[int], head_dim: int, n_prefix: int) -> int:
 def search_flops(n_queries: int, n_bank: int, width: int) -> int:
     """Count the FLOPs of an exact search, each query by each bank token; choosing the nearest is not counted."""
     return 2 * _count(n_queries, "n_queries") * _count(n_bank, "n_bank") * _count(width, "width")
+
+
+def _compared(stage: Stage) -> int:
+    """Give the number of vectors that a stage compares each token with."""
+    if stage.n_compared is not None:
+        return _count(stage.n_compared, "n_compared")
+    if isinstance(stage.score, Direction):
+        return 1
+    raise CovtokenError(
+        f"the score at block {stage.block} does not say what it costs: give the stage n_compared, the size of the bank "
+        "that it searches, or 0 if the pass itself gives the score"
+    )
 
 
 def _widths(block: nn.Module, name: str) -> tuple[int, int]:

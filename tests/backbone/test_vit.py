@@ -53,6 +53,27 @@ def test_tokens_equal_timm(vit):
     assert list(ours.tokens) == [2, vit.n_blocks, "norm"]
 
 
+def test_prefix_equals_timm_and_holds_no_patches(vit):
+    images = pictures(vit)
+    ours = vit.extract(images, ["norm", 2]).prefix
+    prefix = vit.model.num_prefix_tokens
+    torch.testing.assert_close(ours["norm"], vit.model.forward_features(images)[:, :prefix])
+    streams = vit.model.forward_intermediates(
+        images, indices=[1], output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    torch.testing.assert_close(ours[2], streams[0][1])
+    assert list(ours) == ["norm", 2] and ours[2].shape == (3, vit.n_prefix, vit.dim)
+    assert ours[2].untyped_storage().nbytes() == ours[2].numel() * 4  # no view that keeps the whole stream alive
+
+
+def test_blocks_run_in_pieces_equal_one_pass(vit):
+    images = pictures(vit)
+    stream, rope = vit.embed(images)
+    for first, last in ((1, 2), (3, 2), (3, vit.n_blocks)):  # the second pair runs nothing
+        stream = vit.run(stream, rope, first, last)
+    torch.testing.assert_close(vit.model.norm(stream), vit.model.forward_features(images))
+
+
 def test_attention_equals_the_unfused_softmax(vit):
     images, block = pictures(vit), 3
     ours = vit.extract(images, [], attention=[block, 1]).attention[block]

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 
 from covtoken.errors import CovtokenError
 from covtoken.subspace import ridge as ridge_module
-from covtoken.subspace.ridge import Moments, explained, solve
+from covtoken.subspace.ridge import MapMoments, Moments, explained, solve, solve_map
 
 NAMES = ("n", "x", "xx", "t", "xt", "tt")
 
@@ -105,3 +105,58 @@ def test_what_cannot_be_solved_is_refused():
         Moments.of(x, t[:-1])
     with pytest.raises(CovtokenError, match="width 7 and 6"):
         Moments.of(x, t) + Moments.of(x[:, :6], t)
+
+
+def drawn_map(seed=0, n=300, width=6, out=4):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, width)) @ rng.standard_normal((width, width)) + 5 * rng.standard_normal(width)
+    y = x @ rng.standard_normal((width, out)) + rng.standard_normal((n, out)) - 3
+    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.01, 1.0])
+def test_a_map_is_scikit_learns_ridge_and_one_direction_an_output(ridge):
+    x, y = drawn_map()
+    moments = MapMoments.of(x, y)
+    weight, bias, share = solve_map(moments, ridge)
+    centred = x.double() - x.double().mean(0)
+    alpha = ridge * (centred**2).sum().item() / x.shape[1]
+    oracle = Ridge(alpha=alpha, solver="cholesky").fit(x.double(), y.double())
+    np.testing.assert_allclose(weight.T, oracle.coef_, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(bias, oracle.intercept_, rtol=1e-7)
+    left = ((y.numpy() - oracle.predict(x.double())) ** 2).sum() / ((y - y.double().mean(0)) ** 2).sum().item()
+    assert share == pytest.approx(1 - left, abs=1e-9)
+    for i in range(y.shape[1]):
+        one, _ = solve(Moments.of(x, y[:, i]), ridge)
+        np.testing.assert_allclose(weight[:, i], one, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 300), max_size=5), order=st.randoms())
+def test_shards_in_any_order_give_the_same_map(seed, cuts, order):
+    x, y = drawn_map(seed)
+    shards = [MapMoments.of(x[a:b], y[a:b]) for a, b in pairwise([0, *sorted(cuts), 300])]
+    order.shuffle(shards)
+    total, whole = sum(shards[1:], shards[0]), MapMoments.of(x, y)
+    for name in ("x", "xx", "y", "xy", "yy"):
+        torch.testing.assert_close(getattr(total, name), getattr(whole, name), rtol=1e-9, atol=1e-6)
+    assert total.n == whole.n == 300
+    torch.testing.assert_close(solve_map(total, 0.01)[0], solve_map(whole, 0.01)[0], rtol=1e-6, atol=1e-8)
+
+
+def test_maps_that_cannot_be_solved_are_refused():
+    x, y = drawn_map()
+    with pytest.raises(CovtokenError, match="as many targets"):
+        MapMoments.of(x, y[:-1])
+    with pytest.raises(CovtokenError, match="do not add up"):
+        MapMoments.of(x, y) + MapMoments.of(x, y[:, :2])
+    with pytest.raises(CovtokenError, match="at least 2 tokens"):
+        solve_map(MapMoments.of(x[:1], y[:1]))
+    with pytest.raises(CovtokenError, match="nothing to fit a map to"):
+        solve_map(MapMoments.of(x, torch.ones(300, 4)))
+    with pytest.raises(CovtokenError, match="NaN or infinite"):
+        solve_map(MapMoments.of(x, y * float("nan")))
+    with pytest.raises(CovtokenError, match="ridge must be 0 or more"):
+        solve_map(MapMoments.of(x, y), -1.0)
+    with pytest.raises(CovtokenError, match="do not vary in every direction"):
+        solve_map(MapMoments.of(torch.cat([x, x], dim=1), y), 0.0)
