@@ -9,12 +9,10 @@ CUDA events; else in fp32 on the CPU.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import timm
 import torch
@@ -29,6 +27,7 @@ from covtoken.economy.keep import budget
 from covtoken.economy.merging import merge_through, schedule
 from covtoken.economy.routing import route_through
 from covtoken.economy.stages import Stage
+from covtoken.economy.timing import medians
 from covtoken.errors import CovtokenError
 from covtoken.subspace.direction import Direction
 
@@ -131,33 +130,6 @@ def merging(vit: FrozenViT, flops: int, precision: str) -> list[Method]:
 
 def autocast(images: Tensor, precision: str):
     return torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def medians(runs: list[Callable[[], object]], repeats: int, gpu: bool) -> list[float]:
-    """Take the median seconds of each run; runs take turns, and the first round, which warms up, does not count."""
-    seconds = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for run, mine in zip(runs, seconds, strict=True):
-            elapsed = on_gpu(run) if gpu else on_cpu(run)
-            if repeat:
-                mine.append(elapsed)
-    return [median(mine) for mine in seconds]
-
-
-def on_cpu(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def on_gpu(run: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 def print_table(title: str, methods: list[Method], seconds: list[float]) -> None:

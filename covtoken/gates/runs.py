@@ -11,7 +11,7 @@ from covtoken.data.case import Cohort
 from covtoken.data.cohorts import COMMITTED
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.records import RecordedScores, records_path, save_records, save_scores
-from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, negative_result
+from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, gate6, negative_result
 from covtoken.paths import project_root
 from covtoken.protocol import locks, thresholds
 from covtoken.protocol.looks import log_look, refuse_uncommitted
@@ -19,7 +19,7 @@ from covtoken.protocol.planning import plan_for
 from covtoken.protocol.report import GateRun, read_report, report_path, write_report
 from covtoken.protocol.setting import Setting, open_setting
 
-MODULES = {str(number): module for number, module in enumerate((gate0, gate1, gate2, gate3, gate4, gate5))}
+MODULES = {str(number): module for number, module in enumerate((gate0, gate1, gate2, gate3, gate4, gate5, gate6))}
 MODULES["negative_result"] = negative_result
 GATES: dict[str, Callable[..., GateRun]] = {gate: module.run for gate, module in MODULES.items()}
 CHOOSING = ("1", "5")  # these choose a plan on the selection split; the other gates use gate 1's locked plan there too
@@ -37,7 +37,7 @@ def run_and_write(
     """Run a gate and write its report; return the run and the report's path.
 
     Args:
-        gate: 0 to 5, or ``negative_result``.
+        gate: 0 to 6, or ``negative_result``.
         cohort: a committed name, a folder with ``index.csv``, or a Cohort.
         split: ``selection``, ``test`` or ``crossfit``; gate 0 looks at every split.
         record: write the committed files; needs a test or crossfit split under a lock, and counts as a look.

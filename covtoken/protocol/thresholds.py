@@ -25,7 +25,7 @@ from covtoken.scores.scorers import score_maps
 
 CONFIRMING = ("direction", "density", "attention_best", "saliency_head", "head_student")  # one becomes the rival
 COLUMN_OF = {"busbra-external": "crossfit", "lidc-external": "carried"}  # the column that decides
-LOCKED = ("2", "3")  # the gates that have a threshold of their own; gate 1's is part of its plan
+LOCKED = ("2", "3", "6")  # the gates that have a threshold of their own; gate 1's is part of its plan
 
 
 def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[], GateRun]) -> dict:
@@ -34,7 +34,7 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
     A small cohort takes the threshold of its modality's recipe cohort, as it takes the recipe.
 
     Args:
-        gate: 2 or 3.
+        gate: 2, 3 or 6.
         own: this run's own threshold, used if it is the selection run.
         selection: makes a selection run, only if needed.
 
@@ -50,11 +50,20 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
             data = {"data_fingerprint": bound["data_fingerprint"]} if setting.split == "crossfit" else {}
             locks.check_binding(entry | data, bound, f"{name} gate {gate}")
             source = "" if setting.split == "test" else f" of {name}"
-            return {"value": entry["threshold"], "reason": entry["threshold_reason"] + source, "locked": True}
+            return {
+                "value": entry["threshold"],
+                "reason": entry["threshold_reason"] + source,
+                "locked": True,
+            } | _setting(entry)
     if setting.split == "crossfit":
         raise _nothing_locked(setting, gate)
     selected = selection().report.thresholds
-    return {"value": selected["value"], "reason": selected["reason"], "locked": False}
+    return {"value": selected["value"], "reason": selected["reason"], "locked": False} | _setting(selected)
+
+
+def _setting(found: dict) -> dict:
+    """Take the setting that was chosen with a threshold, where the gate chooses one."""
+    return {"setting": found["setting"]} if "setting" in found else {}
 
 
 def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
@@ -83,7 +92,7 @@ def _nothing_locked(setting: Setting, gate: int | str) -> CovtokenError:
 
 
 def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
-    """Lock the plan (gate 1) or threshold (gates 2 and 3) of the last selection run; return the lines old → new.
+    """Lock the plan (gate 1) or threshold (gates 2, 3 and 6) of the last selection run; return the lines old → new.
 
     Raises:
         CovtokenError: no run, a run on another split, or a small cohort, which chooses nothing.
@@ -111,7 +120,8 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
         "source_digest": report.provenance["source_digest"],
     }
     bound = {key: report.parameters["bound"][key] for key in locks.BINDING}
-    return locks.write_entry(locks.THRESHOLDS, cohort, gate, threshold | about | bound, reason=reason)
+    setting = _setting(report.thresholds)
+    return locks.write_entry(locks.THRESHOLDS, cohort, gate, threshold | about | setting | bound, reason=reason)
 
 
 def plan_entry(report: GateReport) -> dict:
