@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 
 from covtoken.backbone.vit import FrozenViT
 from covtoken.economy.flops import matching_flops, score_flops, vit_flops
-from covtoken.economy.stages import Stage
+from covtoken.economy.stages import Stage, check_stages
 from covtoken.errors import CovtokenError
 
 
@@ -36,8 +36,11 @@ def schedules_for(vit: FrozenViT, flops: int, protect: Stage | None = None) -> d
     """
     check_can_merge(vit)
     n_tokens, last = vit.rows * vit.cols, vit.n_blocks - 1
+    check_stages(vit, [] if protect is None else [protect])
     n_protected = 0 if protect is None else protect.count(n_tokens)
     free = n_tokens - n_protected
+    if not free:
+        raise CovtokenError(f"all {n_tokens} tokens are protected: protect fewer, or nothing can merge")
     kinds: dict[str, Callable[[int], tuple[int, ...]]] = {}
     if protect is None:
         kinds["equal"] = lambda n: schedule(free, n, vit.n_blocks)
@@ -63,6 +66,7 @@ def merging_flops(vit: FrozenViT, planned: Sequence[int], protect: Stage | None 
 
     Means over heads, normalisation, sorting and merged means are not counted. A pass that merges nothing has no map.
     """
+    check_can_merge(vit)
     n_tokens = vit.rows * vit.cols
     n_protected = 0 if protect is None else protect.count(n_tokens)
     check_planned(planned, n_tokens - n_protected, vit.n_blocks)

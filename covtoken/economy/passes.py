@@ -132,8 +132,8 @@ def stop_early_block_for(vit: FrozenViT, flops: int) -> int:
     within = [block for block in range(1, vit.n_blocks) if _stop_flops(vit, block) <= flops]
     if not within:
         raise CovtokenError(
-            f"{flops / 1e9:.3g} GFLOPs a picture are out of reach of {vit.name}: the patch embedding, one block and the "
-            f"exit maps take {_stop_flops(vit, 1) / 1e9:.3g}"
+            f"{flops / 1e9:.3g} GFLOPs a picture are out of reach of {vit.name}: the patch embedding, one block and "
+            f"the exit maps take {_stop_flops(vit, 1) / 1e9:.3g}"
         )
     return within[-1]
 
