@@ -121,7 +121,7 @@ def route_flops(vit: FrozenViT, stages: Sequence[Stage], counts: Sequence[int], 
     for n, (before, last) in zip(here, pairwise(ends), strict=True):
         entering += [n + n_prefix] * (last - before)
     plain = vit_flops(vit, [n_tokens + n_prefix] * vit.n_blocks)
-    scores = sum(search_flops(n_tokens, _compared(stage), width) for stage in stages)
+    scores = sum(score_flops(vit, stage) for stage in stages)
     corrected = counts[-1] if counts else n_tokens
     mapped = (n_tokens - corrected) * width**2 + corrected * 2 * width**2 if maps and corrected < n_tokens else 0
     return RouteFlops(vit_flops(vit, entering), scores, 2 * mapped, plain)
@@ -151,16 +151,19 @@ def search_flops(n_queries: int, n_bank: int, width: int) -> int:
     return 2 * _count(n_queries, "n_queries") * _count(n_bank, "n_bank") * _count(width, "width")
 
 
-def _compared(stage: Stage) -> int:
-    """Give the number of vectors that a stage compares each token with."""
-    if stage.n_compared is not None:
-        return _count(stage.n_compared, "n_compared")
-    if isinstance(stage.score, Direction):
-        return 1
-    raise CovtokenError(
-        f"the score at block {stage.block} does not say what it costs: give the stage n_compared, the size of the bank "
-        "that it searches, or 0 if the pass itself gives the score"
-    )
+def score_flops(vit: FrozenViT, stage: Stage) -> int:
+    """Count the FLOPs of a stage's score on one picture: each token by each vector that it is compared with.
+
+    Raises:
+        CovtokenError: a function that does not say what it compares a token with (``Stage.n_compared``).
+    """
+    n_compared = 1 if stage.n_compared is None and isinstance(stage.score, Direction) else stage.n_compared
+    if n_compared is None:
+        raise CovtokenError(
+            f"the score at block {stage.block} does not say what it costs: give the stage n_compared, the size of the "
+            "bank that it searches, or 0 if the pass itself gives the score"
+        )
+    return search_flops(vit.rows * vit.cols, _count(n_compared, "n_compared"), vit.dim)
 
 
 def _widths(block: nn.Module, name: str) -> tuple[int, int]:

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from covtoken.backbone.vit import FrozenViT
 from covtoken.data.case import Case
 from covtoken.data.intensity import check_input, to_input
+from covtoken.economy.keep import kept_tokens
+from covtoken.economy.merge_schedules import check_can_merge, check_planned, most, schedule
+from covtoken.economy.stages import Stage, check_stages
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import construction
 
@@ -41,6 +42,8 @@ class Merged:
     cluster: Tensor  # [B, T] int64, the final cluster of each patch token, 0 … n_clusters − 1, none empty
     tokens: Tensor  # [B, n_clusters, D], the residual stream after the last block, CLS and registers split off
     counts: tuple[int, ...]  # tokens that enter each block, CLS and registers included
+    prefix: Tensor  # [B, P, D], the residual stream of CLS and registers after the last block
+    before: Tensor  # [B, T, D], patch tokens after the first block that merges, before they do; without one, ``tokens``
 
 
 def match(keys: Tensor, r: int) -> Tensor:
@@ -92,64 +95,50 @@ def merge(tokens: Tensor, sizes: Tensor, into: Tensor, n: int) -> tuple[Tensor, 
     return total / summed.unsqueeze(-1), summed
 
 
-def most(n_tokens: int) -> int:
-    """Count the tokens of N that a block can merge away: all of A, ⌈N/2⌉; none where B is empty."""
-    return (n_tokens + 1) // 2 if n_tokens > 1 else 0
-
-
-def schedule(n_tokens: int, n_clusters: int, n_blocks: int) -> tuple[int, ...]:
-    """Plan r of each block, so that T tokens become exactly n_clusters after the last.
-
-    Equal but for the remainder, which the first blocks take. Late blocks that would need more than half of their tokens
-    take what they can; earlier blocks, which have more, take the rest.
-
-    Raises:
-        CovtokenError: n_clusters outside 1 … T, or below what halving in every block reaches.
-    """
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer) or not 1 <= n_clusters <= n_tokens:
-        raise CovtokenError(f"n_clusters = {n_clusters}: expected 1 … {n_tokens}, the patch tokens of a picture")
-    left, after, planned = n_tokens - int(n_clusters), int(n_clusters), []
-    for remaining in range(n_blocks, 0, -1):  # from the last, since a block may merge as many as the tokens left allow
-        r = min(left // remaining, after + 1)  # N tokens of which ⌈N/2⌉ merge leave ⌊N/2⌋, hence N ≤ 2 · after + 1
-        planned.append(r)
-        left, after = left - r, after + r
-    if left:
-        least = n_tokens
-        for _ in range(n_blocks):
-            least -= most(least)
-        raise CovtokenError(
-            f"n_clusters = {n_clusters} is out of reach: {n_blocks} blocks that merge at most half of their tokens "
-            f"leave {least} or more of {n_tokens}"
-        )
-    return tuple(reversed(planned))
-
-
 def merge_through(vit: FrozenViT, images: Tensor, n_clusters: int) -> Merged:
-    """Run the model's own blocks one by one and merge patch tokens after each; float32, without gradients.
-
-    Keys are read where ``Attention`` hands them to its product (after a query-key norm, if any). From the first merge
-    on, the log of the token sizes is added to the attention logits through the block's ``attn_mask``: the paper's
-    proportional attention. ``n_clusters = T`` is the plain forward pass.
+    """Run the model's own blocks one by one and merge patch tokens after each, equally many, to ``n_clusters``.
 
     Args:
         images: [B, 3, S, S] from ``FrozenViT.prepare``.
+        n_clusters: T is the plain forward pass.
+
+    Raises:
+        CovtokenError: what ``merge_planned`` refuses, an n_clusters that ``schedule`` refuses.
+    """
+    check_can_merge(vit)
+    return merge_planned(vit, images, schedule(vit.rows * vit.cols, n_clusters, vit.n_blocks))
+
+
+def merge_planned(vit: FrozenViT, images: Tensor, planned: Sequence[int], protect: Stage | None = None) -> Merged:
+    """Run the model's own blocks one by one and merge ``planned`` patch tokens after each; float32, no gradients.
+
+    Keys are read where ``Attention`` hands them to its product (after a query-key norm, if any). From the first merge
+    on, the log of the token sizes is added to the attention logits through the block's ``attn_mask``: the paper's
+    proportional attention.
+
+    Args:
+        images: [B, 3, S, S] from ``FrozenViT.prepare``.
+        planned: r of each block (``merge_schedules``).
+        protect: scores the tokens after the first block that merges; those that it would let go on are in neither A nor
+            B. The others take turns in their order.
 
     Raises:
         CovtokenError: a model with rotary positions (a merged token has no position to rotate by) or without timm's
-            plain blocks, a wrong shape, an n_clusters that ``schedule`` refuses.
+            plain blocks, a wrong shape, more merged tokens than half of those that may, a score at another block.
     """
     check_can_merge(vit)
     vit.check_request(images, [], [], False, "fp32")
     model, n_prefix = vit.model, int(vit.model.num_prefix_tokens)
     n_tokens = vit.rows * vit.cols
-    planned = schedule(n_tokens, n_clusters, vit.n_blocks)
+    n_protected = 0 if protect is None else _check_protect(vit, planned, protect)
+    check_planned(planned, n_tokens - n_protected, vit.n_blocks)
     seen: list[Tensor] = []  # keys [B, heads, sequence, head_dim] of the block that ran last
-    counts = []
+    counts, before = [], None
     with torch.no_grad():
         stream = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images.float()))))
         cluster = torch.arange(n_tokens, device=stream.device).repeat(len(stream), 1)
         sizes = stream.new_ones(len(stream), n_tokens)
-        for block, r in zip(model.blocks, planned):
+        for block, r in zip(model.blocks, planned, strict=True):
             counts.append(stream.shape[1])
             weights = None
             if stream.shape[1] < n_prefix + n_tokens:
@@ -161,28 +150,37 @@ def merge_through(vit: FrozenViT, images: Tensor, n_clusters: int) -> Merged:
                 if handle is not None:
                     handle.remove()
             if r:
-                into = match(seen.pop().mean(dim=1)[:, n_prefix:], r)
-                merged, sizes = merge(stream[:, n_prefix:], sizes, into, into.shape[1] - r)
+                patches, keys = stream[:, n_prefix:], seen.pop().mean(dim=1)[:, n_prefix:]
+                if before is None:
+                    before = patches
+                    if n_protected:
+                        patches, keys, cluster = _protected_first(protect, vit, patches, keys)
+                into = match(keys[:, n_protected:], r)
+                alone = torch.arange(n_protected, device=into.device).repeat(len(into), 1)
+                into = torch.cat([alone, n_protected + into], dim=1)
+                merged, sizes = merge(patches, sizes, into, into.shape[1] - r)
                 stream = torch.cat([stream[:, :n_prefix], merged], dim=1)
                 cluster = into.gather(1, cluster)
-    return Merged(cluster, stream[:, n_prefix:].contiguous(), tuple(counts))
+    patches, prefix = stream[:, n_prefix:].contiguous(), stream[:, :n_prefix].contiguous()
+    return Merged(cluster, patches, tuple(counts), prefix, patches if before is None else before.contiguous())
 
 
-def check_can_merge(vit: FrozenViT) -> None:
-    """Refuse a model whose blocks cannot be run one by one with merged tokens."""
-    if getattr(vit.model, "rope", None) is not None:
-        raise CovtokenError(
-            f"{vit.name} has rotary positions, and a merged token has no one position to rotate by: "
-            "take a ViT with learned positions, such as embedded or dinov2-small"
-        )
-    plain = isinstance(vit.model, VisionTransformer) and all(
-        isinstance(block, Block) and isinstance(block.attn, Attention) for block in vit.model.blocks
-    )
-    if not plain:
-        raise CovtokenError(
-            f"{vit.name} ({type(vit.model).__name__} of {type(vit.model.blocks[0]).__name__}) cannot merge: expected a "
-            "timm VisionTransformer of plain blocks, such as vit_small_patch14_dinov2"
-        )
+def _protected_first(protect: Stage, vit: FrozenViT, patches: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Move the protected tokens of [B, T, D] to the front, in order; give patches, keys and each token's place."""
+    scores = protect.scores(patches.float(), vit.rows, vit.cols)
+    chosen = torch.from_numpy(kept_tokens(scores, k=protect.count(patches.shape[1])))
+    order = (~chosen).to(torch.int8).argsort(dim=1, stable=True).to(patches.device)
+    moved = (part.gather(1, order.unsqueeze(-1).expand_as(part)) for part in (patches, keys))
+    return *moved, order.argsort(dim=1)
+
+
+def _check_protect(vit: FrozenViT, planned: Sequence[int], protect: Stage) -> int:
+    """Count the protected tokens; refuse a score that this model cannot use where merging starts."""
+    check_stages(vit, [protect])
+    start = next((block for block, r in enumerate(planned, start=1) if r), protect.block)
+    if start != protect.block:
+        raise CovtokenError(f"merging starts after block {start}, but protects by a score at block {protect.block}")
+    return protect.count(vit.rows * vit.cols)
 
 
 def merge_cases(

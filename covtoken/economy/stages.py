@@ -13,7 +13,7 @@ from torch import Tensor
 from covtoken.backbone.vit import FrozenViT
 from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.bank.token_bank import check_fits
-from covtoken.economy.keep import kept_tokens
+from covtoken.economy.keep import budget, kept_tokens
 from covtoken.errors import CovtokenError, unknown
 from covtoken.subspace.direction import Direction
 
@@ -97,6 +97,19 @@ class Stage:
         """Mark the tokens that go on, [n, T] bool, by scores [n, T], among those that came ``here``, [n, T] bool."""
         among = np.where(here, scores, -np.inf)
         return kept_tokens(among, ratio=self.ratio, threshold=self.threshold, k=self.k) & here
+
+    def count(self, n_tokens: int) -> int:
+        """Count the tokens of T that go on in every picture. Raises CovtokenError where pictures differ."""
+        if self.ratio is not None:
+            return budget(n_tokens, self.ratio)
+        if self.k is None or np.ndim(self.k):
+            raise CovtokenError(
+                f"the stage at block {self.block} keeps another number of tokens in each picture: give it ratio, or "
+                "one k for all"
+            )
+        if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or not 0 <= self.k <= n_tokens:
+            raise CovtokenError(f"k = {self.k!r} at block {self.block}: expected 0 … {n_tokens}, a picture's tokens")
+        return int(self.k)
 
     def at(self, pictures: slice) -> Stage:
         """Give the stage for some of the pictures: it differs only where counts ``k`` are given one a picture."""
