@@ -24,7 +24,7 @@ from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cut
 from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.records import Records
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
-from covtoken.gates.economy import certificates, running
+from covtoken.gates.economy import certificates, probing, running
 from covtoken.gates.economy.choice import SHARE, WANTED, Choice, Costs, choose, choose_each, smallest_k
 from covtoken.gates.economy.taps import OURS, RIVALS, SCORES, Tap, fit_taps, key_of, needed_blocks
 from covtoken.keys import smallest
@@ -50,6 +50,7 @@ class Side:
     cases: tuple[Case, ...]
     labels: SplitLabels
     maps: dict[str, np.ndarray]  # [N, T] by key
+    features: FeatureSet
 
     @property
     def needs(self) -> dict[str, np.ndarray]:
@@ -106,10 +107,18 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         header["speedup_wall_net"] = routed.wall_clock(evaluated.cases)
         header["route_certificate"] = running.label_free(calibration.maps[whole], *pair[0], fixed["k_whole"], made_by)
         arrays |= running.risks(*pair[0], *pair[1], made_by)
-    records = Records(arrays, header)
+    records, probed, more = Records(arrays, header), {}, {}
+    if setting.split == "test":
+        train = (*setting.cases_of("selection"), *setting.cases_of("calibration"))
+        cases = {"bank": bank_cases, "train": train, "test": evaluated.cases}
+        pictures = probing.Sides(cases, {"bank": bank, "test": evaluated.features})
+        few = setting.cohort.name == "phantom"
+        found = probing.ways(setting, taps, pictures, costs, header, routed.maps, few)
+        of_probes, rows = probing.probe(setting, found, pictures, evaluated.labels)
+        probed, more = of_probes.entries(), {"probes": rows, "wall": probing.wall_rows(setting, found, pictures)}
     measured = headline(records)
     decision, checks = decide(records, measured, locked["value"])
-    metrics = measured.entries()
+    metrics = measured.entries() | probed
     report = setting.report(
         *(6, TITLE, QUESTION),
         started=started,
@@ -124,7 +133,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         metrics=metrics,
         checks=checks | {"plan_locked_before": plan.locked},
         decision=decision,
-        chart_data=chart_data(records),
+        chart_data=chart_data(records) | more,
     )
     return GateRun(report, records, Economy(setting, plan, choice, taps, evaluated, routed))
 
@@ -166,7 +175,7 @@ def _scored(
     labels = label(cases, setting.cohort, *setting.grid)
     need_lesions(labels, setting.cohort, setting.split)
     cuts = small_cuts(labels, cases) if setting.split == "crossfit" else plan.small_cuts
-    return Side(tuple(cases), mark_small(labels, cases, cuts), maps)
+    return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures)
 
 
 def _selected(side: Side, costs: Costs, whole: str) -> dict[str, Any]:
