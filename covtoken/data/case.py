@@ -14,15 +14,16 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
 MODALITIES = ("ultrasound", "ct", "ct8")
-_TELLING = frozenset({"kind", "files", "key"})  # attributes of a MaskRef that say which case holds no lesion
+DIAGNOSES = ("benign", "malignant", "normal")
+_TELLING = frozenset({"kind", "files", "key", "diagnosis"})  # attributes of a MaskRef that tell a case's label
 
 
 @dataclass(frozen=True)
 class MaskRef:
     """A mask's place and how to read it. It cannot open anything: only ``covtoken.data.masks`` can.
 
-    Inside ``construction`` its ``kind``, ``files`` and ``key`` raise ``LabelLeak``: they tell which case is free of
-    lesions. It can still be pickled there.
+    Inside ``construction`` its ``kind``, ``files``, ``key`` and ``diagnosis`` raise ``LabelLeak``: they tell which case
+    is free of lesions, or what its lesion is. It can still be pickled there.
 
     Attributes:
         kind: ``"png"`` (files of any format, OR-ed), ``"phantom"`` (drawn from ``key``) or ``"empty"`` (no lesion).
@@ -33,6 +34,8 @@ class MaskRef:
         window: (row, column, height, width) in pixels, cut from mask and picture alike; None: all.
         size: (H, W) of the whole picture where the reader knows it; a mask of another size is refused.
         picture: the picture's file, for that refusal.
+        diagnosis: one of ``DIAGNOSES`` as the data set gives it for the picture, or ``""`` where it gives none; read it
+            through ``covtoken.evaluation.diagnosis``.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class MaskRef:
     window: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
     picture: str = ""
+    diagnosis: str = ""
 
     def __getattribute__(self, name: str):
         if name in _TELLING:

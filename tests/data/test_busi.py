@@ -11,6 +11,7 @@ from covtoken.data.masks import read_mask
 from covtoken.data.readers import busi
 from covtoken.data.splits import extend_splits
 from covtoken.errors import CovtokenError
+from covtoken.evaluation.diagnosis import diagnoses
 
 
 def picture(seed: int) -> np.ndarray:
@@ -51,6 +52,8 @@ def test_cases_masks_and_units(tree):
     both = read_mask(cohort.masks["benign (1)"])
     np.testing.assert_array_equal(both, box(slice(2, 8), slice(3, 9)) | box(slice(20, 30), slice(30, 40)))
     assert not read_mask(cohort.masks["normal (1)"]).any()
+    told = [cohort.masks[case.name].diagnosis for case in cohort.cases]
+    assert told == ["benign", "benign", "malignant", "normal"]
 
 
 def test_growth_keeps_units_and_committed_files_spare_the_thumbnails(tree, monkeypatch):
@@ -103,3 +106,5 @@ def test_real_busi(covtoken_data, tmp_path):
     assert unit["benign (433)"] == unit["malignant (145)"]
     assert (len(afresh.cases), len(afresh.units)) == (780, 603)
     assert unit == {case.name: case.unit for case in committed.cases}
+    told = diagnoses(committed, committed.cases)
+    assert [(told == value).sum() for value in (0, 1, -1)] == [437, 210, 133]

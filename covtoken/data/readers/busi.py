@@ -9,7 +9,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.data.case import DIAGNOSES, Case, Cohort, MaskRef
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import read_picture, size_of
 from covtoken.data.splits import listed_files, settle_groups
@@ -18,7 +18,6 @@ from covtoken.leak_guard import register_mask_files
 from covtoken.paths import data_root
 
 FOLDER = "Dataset_BUSI_with_GT"
-CLASSES = ("benign", "malignant", "normal")
 
 
 def read(folder: str | Path | None = None, splits_folder: Path | None = None) -> Cohort:
@@ -34,14 +33,16 @@ def read(folder: str | Path | None = None, splits_folder: Path | None = None) ->
     root = _root(folder)
     pictures: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
-    for kind in CLASSES:
+    for kind in DIAGNOSES:
         for file in sorted((root / kind).glob("*.png")):
             if match := re.fullmatch(r"(.+?)_mask(_\d+)?", file.stem):
                 masks.setdefault(match[1], []).append(file)
             elif not file.name.startswith("._"):
                 pictures[file.stem] = file
     if not pictures:
-        raise CovtokenError(f"{root} holds no pictures '<class>/<class> (i).png' for the classes {', '.join(CLASSES)}")
+        raise CovtokenError(
+            f"{root} holds no pictures '<class>/<class> (i).png' for the classes {', '.join(DIAGNOSES)}"
+        )
     bare = sorted(set(pictures) - set(masks))
     if bare:
         raise CovtokenError(f"{pictures[bare[0]]} has no mask file beside it ({len(bare)} such): unpack BUSI again")
@@ -57,7 +58,8 @@ def read(folder: str | Path | None = None, splits_folder: Path | None = None) ->
     for name in (name for name in names if name in units):
         file = pictures[name]
         cases.append(Case(name, units[name], "ultrasound", partial(read_picture, file), str(file), organ="breast"))
-        refs[name] = MaskRef("png", tuple(masks[name]), size=size_of(file), picture=str(file))
+        diagnosis = masks[name][0].parent.name  # by folder: a file's name may say something else
+        refs[name] = MaskRef("png", tuple(masks[name]), size=size_of(file), picture=str(file), diagnosis=diagnosis)
     return Cohort("busi", "ultrasound", tuple(cases), refs, left_out=left_out)
 
 

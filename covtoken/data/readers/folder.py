@@ -2,8 +2,9 @@
 
 Commas, semicolons or tabs separate columns; capitals and blanks in their names do not matter. Paths are relative to the
 folder and stay inside it (a link inside it may point anywhere); backslashes are read as slashes. An empty mask means
-that the case holds no lesion. Cases with an empty patient are grouped by near-duplicates. Columns that describe the
-lesion (``lesion_px``, ``lesion_frac``, ``note``) are never read, so that no label can reach a case.
+that the case holds no lesion. Cases with an empty patient are grouped by near-duplicates. The column ``diagnosis``
+(benign, malignant, normal or empty) goes to the mask reference, where the leak guard keeps it. Other columns that
+describe the lesion (``lesion_px``, ``lesion_frac``, ``note``) are never read, so that no label can reach a case.
 
 A mask is black (0) with one other value where the lesion is, the same value in all masks; a JPEG mask is read from 128
 on, a palette and colours by their brightest channel. Other masks need one of two columns, the same in every row:
@@ -24,7 +25,7 @@ import warnings
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
-from covtoken.data.case import MODALITIES, Case, Cohort, MaskRef
+from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef
 from covtoken.data.external import refuse_external_folder
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
@@ -34,7 +35,7 @@ from covtoken.leak_guard import refuse_labels, register_mask_files
 
 FILES = ("image", "mask", "organ")
 OPTIONS = ("lesion_value", "mask_at_least", "organ_at_least")
-READ_COLUMNS = (*FILES, "patient", "slice", "spacing", "modality", "organ_name", *OPTIONS)
+READ_COLUMNS = (*FILES, "patient", "slice", "spacing", "modality", "organ_name", "diagnosis", *OPTIONS)
 SMALLEST = 8  # pixels a side
 
 
@@ -69,7 +70,8 @@ def read(
     Raises:
         LabelLeak: something label-free is being built.
         CovtokenError: no index, a missing column or file, a path that leaves the folder, two rows for one image, a
-            picture that is tiny or unreadable, a modality that no other case has and nobody knows, or external data.
+            picture that is tiny or unreadable, an unknown diagnosis, a modality that no other case has and nobody
+            knows, or external data.
     """
     root = Path(folder).expanduser()
     if not open_external:
@@ -117,11 +119,12 @@ def read(
             )
         )
         ref = partial(MaskRef, window=window, size=sizes[case], picture=str(file))
+        diagnosis = row.get("diagnosis", "").lower()
         how = {"at_least": mask_at_least, "lesion_value": lesion_value}  # of all cases, so that it tells none apart
         if row["mask"]:
-            masks[case] = ref("png", (root / row["mask"],), **how)
+            masks[case] = ref("png", (root / row["mask"],), diagnosis=diagnosis, **how)
         else:
-            masks[case] = ref("empty", key="{}x{}".format(*sizes[case]), **how)
+            masks[case] = ref("empty", key="{}x{}".format(*sizes[case]), diagnosis=diagnosis, **how)
         if organ_files[case]:
             organs[case] = ref("png", (organ_files[case],), at_least=organ_at_least)
     odd = [case for case in cases if case.modality not in MODALITIES]
@@ -143,6 +146,10 @@ def _rows(root: Path) -> list[dict[str, str]]:
         for column, text in row.items():
             if any(ord(letter) < 32 for letter in text):
                 raise CovtokenError(f"{index}, line {line}: {column} {text[:40]!r} holds a control character; mend it")
+        if row.get("diagnosis", "").lower() not in ("", *DIAGNOSES):
+            raise CovtokenError(
+                f"{index}, line {line}: diagnosis {row['diagnosis'][:40]!r}: expected {', '.join(DIAGNOSES)} or nothing"
+            )
         try:
             for column in FILES:
                 if row.get(column):
