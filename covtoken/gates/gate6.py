@@ -26,6 +26,7 @@ from covtoken.evaluation.records import Records
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.economy import certificates, probing, running
 from covtoken.gates.economy.choice import SHARE, WANTED, Choice, Costs, choose, choose_each, smallest_k
+from covtoken.gates.economy.merged import MergedLesions
 from covtoken.gates.economy.taps import OURS, RIVALS, SCORES, Tap, fit_taps, key_of, needed_blocks
 from covtoken.keys import smallest
 from covtoken.protocol.plan import FEW_UNITS, Plan, binding, records_header
@@ -88,7 +89,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     evaluated = _scored(setting, plan, sides[0], taps, bank)
     own = {}
     if setting.split == "selection":
-        own = _selected(evaluated, costs, key_of("recommended", plan.recipes["recommended"].block))
+        own = _selected(setting, evaluated, costs, key_of("recommended", plan.recipes["recommended"].block))
     locked = threshold_of(setting, 6, own, partial(run, replace(setting, split="selection"), plan))
     fixed = locked["setting"]
     choice, each = Choice(**fixed["chosen"]), [Choice(**one) for one in fixed["each"]]
@@ -97,6 +98,10 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     calibration = _scored(setting, plan, sides[1], read, bank)
     arrays = _arrays(evaluated, calibration, taps, choice)
     header, routed = _header(setting, evaluated, calibration, costs, choice, each), None
+    if fixed["merging"]:
+        merged = MergedLesions(vit, evaluated.cases, evaluated.labels, costs)
+        held = merged.survive(fixed["merging"]["schedule"], costs.flops(choice.key, choice.k))
+        arrays |= {} if held is None else {"merged": held.astype(np.uint8)}
     if calibration is not None:
         tap = taps[choice.key]
         made_by = MadeBy.from_header(tap.header, f"{choice.key}, σ {tap.recipe.sigma:g}")
@@ -104,18 +109,21 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         routed = running.Route.of(setting, tap, choice.k, bank_cases)
         certificate = running.certificate_of(*pair[0], made_by)
         header["checks"] = routed.checks(evaluated.cases, made_by, certificate, defect)
-        header["speedup_wall_net"] = routed.wall_clock(evaluated.cases)
         header["route_certificate"] = running.label_free(calibration.maps[whole], *pair[0], fixed["k_whole"], made_by)
         arrays |= running.risks(*pair[0], *pair[1], made_by)
     records, probed, more = Records(arrays, header), {}, {}
-    if setting.split == "test":
-        train = (*setting.cases_of("selection"), *setting.cases_of("calibration"))
-        cases = {"bank": bank_cases, "train": train, "test": evaluated.cases}
+    if routed is not None:
+        cases = {"bank": bank_cases, "test": evaluated.cases}
         pictures = probing.Sides(cases, {"bank": bank, "test": evaluated.features})
-        few = setting.cohort.name == "phantom"
-        found = probing.ways(setting, taps, pictures, costs, header, routed.maps, few)
-        of_probes, rows = probing.probe(setting, found, pictures, evaluated.labels)
-        probed, more = of_probes.entries(), {"probes": rows, "wall": probing.wall_rows(setting, found, pictures)}
+        only = (probing.CHOSEN,) if setting.split == "crossfit" else probing.FEW if _is_phantom(setting) else ()
+        found = probing.ways(setting, taps, pictures, costs, header, routed.maps, only)
+        more["wall"] = probing.wall_rows(setting, found, pictures)
+        own_wall = (row for row in more["wall"] if row["route"] == probing.CHOSEN)
+        header["speedup_wall_net"] = {f"batch{row['batch']}": row["speedup_wall"] for row in own_wall}
+        if setting.split == "test":
+            cases["train"] = (*setting.cases_of("selection"), *setting.cases_of("calibration"))
+            of_probes, more["probes"] = probing.probe(setting, found, pictures, evaluated.labels)
+            probed = of_probes.entries()
     measured = headline(records)
     decision, checks = decide(records, measured, locked["value"])
     metrics = measured.entries() | probed
@@ -178,7 +186,7 @@ def _scored(
     return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures)
 
 
-def _selected(side: Side, costs: Costs, whole: str) -> dict[str, Any]:
+def _selected(setting: Setting, side: Side, costs: Costs, whole: str) -> dict[str, Any]:
     """Choose the setting on the selection split, and the best rival under the same rule, whose speed-up must be beaten.
 
     Args:
@@ -188,16 +196,20 @@ def _selected(side: Side, costs: Costs, whole: str) -> dict[str, Any]:
     ours = choose(OURS, needs, costs)
     each = choose_each(SCORES, needs, costs)
     rivals = [choice for choice in each if choice.score in RIVALS]
-    best = max(rivals, key=lambda choice: choice.speedup)
+    merging = MergedLesions(setting.vit, side.cases, side.labels, costs).choose()
+    speedups = {choice.key: choice.speedup for choice in rivals}
+    speedups |= {f"merging, {merging['schedule']}": merging["speedup"]} if merging else {}
+    best = max(speedups, key=speedups.get)
     rule = f"the fewest tokens that retain {SHARE:.0%} of all lesions of the selection split".replace("%", " %")
     return {
-        "value": round(best.speedup, 4),
-        "reason": f"net speed-up in FLOPs of the best rival, {best.key}, with {rule}",
-        "table": {choice.key: round(choice.speedup, 4) for choice in each},
+        "value": round(speedups[best], 4),
+        "reason": f"net speed-up in FLOPs of the best rival, {best}, with {rule}",
+        "table": {name: round(value, 4) for name, value in ({c.key: c.speedup for c in each} | speedups).items()},
         "setting": {
             "chosen": ours.to_json(),
             "each": [choice.to_json() for choice in each],
             "k_whole": smallest_k(needs[whole]),
+            "merging": merging,
         },
     }
 
@@ -224,6 +236,10 @@ def _arrays(
     at_border = [_at_border(each.tokens, rows, cols) for each in evaluated.labels.lesions]
     arrays["lesion/border"] = np.array(at_border, dtype=np.uint8)
     return arrays
+
+
+def _is_phantom(setting: Setting) -> bool:
+    return setting.cohort.name == "phantom"
 
 
 def _at_border(tokens: np.ndarray, rows: int, cols: int) -> bool:
@@ -263,15 +279,21 @@ def headline(records: Records) -> Measured:
     numbers, header = LesionNumbers(records), records.header
     setting = header["chosen"]
     held = {}
-    for name, key, k in _settings(header):
-        held[name] = (records[f"rank/{key}"] <= k).astype(np.float64)
+
+    def add(name: str) -> None:
         suffix = "" if name == OWN else f".{name}"
         for kind, counted in (("all", held[name]), ("small", np.where(numbers.small, held[name], np.nan))):
-            numbers.add(f"retention_{kind}{suffix}", counted)
-            numbers.measured.more[f"retention_{kind}{suffix}"] |= _of(
-                int(np.nansum(counted)), int((counted >= 0).sum())
-            )
-    for name in header["equal"]:
+            metric = f"retention_{kind}{suffix}"
+            numbers.add(metric, counted)
+            numbers.measured.more[metric] |= _of(int(np.nansum(counted)), int((counted >= 0).sum()))
+
+    for name, key, k in _settings(header):
+        held[name] = (records[f"rank/{key}"] <= k).astype(np.float64)
+        add(name)
+    if "merged" in records.arrays:
+        held["merging"] = records["merged"].astype(np.float64)
+        add("merging")
+    for name in (*header["equal"], *(["merging"] if "merging" in held else [])):
         if name != setting["score"]:
             numbers.add(f"retention_gain.{setting['score']}_minus_{name}", held[OWN] - held[name])
     measured, counted = numbers.measured, np.full(2, np.nan)  # counted, so without an interval

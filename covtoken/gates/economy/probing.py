@@ -38,7 +38,7 @@ CHOSEN, MIXED = "chosen", "chosen_mixed"
 ROUTED = ("attention_best", "head_student", "centre_prior", "random", "density_1000", "direction")
 FEW = (CHOSEN, "random", "merging", "stop_early")  # on the phantom, in a minute
 OTHER_SPEEDUPS = (1.3, 1.55, 2.5)  # of the chosen score, beside its setting
-BATCHES, REPEATS = (1, 8), 3
+BATCHES, REPEATS = (1, 8), 5
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def ways(
     costs: Costs,
     header: Mapping[str, Any],
     chosen_maps: ExitMaps,
-    few: bool = False,
+    only: Sequence[str] = (),
 ) -> list[Way]:
     """Make every way: the full pass, the chosen route, and what costs as much.
 
     Args:
         header: of the records: chosen, equal and published.
         chosen_maps: of the chosen route.
-        few: only ``FEW`` beside the full pass.
+        only: routes to make beside the full pass (empty: all).
     """
     vit, bank_cases, chosen = setting.vit, list(sides.cases["bank"]), header["chosen"]
     budget = costs.flops(chosen["key"], chosen["k"])
@@ -96,7 +96,7 @@ def ways(
     makers["merging_protected"] = lambda: _protected(setting, taps[chosen["key"]], chosen["k"], bank_cases, budget)
     found = [_plain_way(FULL, plain_pass(vit))]
     for name, make in makers.items():
-        if few and name not in FEW:
+        if only and name not in only:
             continue
         try:
             way = make()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,11 @@ from covtoken.economy.flops import counted_flops, route_flops
 from covtoken.economy.route_check import TOLERANCE, route_error
 from covtoken.economy.routing import Routed, batches, route_through
 from covtoken.economy.stages import Stage
-from covtoken.economy.timing import medians
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates.economy.taps import Tap
 from covtoken.protocol.setting import Setting
 
-BATCHES, REPEATS = (1, 8), 5
 ALPHA = 0.1
 COUNTED_WITHIN = 0.02  # of PyTorch's own count: norms and activations are not counted in closed form
 
@@ -45,9 +42,6 @@ class Route:
         stage = Stage(tap.block, tap.score, k=k, sigma=tap.recipe.sigma, n_compared=tap.n_compared)
         return cls(setting, tap, stage, fit_exit_maps(bank_cases, setting.vit, [stage], progress=setting.progress))
 
-    def run(self, images: torch.Tensor) -> Routed:
-        return route_through(self.setting.vit, images, [self.stage], self.maps)
-
     def checks(self, cases: Sequence[Case], made_by: MadeBy, certificate, defect: str | None) -> dict[str, bool]:
         """Check that the route is the masked pass, that its FLOPs are all counted, and that its certificate is its own.
 
@@ -66,17 +60,6 @@ class Route:
         checks["all_work_is_counted"] = bool(abs(closed / counted - 1) <= COUNTED_WITHIN)
         checks["certificate_fits"] = certificate is not None and _fits(certificate, made_by, defect)
         return checks
-
-    def wall_clock(self, cases: Sequence[Case]) -> dict[str, float]:
-        """Time the route beside the plain pass: speed-up by batch size, all of the route's parts included."""
-        vit = self.setting.vit
-        _, images, _ = next(batches(cases[: max(BATCHES)], vit, max(BATCHES)))
-        found = {}
-        for batch in BATCHES:
-            runs = partial(route_through, vit, images[:batch], []), partial(self.run, images[:batch])
-            plain, routed = medians(runs, REPEATS)
-            found[f"batch{batch}"] = plain / routed
-        return found
 
 
 def _fits(certificate: Certificate, made_by: MadeBy, defect: str | None) -> bool:
