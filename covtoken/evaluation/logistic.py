@@ -102,7 +102,10 @@ def _loss_of(z: Tensor, y: Tensor) -> Tensor:
 
 
 def _folds(y: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Deal units to folds, [n] int, those with most positives first, so that each fold holds both classes."""
+    """Deal units to folds, [n] int: units of positives alone, of both and of others alone, each by their positives.
+
+    The units that hold a class then lie side by side, so that each fold gets some of either class.
+    """
     names, unit = np.unique(unit, return_inverse=True)
     positives = np.bincount(unit, weights=y, minlength=len(names))
     others = np.bincount(unit, weights=~y, minlength=len(names))
@@ -112,5 +115,6 @@ def _folds(y: np.ndarray, unit: np.ndarray) -> np.ndarray:
             f"a probe needs each class in at least {N_FOLDS} units, got positives in {held[0]} and others in {held[1]}"
         )
     fold = np.empty(len(names), dtype=np.int64)
-    fold[np.lexsort((others, -positives))] = np.arange(len(names)) % N_FOLDS
+    alone = (positives == 0).astype(int) - (others == 0)  # −1: positives alone, 1: others alone
+    fold[np.lexsort((-positives, alone))] = np.arange(len(names)) % N_FOLDS
     return fold[unit]

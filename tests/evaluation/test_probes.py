@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
+from covtoken.evaluation.logistic import _folds
 from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.probe_metrics import add_probe_metrics, dice
 from covtoken.evaluation.probes import LinearProbe, fit_malignancy, fit_segmentation, picture_features, recordable
@@ -87,6 +88,33 @@ def test_the_threshold_has_the_best_dice_of_all():
     labels = labels_of(lesion, ignore, unit)
     add_probe_metrics(measured, {"full": {"segmentation": probe.scores(tokens)}}, {"full": probe.threshold}, labels)
     assert measured.values["probe.segmentation_dice.full"] == pytest.approx(best)
+
+
+def test_few_tokens_have_the_threshold_of_best_dice_too():
+    """Six tokens: a miscount by one token moves the threshold."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        tokens, lesion = rng.integers(-3, 4, (6, 1, 2)).astype(float), np.array([True, False] * 3)[:, None]
+        probe = fit_segmentation(tokens, lesion, np.zeros_like(lesion), np.arange(6), [0.1])
+        scores = recordable(probe.scores(tokens))
+        best = max(f1_score(lesion.ravel(), (scores >= level).ravel()) for level in np.unique(scores))
+        assert f1_score(lesion.ravel(), (scores >= np.float16(probe.threshold)).ravel()) == pytest.approx(best)
+
+
+def test_every_fold_holds_both_classes_and_no_unit_is_torn():
+    """Three units of 11 hold a class, the least there may be, beside some of the other class or not."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        unit = np.repeat(rng.permutation(11), rng.integers(2, 12, 11))
+        y = np.zeros(len(unit), bool)
+        rare = np.isin(unit, rng.choice(11, 3, replace=False))
+        y[rare] = rng.random(rare.sum()) < 0.6
+        first = np.unique(unit, return_index=True)[1]
+        y[first] |= rare[first]
+        for target in (y, ~y):
+            fold = _folds(target, unit)
+            assert all(target[fold == k].any() and not target[fold == k].all() for k in range(3))
+            assert all(len(set(fold[unit == one])) == 1 for one in unit)
 
 
 def test_shuffled_labels_give_chance():
