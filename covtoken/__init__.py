@@ -36,6 +36,7 @@ _MODULES = {
     "economy.merging": ["merge_through"],
     "economy.stages": ["Stage"],
     "economy.routing": ["route_through", "route_cases"],
+    "economy.certificate": ["Certificate", "MadeBy", "certify", "certify_route", "load_certificate"],
     "economy.exit_maps": ["ExitMaps", "fit_exit_maps", "load_exit_maps"],
     "coverage.functionals": ["rankme", "coding_rate"],
     "coverage.dual": ["prune"],
