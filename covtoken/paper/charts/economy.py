@@ -71,6 +71,7 @@ def retention_curves(
     names = in_order(table["score"], STYLES)
     styles = {name: STYLES.get(name, (*OTHER, METHOD_NAMES.get(name, name))) for name in names}
     table["name"] = [METHOD_NAMES.get(name, name) for name in table["score"]]
+    table["width"] = [styles[name][2] for name in table["score"]]
     marks = pd.DataFrame([m | {"value": m[size]} for m in marks if m.get(size) is not None])
     low = min(table["value"].min(), marks["value"].min() if len(marks) else 1.0)
     floor = float(np.floor(low * 10) / 10)
@@ -84,7 +85,7 @@ def retention_curves(
     by = {"domain": names}
     colour = alt.Color("score:N", scale=alt.Scale(**by, range=[s[0] for s in styles.values()]), legend=None)
     dash = alt.StrokeDash("score:N", scale=alt.Scale(**by, range=[s[1] for s in styles.values()]), legend=None)
-    width = alt.StrokeWidth("score:N", scale=alt.Scale(**by, range=[s[2] for s in styles.values()]), legend=None)
+    width = alt.StrokeWidth("width:Q", scale=None, legend=None)
     shape = alt.Shape("score:N", scale=alt.Scale(**by, range=[s[3] for s in styles.values()]), legend=None)
     shares = [alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "keep") if c in table]
     tips = ["name:N", alt.Tooltip("speedup:Q", format=".2f"), *shares]
@@ -227,7 +228,7 @@ def probe_pareto(
     if table.empty:
         raise CovtokenError(f"probe_pareto: no row of task {task!r}")
     full, routes = table[table["route"] == "full"], table[table["route"] != "full"].copy()
-    routes["start"] = routes["route"].str.partition("@")[0]
+    routes["start"] = [route.partition("@")[0] for route in routes["route"]]
     routes["kind"] = [
         "ours" if s.startswith("chosen") else "merging" if "merging" in s else "other" for s in routes["start"]
     ]

@@ -73,7 +73,7 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     if part == "setting":
         return economy.setting_table(setting)
     if part == "equal":
-        return economy.equal_table(metrics, setting["chosen"]["score"])
+        return economy.equal_table(metrics)
     if part == "probes":
         return economy.probe_table(metrics, data.get("probes", []))
     tables = {"missed": economy.missed_table, "wall": economy.wall_table}

@@ -80,12 +80,13 @@ def setting_table(setting: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("score")
 
 
-def equal_table(metrics: Mapping[str, dict], ours: str = "recommended") -> pd.DataFrame:
+def equal_table(metrics: Mapping[str, dict]) -> pd.DataFrame:
     """Lay out lesions retained for the same FLOPs, small and all, as a count and a share with exact bounds.
 
-    Args:
-        ours: the chosen score; the last column is what it retains more of all lesions, paired.
+    The last column is what the chosen score retains more of all lesions, paired.
     """
+    gains = [name.partition(".")[2].partition("_minus_")[0] for name in metrics if name.startswith("retention_gain.")]
+    ours = gains[0] if gains else ""
     names = {"published": "published setting", **METHOD_NAMES}
     found = {name: metrics.get(f"retention_all.{name}") for name in names}
     order = sorted((name for name, entry in found.items() if entry), key=lambda name: -found[name]["value"])
@@ -140,7 +141,7 @@ def probe_table(metrics: Mapping[str, dict], rows: Iterable[Mapping[str, Any]] =
     table = []
     for route in routes:
         row = {"route": route_name(route)}
-        row |= {"net speed-up": f"{speedups[route]:.2f} ×"} if route in speedups else {}
+        row |= {"net speed-up": f"{speedups[route]:.2f} ×" if route in speedups else ""} if speedups else {}
         for task in tasks:
             words = TASK_NAMES.get(task, task)
             row[words] = cell(metrics.get(f"probe.{task}.{route}"))
