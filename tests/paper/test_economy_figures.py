@@ -11,6 +11,7 @@ from covtoken.paper.charts import economy as charts
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_svg
 from covtoken.paper.charts.table import CHARTS
 from covtoken.paper.numbers import readable
+from covtoken.paper.pages.economy import cells_of, frame_of
 from covtoken.paper.tables import economy
 from covtoken.protocol.report import GateReport, metric
 
@@ -256,7 +257,7 @@ def test_the_table_of_probes_puts_the_full_pass_first_and_other_speedups_last():
 
 def test_what_is_missed_and_strata_are_counted():
     missed = economy.missed_table([{"size": "small", "place": "inside", "lesions": 17, "missed": 1}])
-    assert missed.loc["small, inside"].to_dict() == {"of": 17, "missed": 1}
+    assert missed.loc["small, inside", "missed"] == "1 of 17"
     strata = [{"stratum": "small", "n": 18, "setting": 224}, {"stratum": "other", "n": 5, "setting": None}]
     table = economy.strata_table(strata, 256)
     assert table["tokens that are certified"].to_list() == ["224 of 256 (88%)", "vacuous: too few units"]
@@ -293,3 +294,28 @@ def test_the_label_free_half_is_said_or_refused():
 )
 def test_metrics_have_words(name, words):
     assert readable(name) == words
+
+
+PAGE = {"metrics": METRICS, "parameters": {"setting": SETTING}, "chart_data": {"certificates": CERTIFICATES}}
+
+
+def test_a_page_puts_cohorts_beside_each_other_by_label():
+    frame = frame_of("setting", PAGE, {})
+    cells = cells_of(frame, ["tokens kept", "net speed-up"], {})
+    assert cells == {
+        "C−": ["136 of 256, chosen", "net speed-up: 1.55 ×"],
+        "random": ["250 of 256", "net speed-up: 1.00 ×"],
+    }
+    options = {"score": "chosen"}
+    cells = cells_of(frame_of("certificates", PAGE, options), ["retained", "n"], options)
+    assert list(cells) == ["tokens, α = 0.01", "tokens, α = 0.1", "threshold, α = 0.1"]
+    assert cells["tokens, α = 0.01"] == ["vacuous", "n: 40"]
+    options = {"alpha": "0.1"}
+    cells = cells_of(frame_of("certificates", PAGE, options), ["kept"], options)
+    assert cells["attention, tuned, tokens"] == ["60.0 %"]
+
+
+def test_a_page_says_which_parts_there_are():
+    assert frame_of("strata", PAGE, {}) is None and frame_of("wall", PAGE, {}) is None
+    with pytest.raises(CovtokenError, match="economy-table 'pie': expected certificates"):
+        frame_of("pie", PAGE, {})

@@ -1,11 +1,13 @@
-"""Show gate 6's rows, cohort by cohort: ``{economy-table} certificates`` with ``:score:``, ``:alpha:``, ``:cohorts:``.
+"""Show gate 6's rows, a column a cohort: ``{economy-table} certificates``.
 
-The parts are certificates, setting, equal, missed, strata, probes and wall; a cohort that has no rows of a part is left
-out and named under the table.
+The parts are certificates, setting, equal, missed, strata, probes and wall. ``:show:`` names the columns of the part's
+table that a cell holds, one below the other, with ``|`` between them; ``:score:`` (``chosen``: the report's own) and
+``:alpha:`` narrow the certificates. A cohort that has no rows of a part is named under the table.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -16,40 +18,59 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.paper.numbers import MISSING
-from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
+from covtoken.paper.pages.base import Reader, make_note, make_table
 
 
 class EconomyTable(Reader, SphinxDirective):
-    """Lay out one part of gate 6's reports, the cohort in the first column."""
+    """Lay out one part of gate 6's reports, a row a label and a column a cohort."""
 
     required_arguments = 1
-    option_spec: ClassVar = {name: directives.unchanged_required for name in ("cohorts", "score", "alpha")}
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("cohorts", "score", "alpha", "show")}
 
     def run(self) -> list[nodes.Node]:
-        part, frames, without = self.arguments[0], {}, []
+        part = self.arguments[0]
         try:
             reports = self.reports("6", self.options.get("cohorts", "").split())
             if not reports:
                 raise CovtokenError(f"gate 6: {MISSING}")
-            for cohort, report in reports.items():
-                frame = frame_of(part, report, self.options)
-                if frame is None or frame.empty:
-                    without.append(cohort)
-                else:
-                    frames[cohort] = frame.reset_index()
+            frames = {cohort: frame_of(part, report, self.options) for cohort, report in reports.items()}
         except CovtokenError as error:
             return self.refused(error)
-        if not frames:
+        without = [cohort for cohort, frame in frames.items() if frame is None or frame.empty]
+        shown = [name.strip() for name in self.options.get("show", "").split("|") if name.strip()]
+        cells = {c: cells_of(frame, shown, self.options) for c, frame in frames.items() if c not in without}
+        if not cells:
             return [make_note(f"No cohort has {part} recorded.")]
-        head = list(dict.fromkeys(column for frame in frames.values() for column in frame.columns))
-        rows = [
-            [cohort, *(_text(row.get(column)) for column in head)]
-            for cohort, frame in frames.items()
-            for row in frame.to_dict("records")
-        ]
+        labels = dict.fromkeys(label for of_cohort in cells.values() for label in of_cohort)
+        rows = [[label, *(_stacked(of_cohort.get(label, ["–"])) for of_cohort in cells.values())] for label in labels]
         notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
-        return [make_table(["cohort", *head], rows), make_note(" ".join(notes))]
+        return [make_table(["", *cells], rows), make_note(" ".join(notes))]
+
+
+def cells_of(frame: pd.DataFrame, shown: list[str], options: dict[str, str]) -> dict[str, list[str]]:
+    """Give the lines of each row's cell by the row's label; lines after the first begin with their column's name.
+
+    Args:
+        shown: columns of a cell; none: all.
+        options: what narrowed the table is left out of the labels, and so is the tap, which differs by cohort.
+    """
+    left_out = {"score"} if options.get("score") == "chosen" else set()
+    left_out |= {"α"} if "alpha" in options else set()
+    cells: dict[str, list[str]] = {}
+    for row in frame.reset_index().to_dict("records"):
+        names = [name for name in frame.index.names if name not in left_out]
+        label = ", ".join(f"α = {row[name]}" if name == "α" else str(row[name]) for name in names)
+        label, chosen = re.sub(r" after block \d+", "", label), ""
+        if label.endswith(CHOSEN):
+            label, chosen = label.removesuffix(CHOSEN), ", chosen"
+        values = {name: str(row[name]) for name in shown or frame.columns if row.get(name, "") not in ("", None)}
+        lines = [value if i == 0 else f"{name}: {value}" for i, (name, value) in enumerate(values.items())]
+        cells.setdefault(label, [lines[0] + chosen, *lines[1:]] if lines else ["–"])
+    return cells
+
+
+CHOSEN = " (chosen)"
 
 
 def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.DataFrame | None:
@@ -87,8 +108,11 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     return tables[part](data[part]) if data.get(part) else None
 
 
-def _text(value: Any) -> nodes.Node:
-    return make_number("–" if value is None or value != value or value == "" else str(value))
+def _stacked(lines: list[str]) -> nodes.Node:
+    """Put lines under each other, all but the first in small print."""
+    parts = [nodes.inline(text=lines[0])]
+    parts += [nodes.inline(text=line, classes=["covtoken-interval"]) for line in lines[1:]]
+    return nodes.inline("", "", *parts, classes=["covtoken-number"])
 
 
 def register(app: Sphinx) -> None:

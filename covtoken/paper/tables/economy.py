@@ -110,7 +110,7 @@ def _counted(entry: dict | None) -> str:
 def missed_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Count lesions that the chosen setting misses, by size and place."""
     table = [
-        {"lesions": f"{row['size']}, {row['place']}", "of": row["lesions"], "missed": row["missed"]} for row in rows
+        {"lesions": f"{row['size']}, {row['place']}", "missed": f"{row['missed']} of {row['lesions']}"} for row in rows
     ]
     return pd.DataFrame(table).set_index("lesions")
 
