@@ -301,17 +301,17 @@ PAGE = {"metrics": METRICS, "parameters": {"setting": SETTING}, "chart_data": {"
 
 def test_a_page_puts_cohorts_beside_each_other_by_label():
     frame = frame_of("setting", PAGE, {})
-    cells = cells_of(frame, ["tokens kept", "net speed-up"], {})
+    cells = cells_of(frame, {"tokens kept": "kept", "net speed-up": "net"}, {})
     assert cells == {
-        "C−": ["136 of 256, chosen", "net speed-up: 1.55 ×"],
-        "random": ["250 of 256", "net speed-up: 1.00 ×"],
+        "C−": ["136 of 256, chosen", "net: 1.55 ×"],
+        "random": ["250 of 256", "net: 1.00 ×"],
     }
     options = {"score": "chosen"}
-    cells = cells_of(frame_of("certificates", PAGE, options), ["retained", "n"], options)
+    cells = cells_of(frame_of("certificates", PAGE, options), {"retained": "retained", "n": "n"}, options)
     assert list(cells) == ["tokens, α = 0.01", "tokens, α = 0.1", "threshold, α = 0.1"]
     assert cells["tokens, α = 0.01"] == ["vacuous", "n: 40"]
     options = {"alpha": "0.1"}
-    cells = cells_of(frame_of("certificates", PAGE, options), ["kept"], options)
+    cells = cells_of(frame_of("certificates", PAGE, options), {"kept": "kept"}, options)
     assert cells["attention, tuned, tokens"] == ["60.0 %"]
 
 

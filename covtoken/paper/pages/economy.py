@@ -1,8 +1,9 @@
 """Show gate 6's rows, a column a cohort: ``{economy-table} certificates``.
 
 The parts are certificates, setting, equal, missed, strata, probes and wall. ``:show:`` names the columns of the part's
-table that a cell holds, one below the other, with ``|`` between them; ``:score:`` (``chosen``: the report's own) and
-``:alpha:`` narrow the certificates. A cohort that has no rows of a part is named under the table.
+table that a cell holds, one below the other, with ``|`` between them and ``column = name`` for another name;
+``:score:`` (``chosen``: the report's own) and ``:alpha:`` narrow the certificates. A cohort that has no rows of a part
+is named under the table.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class EconomyTable(Reader, SphinxDirective):
         except CovtokenError as error:
             return self.refused(error)
         without = [cohort for cohort, frame in frames.items() if frame is None or frame.empty]
-        shown = [name.strip() for name in self.options.get("show", "").split("|") if name.strip()]
+        named = [each.partition("=") for each in self.options.get("show", "").split("|") if each.strip()]
+        shown = {column.strip(): (name or column).strip() for column, _, name in named}
         cells = {c: cells_of(frame, shown, self.options) for c, frame in frames.items() if c not in without}
         if not cells:
             return [make_note(f"No cohort has {part} recorded.")]
@@ -48,11 +50,11 @@ class EconomyTable(Reader, SphinxDirective):
         return [make_table(["", *cells], rows), make_note(" ".join(notes))]
 
 
-def cells_of(frame: pd.DataFrame, shown: list[str], options: dict[str, str]) -> dict[str, list[str]]:
+def cells_of(frame: pd.DataFrame, shown: dict[str, str], options: dict[str, str]) -> dict[str, list[str]]:
     """Give the lines of each row's cell by the row's label; lines after the first begin with their column's name.
 
     Args:
-        shown: columns of a cell; none: all.
+        shown: column → the name it goes by, of a cell; none: all columns.
         options: what narrowed the table is left out of the labels, and so is the tap, which differs by cohort.
     """
     left_out = {"score"} if options.get("score") == "chosen" else set()
@@ -64,7 +66,8 @@ def cells_of(frame: pd.DataFrame, shown: list[str], options: dict[str, str]) -> 
         label, chosen = re.sub(r" after block \d+", "", label), ""
         if label.endswith(CHOSEN):
             label, chosen = label.removesuffix(CHOSEN), ", chosen"
-        values = {name: str(row[name]) for name in shown or frame.columns if row.get(name, "") not in ("", None)}
+        wanted = (shown or dict(zip(frame.columns, frame.columns, strict=True))).items()
+        values = {name: str(row[column]) for column, name in wanted if row.get(column, "") not in ("", None)}
         lines = [value if i == 0 else f"{name}: {value}" for i, (name, value) in enumerate(values.items())]
         cells.setdefault(label, [lines[0] + chosen, *lines[1:]] if lines else ["–"])
     return cells
