@@ -1,4 +1,4 @@
-"""Name methods, measures and ways in tables and charts."""
+"""Name methods, measures, ways and routes in tables and charts."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ LABELS = {
 }
 
 METHOD_NAMES = LABELS | {
+    "density_1000": "membership A, 1,000 tokens",
     "merging": "token merging",
     "coverage_dual": "coverage, dual as specified",
     "coverage_repaired": "coverage, dual repaired",
@@ -60,9 +61,26 @@ WAYS = {
 # Columns in which the confirmation scores the same pictures.
 COLUMNS = {"carried": "bank carried over", "crossfit": "cross-fitted"}
 
+# Routes of gate 6 whose features the probes read; a route by another score has that score's name.
+ROUTE_NAMES = {
+    "full": "full pass",
+    "chosen": "chosen route",
+    "chosen_mixed": "chosen route, probe trained on both",
+    "published": "published setting",
+    "merging_tuned": "token merging, tuned",
+    "merging_protected": "token merging, lesions protected",
+    "stop_early": "stop early",
+}
+TASK_NAMES = {
+    "segmentation_auroc": "lesion tokens, AUROC",
+    "segmentation_ap": "lesion tokens, average precision",
+    "segmentation_dice": "lesion tokens, Dice",
+    "malignancy": "malignant or benign, AUROC",
+}
+
 MEMBERSHIPS = tuple(METHOD_NAMES[name] for name in ("recommended", "density", "residual"))
 KINDS = dict.fromkeys(METHOD_NAMES, "baseline")
-KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "residual"), "membership")
+KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "density_1000", "residual"), "membership")
 KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
 _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
 
@@ -76,6 +94,13 @@ def with_short_names(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {key: FORMER_LABELS.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
         for row in rows
     ]
+
+
+def route_name(route: str) -> str:
+    """Name a route of gate 6 in words: ``chosen@1.3`` is the chosen route at another net speed-up."""
+    name, _, speedup = route.partition("@")
+    words = ROUTE_NAMES.get(name) or METHOD_NAMES.get(name, name.replace("_", " "))
+    return f"{words}, {speedup} ×" if speedup else words
 
 
 def kind_of(label: str) -> str:

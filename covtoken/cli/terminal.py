@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from covtoken.gates import gate2, gate3, gate4, gate5
+from covtoken.gates.economy import certificates
 from covtoken.gates.gate1 import FEW_UNITS
 from covtoken.names import METHOD_NAMES
 from covtoken.paper.numbers import as_text, gate_name
@@ -42,7 +43,7 @@ def brief(report: GateReport) -> list[str]:
 
 def why(report: GateReport) -> str:
     """Give the reason of a report's decision in words, with the numbers that decided."""
-    by_gate = (_why0, _why1, _why2, _why3, _why4, _why5)
+    by_gate = (_why0, _why1, _why2, _why3, _why4, _why5, _why6)
     gate = str(report.gate)
     return (by_gate[int(gate)] if gate.isdigit() else _why_negative)(report)
 
@@ -142,6 +143,34 @@ def _why5(report: GateReport) -> str:
     if report.decision == "NO-VERDICT" and not few:
         few = "the recipes are of another backbone, so they decide nothing here"
     return _said(report, parts, few)
+
+
+def _why6(report: GateReport) -> str:
+    m, checks = report.metrics, report.checks
+    speedup, bound = m["speedup_flops_net"]["value"], report.thresholds["speedup_flops_net"]
+    faster = checks["faster_than_rivals"]
+    parts = {
+        f"the chosen route needs {speedup:.3f} times fewer FLOPs, which does {'' if faster else 'not '}beat "
+        f"{bound:.3f} ({report.thresholds['reason']})": faster
+    }
+    entry = m.get(f"coverage.{certificates.DECIDING}")
+    if "coverage_within_its_law" in checks:
+        holds = checks["coverage_within_its_law"]
+        found = f"{entry['count']} of {entry['of']} units" if entry else "too few calibration units, so not certified"
+        words = f"the certificate's coverage at α = 0.1 is {'' if holds else 'not '}what its law allows: {found}"
+        parts[words] = holds
+    for name, words in ROUTE_FAILS.items():
+        if not checks.get(name, True):
+            parts[words] = False
+    few = "a selection split calibrates no certificate" if "coverage_within_its_law" not in checks else ""
+    return _said(report, parts, few or _few(m["retention_all"], "with a lesion"))
+
+
+ROUTE_FAILS = {
+    "route_is_the_masked_pass": "the route is not the masked pass",
+    "all_work_is_counted": "its FLOPs are not all counted",
+    "certificate_fits": "its certificate is not its own",
+}
 
 
 def _why_negative(report: GateReport) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, METHOD_NAMES, WAYS
+from covtoken.names import COLUMNS, METHOD_NAMES, TASK_NAMES, WAYS, route_name
 
 MISSING = "not recorded yet"
 READABLE = {
@@ -29,9 +30,21 @@ READABLE = {
     "spectrum": "RankMe of pooled tokens",
     "likeness": "mean squared cosine",
     "rank": "rank in the order of choice",
+    "retention_all": "lesions retained",
+    "retention_small": "small lesions retained",
+    "retention_gain": "difference in lesions retained",
+    "coverage": "test units that keep every lesion",
+    "certified_keep": "share of tokens certified",
+    "risk": "lesion tokens lost, mean over units",
+    "speedup_flops_net": "times fewer FLOPs, net",
+    "speedup_wall_net": "times faster by the clock, net",
+    "probe": "probe",
+    "probe_gain": "difference of the probe",
 }
 READABLE |= {f"organ_{name}": f"{READABLE[name]} inside the organ" for name in ("auroc", "aupr", "froc")}
 READABLE |= {f"{name}_gain": f"difference in {words}" for name, words in READABLE.items() if name.endswith("auroc")}
+
+FORMS = {"rank": "by rank", "threshold": "by threshold"}
 
 
 def as_text(
@@ -39,7 +52,8 @@ def as_text(
 ) -> str:
     """Write a metric as ``0.912 [0.897, 0.925]``; the value alone where it has no interval.
 
-    A share of 0 or 1 has the exact bound over units, and says so, in place of an interval without width.
+    A share of 0 or 1 has the exact bound over units, and says so, in place of an interval without width; so has every
+    share that gate 6 counts.
 
     Args:
         style: format of the three numbers.
@@ -107,6 +121,18 @@ def readable(name: str) -> str:
     if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
         rate, _, rest = rest.partition("_gain.")
         kind, rest = f"difference in {READABLE[kind]} at {rate[2:]} false positives an image", rest
+    if kind in ("probe", "probe_gain"):
+        task, _, routes = rest.partition(".")
+        named = " − ".join(map(route_name, routes.split("_minus_")))
+        return f"{READABLE[kind]}, {TASK_NAMES.get(task, task.replace('_', ' '))}: {named}"
+    if kind in ("coverage", "certified_keep", "risk"):
+        form, _, level = rest.partition(".alpha")
+        level, score = re.fullmatch(r"([\d.]*\d)(?:\.(\D.*))?", level).groups()
+        words = f"{READABLE[kind]}, {FORMS.get(form, form.replace('_', ' '))}, α {level}"
+        return f"{words}, {METHOD_NAMES.get(score, score)}" if score else words
+    if kind.startswith(("speedup_", "retention_")) and "_minus_" not in rest:
+        place = re.sub(r"^batch(\d+)$", r"\1 pictures at once", rest)
+        return f"{READABLE[kind]}, {route_name(place)}" if rest else READABLE[kind]
     methods, dot, after = rest.partition(".")
     named = " − ".join(METHOD_NAMES.get(name, name.replace("_", " ")) for name in methods.split("_minus_"))
     words = named + dot + after.replace("_", " ").replace(" minus ", " − ")

@@ -15,7 +15,7 @@ from covtoken.protocol.history import Change
 from covtoken.protocol.plan import BASELINES, RIVALS
 from covtoken.protocol.report import GateReport
 
-ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "negative_result")
+ORDER = ("0", "1", "alarm", "2", "3", "4", "5", "6", "negative_result")
 BEST_RIVAL, SIGNS = "best baseline", "sign test"  # no metrics: worked out of several
 GAIN = "miss_gain.recommended_minus_attention_best.keep0.25"
 NUMBERS = {
@@ -58,6 +58,20 @@ NUMBERS = {
         "auroc.density.elsewhere": "token AUROC, membership A, recipe chosen elsewhere",
         "auroc.density.carried": f"… A, {WAYS['carried']}",
     },
+    "6": {
+        "retention_all": "lesions retained by the chosen route",
+        "retention_small": "… small lesions",
+        "retention_all.published": "… all, at the published setting",
+        "speedup_flops_net": "times fewer FLOPs, net",
+        "speedup_flops_net.published": "… at the published setting",
+        "speedup_wall_net.batch8": "times faster by the clock, 8 pictures at once",
+        "speedup_wall_net.batch1": "… 1 picture at once",
+        "coverage.rank.alpha0.1": "units that keep every lesion, certified at α = 0.1",
+        "certified_keep.rank.alpha0.1": "share of tokens that this certifies",
+        "probe.segmentation_ap.chosen": "lesion tokens from routed features, average precision",
+        "probe_gain.segmentation_ap.chosen_minus_full": "… minus the full pass",
+        "probe_gain.malignancy.chosen_minus_full": "malignant or benign, AUROC, minus the full pass",
+    },
     "negative_result": {
         "recall_small.membership": "recall of small lesions, membership A, keep 0.25",
         "recall_small.coverage_greedy": "… RankMe, greedy, keep 0.25",
@@ -75,6 +89,7 @@ ALIKE = {
 }
 WRITTEN = "Written by `covtoken report` from the committed reports."
 SMALL_N = "95 % intervals over units in brackets; *exact*: by Clopper and Pearson over units, where a share is 0 or 1."
+COUNTED = "Gate 6 counts lesions and units, so its bounds are exact throughout."
 
 
 def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
@@ -116,7 +131,7 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "",
             *markdown_lines(HEAD, history_rows(history)),
             "",
-            f"Headline numbers. {SMALL_N}",
+            f"Headline numbers. {SMALL_N}" + (f" {COUNTED}" if "6" in by_gate else ""),
             "",
             *markdown_lines(["", *cohorts], numbers),
             "",

@@ -11,7 +11,17 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from covtoken.paper.charts.style import COLOURS, FONT, GREY, block_axis, cycle, styled, table_of, with_bounds
+from covtoken.paper.charts.style import (
+    COLOURS,
+    FONT,
+    GREY,
+    block_axis,
+    cycle,
+    end_labels,
+    styled,
+    table_of,
+    with_bounds,
+)
 
 
 def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", threshold: float | None = None):
@@ -53,7 +63,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         layers.append(line.mark_rule(color="#000", strokeDash=[1, 3]).encode(y=alt.Y("value:Q", scale=y_scale)))
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
-    layers.append(_end_labels(marks, floor, ceiling, height, y_scale))
+    layers.append(end_labels(marks, floor, ceiling, height, y_scale))
     subtitle = "Bands: 95 % intervals over units. Dashed: scores without a block."
     return styled(alt.layer(*layers), title, height, subtitle)
 
@@ -121,27 +131,3 @@ def _panels(table: pd.DataFrame, colour: alt.Color, title: str):
     chart = alt.concat(*parts, columns=1, title=text).resolve_scale(x="independent", y="independent")
     chart = chart.properties(description=title).configure(font=FONT).configure_view(strokeWidth=0)
     return chart.configure_axis(labelFontSize=13, titleFontSize=14, titleFontWeight="normal", gridColor="#e6e6e6")
-
-
-def _end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
-    """Write names at the right edge, moved apart where values lie too close to read."""
-    gap = 15 * (ceiling - floor) / height
-    marks = sorted(marks, key=lambda mark: mark[1])
-    stacks: list[list[float]] = []  # values whose names touch: spread evenly around their mean
-    limits = (gap, floor, ceiling)
-    for _, value, _ in marks:
-        stacks.append([value])
-        while len(stacks) > 1 and _edges(stacks[-2], *limits)[1] > _edges(stacks[-1], *limits)[0]:
-            stacks[-2:] = [stacks[-2] + stacks[-1]]
-    places = [_edges(stack, *limits)[0] + gap * (i + 0.5) for stack in stacks for i in range(len(stack))]
-    table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
-    names = alt.Chart(table).mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
-    y, colour = alt.Y("place:Q", scale=y_scale), alt.Color("colour:N", scale=None)
-    return names.encode(x=alt.value("width"), y=y, text="text:N", color=colour)
-
-
-def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:
-    """Give lower and upper edge of a stack of names, centred on its values but inside the plot."""
-    extent = gap * len(values)
-    low = min(max(sum(values) / len(values) - extent / 2, floor), ceiling - extent + gap / 2)
-    return low, low + extent

@@ -93,3 +93,33 @@ def block_axis(blocks: list[int], norm: int, **options) -> alt.Axis:
 def legends_below_each_other(chart):
     """Stack the legends: beside each other, two are wider than a phone."""
     return chart.configure_legend(layout=alt.ExprRef("{top: {anchor: 'start', direction: 'vertical', margin: 8}}"))
+
+
+def end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
+    """Write names at the right edge, moved apart where values lie too close to read.
+
+    Args:
+        marks: (name, value, colour).
+        floor: lower end of the y axis, as ``ceiling`` the upper one.
+        height: of the plot, px.
+    """
+    gap = 15 * (ceiling - floor) / height
+    marks = sorted(marks, key=lambda mark: mark[1])
+    stacks: list[list[float]] = []  # values whose names touch: spread evenly around their mean
+    limits = (gap, floor, ceiling)
+    for _, value, _ in marks:
+        stacks.append([value])
+        while len(stacks) > 1 and _edges(stacks[-2], *limits)[1] > _edges(stacks[-1], *limits)[0]:
+            stacks[-2:] = [stacks[-2] + stacks[-1]]
+    places = [_edges(stack, *limits)[0] + gap * (i + 0.5) for stack in stacks for i in range(len(stack))]
+    table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
+    names = alt.Chart(table).mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
+    y, colour = alt.Y("place:Q", scale=y_scale), alt.Color("colour:N", scale=None)
+    return names.encode(x=alt.value("width"), y=y, text="text:N", color=colour)
+
+
+def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:
+    """Give lower and upper edge of a stack of names, centred on its values but inside the plot."""
+    extent = gap * len(values)
+    low = min(max(sum(values) / len(values) - extent / 2, floor), ceiling - extent + gap / 2)
+    return low, low + extent

@@ -44,6 +44,9 @@ READABLE = {
 }
 
 
+VERBS = {"miss": "missed", "retention": "retained, for the same FLOPs"}
+
+
 class _GateTable(Reader, SphinxDirective):
     """Read a gate's reports for a table, or warn that there are none."""
 
@@ -97,8 +100,8 @@ def in_words(check: str) -> str:
         return f"{kind}, {COLUMNS[column]}: {METHOD_NAMES[ours]} against {METHOD_NAMES[other]}"
     kind, _, pair = check.partition(".")
     ours, against, other = pair.partition("_against_")
-    if kind == "miss" and against:
-        return f"missed: {METHOD_NAMES.get(ours, ours)} against {METHOD_NAMES.get(other, other)}"
+    if kind in VERBS and against:
+        return f"{VERBS[kind]}: {METHOD_NAMES.get(ours, ours)} against {METHOD_NAMES.get(other, other)}"
     return check.replace("_", " ").replace(".keep", ", keep ").replace(".", ": ", 1)
 
 

@@ -24,6 +24,8 @@ from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.protocol.history import history_path, read_history
 from covtoken.protocol.looks import log_path, read_looks
 
+CHART_OPTIONS = ("score", "size", "task")  # of single charts, by their arguments' names
+
 
 class ReportRole(Reader, SphinxRole):
     """Show a number, the decision or a parameter of a report."""
@@ -87,14 +89,16 @@ class ReportTable(Reader, SphinxDirective):
 class ReportChart(Reader, SphinxDirective):
     """Draw a chart from a committed report's ``chart_data``: ``{report-chart} busi/gate1 auroc_by_block blocks``.
 
-    ``gate5`` without a cohort draws the rows of all cohorts together, for the score that ``:score:`` names.
+    ``gate5`` without a cohort draws the rows of all cohorts together, for the score that ``:score:`` names. ``:size:``
+    and ``:task:`` go to gate 6's charts.
     """
 
     required_arguments = 3
-    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", "score")}
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", *CHART_OPTIONS)}
 
     def run(self) -> list[nodes.Node]:
         from covtoken.paper.charts.table import CHARTS
+        from covtoken.paper.tables.economy import setting_marks
 
         place, chart, key = self.arguments
         cohorts = [] if "/" in place else cohorts_of(self.root(), place.removeprefix("gate"))
@@ -108,10 +112,12 @@ class ReportChart(Reader, SphinxDirective):
                 if not report["chart_data"].get(key):
                     raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
                 rows += with_short_names(report["chart_data"][key])
-            options = {name: self.options[name] for name in ("title", "score") if name in self.options}
+            options = {name: self.options[name] for name in self.option_spec if name in self.options}
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
+            if chart == "retention_curves":
+                options["marks"] = setting_marks(report["metrics"], report["parameters"])
             spec = CHARTS[chart](rows, **options).to_dict()
         except CovtokenError as error:
             return self.refused(error)

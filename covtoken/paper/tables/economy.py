@@ -1,0 +1,237 @@
+"""Make tables, pictures of kept tokens and verdicts in words of gate 6, for its notebook and its page.
+
+Every table takes the part of a report that it shows, so that pages can give it what a committed file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from covtoken.economy.keep import kept_tokens
+from covtoken.names import METHOD_NAMES, TASK_NAMES, route_name
+from covtoken.paper.numbers import as_text, cell
+from covtoken.paper.tables.gate1 import panels_by_size
+from covtoken.protocol.report import GateReport
+
+FORMS = {"rank": "tokens", "threshold": "threshold"}
+NONE = "–"
+
+
+def certificate_table(
+    rows: Iterable[Mapping[str, Any]], score: str | None = None, alpha: float | None = None
+) -> pd.DataFrame:
+    """Lay out certificates: promised and found coverage, its law, n, tokens kept and re-splits, a row a certificate.
+
+    Args:
+        rows: of a report's ``chart_data["certificates"]``.
+        score: only this score, at its tap; None: all.
+        alpha: only this level; None: all.
+    """
+    table = []
+    for row in rows:
+        if score is not None and score not in (row["score"], row["score"].partition(".")[0]):
+            continue
+        if alpha is not None and row["alpha"] != alpha:
+            continue
+        place = {"score": score_at_tap(row["score"]), "form": FORMS[row["form"]], "α": f"{row['alpha']:g}"}
+        shown = {"promised": f"{1 - row['alpha']:.2f}", "n": str(row["n"])}
+        if row["vacuous"]:
+            table.append(place | shown | {"retained": "vacuous", "kept": "100 %"})
+            continue
+        kept, spread = f"{row['keep']:.1%}".replace("%", " %"), row.get("pictures")
+        kept += f" ({_to(spread, '.0%')})" if spread else ""
+        shown |= {"retained": f"{row['retained']} of {row['m']}", "found": f"{row['coverage']:.3f}"}
+        shown |= {"law, 95 %": _to(row["law"]), "kept": kept}
+        table.append(place | shown | {"200 re-splits": f"{row['resplit_mean']:.3f} ({_to(row['resplit'])})"})
+    columns = ["score", "form", "α", "promised", "retained", "found", "law, 95 %", "n", "kept", "200 re-splits"]
+    return pd.DataFrame(table, columns=columns).fillna(NONE).set_index(["score", "form", "α"])
+
+
+def _to(pair: Iterable[float], style: str = ".3f") -> str:
+    """Write a range without brackets, which are kept for intervals over units."""
+    return " to ".join(format(value, style) for value in pair).replace("%", " %")
+
+
+def score_at_tap(key: str) -> str:
+    """Write a score's key in words: ``recommended.block3`` → C− after block 3."""
+    name, _, block = key.partition(".block")
+    words = METHOD_NAMES.get(name, name.replace("_", " "))
+    return f"{words} after block {block}" if block else words
+
+
+def setting_table(setting: Mapping[str, Any]) -> pd.DataFrame:
+    """Lay out what each score was given on the selection split by the same rule, the chosen setting first.
+
+    Args:
+        setting: of a report's parameters: ``chosen``, and ``each`` score's own.
+    """
+    chosen, rows = setting["chosen"], []
+    each = sorted(setting["each"], key=lambda one: (one["score"] != chosen["score"], -one["speedup"]))
+    for one in each:
+        words = METHOD_NAMES.get(one["score"], one["score"])
+        row = {"score": words + (" (chosen)" if one["score"] == chosen["score"] else ""), "after block": one["block"]}
+        row |= {"tokens kept": f"{one['k']} of {one['n_tokens']}", "share": f"{one['k'] / one['n_tokens']:.0%}"}
+        row |= {"net speed-up": f"{one['speedup']:.2f} ×", "retained on selection": f"{one['retained']:.3f}"}
+        rows.append(row | {"retained at 2 ×": f"{one['at_wanted']:.3f}"})
+    return pd.DataFrame(rows).set_index("score")
+
+
+def equal_table(metrics: Mapping[str, dict]) -> pd.DataFrame:
+    """Lay out lesions retained for the same FLOPs, small and all, as a count and a share with exact bounds.
+
+    The last column is what the chosen score retains more of all lesions, paired.
+    """
+    gains = [name.partition(".")[2].partition("_minus_")[0] for name in metrics if name.startswith("retention_gain.")]
+    ours = gains[0] if gains else ""
+    names = {"published": "published setting", **METHOD_NAMES}
+    found = {name: metrics.get(f"retention_all.{name}") for name in names}
+    order = sorted((name for name, entry in found.items() if entry), key=lambda name: -found[name]["value"])
+    rows = []
+    for name, words in [("", "chosen setting"), *((name, names[name]) for name in order)]:
+        place = f".{name}" if name else ""
+        small, every = (metrics.get(f"retention_{kind}{place}") for kind in ("small", "all"))
+        if not every or name == ours:
+            continue
+        row = {"score": words, "small": _counted(small), "small, share": cell(small)}
+        row |= {"all": _counted(every), "all, share": cell(every)}
+        gain = metrics.get(f"retention_gain.{ours}_minus_{name}")
+        rows.append(row | {"chosen retains more": as_text(gain, signed=True).replace(", ", ",\u00a0")})
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["score"]).set_index("score")
+
+
+def _counted(entry: dict | None) -> str:
+    return f"{entry['count']} of {entry['of']}" if entry and "of" in entry else ""
+
+
+def missed_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Count lesions that the chosen setting misses, by size and place."""
+    table = [
+        {"lesions": f"{row['size']}, {row['place']}", "missed": f"{row['missed']} of {row['lesions']}"} for row in rows
+    ]
+    return pd.DataFrame(table).set_index("lesions")
+
+
+def strata_table(rows: Iterable[Mapping[str, Any]], n_tokens: int) -> pd.DataFrame:
+    """Lay out what small and other lesions need apart, at α = 0.1; a new lesion's size is unknown, so take the most."""
+    table = []
+    for row in rows:
+        bound = row["setting"]
+        kept = "vacuous: too few units" if bound is None else f"{bound:g} of {n_tokens} ({bound / n_tokens:.0%})"
+        table.append({"lesions": row["stratum"], "n": row["n"], "tokens that are certified": kept})
+    return pd.DataFrame(table).set_index("lesions")
+
+
+def probe_table(metrics: Mapping[str, dict], rows: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """Lay out what probes read from each route, and what that is more than from the full pass: a row a route.
+
+    Args:
+        metrics: with ``probe.<task>.<route>`` and ``probe_gain.<task>.<route>_minus_full``.
+        rows: of a report's ``chart_data["probes"]``, for the speed-ups.
+    """
+    speedups = {row["route"]: row["speedup"] for row in rows}
+    parts = [name.split(".", 2) for name in metrics if name.startswith("probe.")]
+    routes, tasks = (list(dict.fromkeys(part[place] for part in parts)) for place in (2, 1))
+    tasks = [task for task in TASK_NAMES if task in tasks] + [task for task in tasks if task not in TASK_NAMES]
+    first = ("full", "chosen", "chosen_mixed")
+    routes.sort(key=lambda route: (first.index(route) if route in first else len(first), "@" in route))
+    table = []
+    for route in routes:
+        row = {"route": route_name(route)}
+        row |= {"net speed-up": f"{speedups[route]:.2f} ×" if route in speedups else ""} if speedups else {}
+        for task in tasks:
+            words = TASK_NAMES.get(task, task)
+            row[words] = cell(metrics.get(f"probe.{task}.{route}"))
+            gain = metrics.get(f"probe_gain.{task}.{route}_minus_full")
+            row[f"{words}, minus full pass"] = as_text(gain, signed=True).replace(", ", ",\u00a0")
+        table.append(row)
+    return pd.DataFrame(table, columns=list(table[0]) if table else ["route"]).fillna("").set_index("route")
+
+
+def setting_marks(metrics: Mapping[str, dict], parameters: Mapping[str, Any]) -> list[dict]:
+    """Give the settings that the chart of retention marks: the chosen one, then the published one."""
+    chosen = parameters["setting"]["chosen"]
+    names = {"": f"chosen: {chosen['k']} of {chosen['n_tokens']}", ".published": "published"}
+    marks = []
+    for place, name in names.items():
+        speedup = metrics.get(f"speedup_flops_net{place}")
+        shares = {kind: metrics.get(f"retention_{kind}{place}", {}).get("value") for kind in ("small", "all")}
+        if speedup and speedup["value"] is not None:
+            marks.append({"name": name, "block": chosen["block"], "speedup": speedup["value"], **shares})
+    return marks
+
+
+def wall_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Lay out speed-up in FLOPs beside that of the clock, a row a pass and batch size."""
+    table = []
+    for row in rows:
+        place = {"pass": row["pass"], "pictures at once": row["batch"]}
+        flops, wall = (f"{row[f'speedup_{kind}']:.2f} ×" for kind in ("flops", "wall"))
+        table.append(place | {"fewer FLOPs, net": flops, "faster by the clock, net": wall})
+    return pd.DataFrame(table).set_index(["pass", "pictures at once"])
+
+
+def kept_panels(economy, n: int = 6) -> list[dict]:
+    """Make panels for ``charts.pictures.lesion_maps`` of the tokens that the chosen setting keeps, 1, and drops, 0.
+
+    Cases are evenly spread over lesion size, not chosen by result.
+
+    Args:
+        economy: what a run of gate 6 worked on (``gates.gate6.Economy``).
+    """
+    side, choice = economy.evaluated, economy.choice
+    kept = kept_tokens(side.maps[choice.key], k=choice.k)
+    pictures = _Pictures(side.cases, economy.setting)
+    among = np.unique([lesion.picture for lesion in side.labels.lesions])
+    panels = panels_by_size(pictures, side.labels, {score_at_tap(choice.key): kept}, n, among)
+    return [panel | {"name": panel["case"]} for panel in panels]
+
+
+class _Pictures:
+    def __init__(self, cases, setting) -> None:
+        self.cases, self.setting = cases, setting
+
+
+def route_line(about: Mapping[str, Any]) -> str:
+    """Say in a sentence what the label-free half of the certificate gives.
+
+    Args:
+        about: of a report's ``chart_data["route_certificate"]``.
+    """
+    start = (
+        f"Label-free half, α = {about['alpha_label_free']:g}, of {about['k_whole']} tokens that the whole pass keeps: "
+    )
+    if "refused" in about:
+        return f"{start}none, {about['refused']}"
+    kept = f"{about['k']} of {about['n_tokens']} tokens (n = {about['n']})"
+    vacuous = ", which is vacuous" if about["vacuous"] else ""
+    return f"{start}{kept}{vacuous}; on average {about['share_lost']:.2%} of them are lost".replace("%", " %")
+
+
+OUTCOMES = {
+    "wins": "retains more lesions than",
+    "loses": "retains fewer lesions than",
+    "undecided": "is not told apart from",
+}
+
+
+def verdict_lines(report: GateReport) -> str:
+    """Write decision, threshold, wins and losses against every score, and checks, a line each."""
+    bound, chosen = report.thresholds["speedup_flops_net"], report.parameters["setting"]["chosen"]
+    ours = METHOD_NAMES.get(chosen["score"], chosen["score"])
+    lines = [
+        f"{report.cohort}, {report.split}: {report.decision}",
+        f"  net speed-up in FLOPs {chosen['speedup']:.3f} against {bound:.3f}: {report.thresholds['reason']}",
+    ]
+    for outcome, words in OUTCOMES.items():
+        others = [
+            METHOD_NAMES.get(name.partition("_against_")[2], name.partition("_against_")[2])
+            for name, found in sorted(report.checks.items())
+            if name.startswith("retention.") and found == outcome
+        ]
+        if others:
+            lines.append(f"  for the same FLOPs {ours} {words}: {', '.join(others)}")
+    return "\n".join([*lines, *(f"  {name}: {outcome}" for name, outcome in sorted(report.checks.items()))])
