@@ -14,6 +14,13 @@ HEAD = (
     *("cohort", "column", "C−", "the locked rival", "C− − it"),
     *("the best of all others", "C− − it", "C, with the saliency head", "says"),
 )
+KINDS = {
+    "auroc": "pooled",
+    "image_auroc": "inside one image",
+    "organ_auroc": "inside the organ",
+    "aupr": "AUPR",
+    "froc.fp1": "lesions found at one false alarm a picture",
+}
 NO_OTHERS = ("recommended", "with_head", "without_head", "rarity")  # C−, C and parts of them
 
 
@@ -25,12 +32,37 @@ def confirmation_lines(reports: Iterable[GateReport]) -> list[str]:
     table = [f"| {' | '.join(line)} |" for line in (HEAD, ["---"] * len(HEAD), *rows)]
     return [
         "External cohorts, pooled token AUROC, 95 % intervals over units. No setting was chosen on these pictures, but "
-        "earlier forms of every score had been tried on them: an independent re-run, not a blind confirmation. The "
+        "earlier forms of every score had been tried on them, the search for a successor of D began because D lost on "
+        "BUS-BRA, and C− was named with those results known: an independent re-run, not a blind confirmation. The "
         "column in bold decides, by the difference to its rival, which was locked from the recipe cohort's selection "
         "split.",
         "",
         *table,
+        "",
+        "What is better there beyond doubt:",
+        "",
+        *(f"- {line}" for report in reports if str(report.gate) == GATE for line in lost_lines(report)),
     ]
+
+
+def lost_lines(report: GateReport) -> list[str]:
+    """Say what C− and C lose to on an external cohort, a line a column and score."""
+    return [
+        f"{report.cohort}, {words}: {LABELS[score]} loses to {losses(report, score, column)}"
+        for column, words in COLUMNS.items()
+        for score in ("recommended", "with_head")
+    ]
+
+
+def losses(report: GateReport, score: str, column: str = "") -> str:
+    """List what a score loses to beyond doubt, and by which kinds of number; ``column`` is the confirmation's."""
+    end, lost = f".{column}" if column else "", {}
+    for kind, words in KINDS.items():
+        start = f"{kind}.{score}_against_"
+        for name, said in report.checks.items():
+            if name.startswith(start) and name.endswith(end) and said == "loses":
+                lost.setdefault(LABELS[name.removeprefix(start).removesuffix(end)], []).append(words)
+    return "; ".join(f"{other} ({', '.join(kinds)})" for other, kinds in lost.items()) or "none"
 
 
 def rows_of(report: GateReport) -> list[list[str]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1
 from covtoken.names import LABELS
 from covtoken.paper import summary
-from covtoken.paper.confirmation_rows import confirmation_lines
+from covtoken.paper.confirmation_rows import confirmation_lines, losses
 from covtoken.paper.numbers import as_text
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.history import read_history
@@ -34,7 +33,6 @@ ROWS = {
     "organ_auroc.density": "A inside the organ",
     "auroc_gain.middle_minus_final": summary.NUMBERS["1"]["auroc_gain.middle_minus_final"],
 }
-KINDS = {"auroc": "pooled", "image_auroc": "inside one image", "organ_auroc": "inside the organ", "aupr": "AUPR"}
 ELSEWHERE = "auroc.recommended.elsewhere"
 
 
@@ -55,7 +53,7 @@ def readme_table(reports: list[GateReport]) -> str:
     rivals = (summary.best_rival(report) for report in reports)
     rows.insert(4, ["best baseline or rival, by name", *(f"{as_text(entry)}, {label}" for label, entry in rivals)])
     rows.append(["**loses to**: C−", *(losses(report, "recommended") for report in reports)])
-    rows.append(["**loses to**, pooled: C", *(losses(report, "with_head", ("auroc",)) for report in reports)])
+    rows.append(["**loses to**: C", *(losses(report, "with_head") for report in reports)])
     for score, name in {"recommended": "C−", "with_head": "C", "density": "A"}.items():
         rows.append([f"**gate 1 says, of {name}**", *(gate1.verdicts(report).get(score, "–") for report in reports)])
     fifth = [transferred.get(report.cohort) for report in reports]
@@ -69,17 +67,6 @@ def readme_table(reports: list[GateReport]) -> str:
 def readme_numbers(reports: list[GateReport]) -> str:
     """Write what stands between the README's markers: the table, and the confirmation where it is recorded."""
     return "\n".join([readme_table(reports), "", *confirmation_lines(reports)]).strip()
-
-
-def losses(report: GateReport, score: str, kinds: Sequence[str] = tuple(KINDS)) -> str:
-    """List what a score loses to beyond doubt, by kind of number."""
-    found = []
-    for kind in kinds:
-        start = f"{kind}.{score}_against_"
-        named = {name.removeprefix(start): said for name, said in report.checks.items() if name.startswith(start)}
-        lost = [LABELS[other] for other, said in named.items() if said == "loses"]
-        found += [f"{KINDS[kind]}: {', '.join(lost)}"] if lost else []
-    return "; ".join(found) or "none"
 
 
 def _cell(entry: dict | None, n_units: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from covtoken.names import COLUMNS
 from covtoken.paper.confirmation_rows import best_other, brief, confirmation_lines
 from covtoken.paper.numbers import is_signed, readable
@@ -34,11 +36,28 @@ def entry(value: float) -> dict:
 
 def test_a_row_a_column_and_the_verdict_where_it_was_locked():
     lines = confirmation_lines([toy()])
-    carried, crossfit = lines[-2:]
+    carried, crossfit = [line for line in lines if line.startswith("| busbra")]
     assert "| undecided |" in carried and "**" not in carried and "0.970 [0.960, 0.980], centre prior" in carried
     assert crossfit.endswith("| **GO** |") and "**cross-fitted**" in crossfit
     assert "+0.100 [+0.090, +0.110]" in crossfit and "0.850 [0.840, 0.860], D" in crossfit
     assert any("not a blind confirmation" in line for line in lines)
+
+
+def test_what_is_better_beyond_doubt_is_named_by_column_score_and_kind():
+    lost = {
+        "aupr.recommended_against_head_student.carried": "loses",
+        "auroc.recommended_against_head_student.carried": "loses",
+        "auroc.with_head_against_direction.carried": "loses",
+        "aupr.with_head_against_direction.carried": "wins",
+    }
+    lines = confirmation_lines([replace(toy(), checks=toy().checks | lost)])
+    carried, cross = "- busbra-external, bank carried over: ", "- busbra-external, cross-fitted: "
+    assert lines[-4:] == [
+        f"{carried}C− loses to head's student (pooled, AUPR)",
+        f"{carried}C loses to D (pooled)",
+        f"{cross}C− loses to none",
+        f"{cross}C loses to none",
+    ]
 
 
 def test_nothing_is_said_where_nothing_is_recorded():

@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.data.external import EXTERNAL
 from covtoken.errors import CovtokenError
 from covtoken.names import COLUMNS, LABELS
-from covtoken.paper.confirmation_rows import GATE, HEAD, rows_of
+from covtoken.paper.confirmation_rows import GATE, HEAD, lost_lines, rows_of
 from covtoken.paper.numbers import MISSING, about, cell
 from covtoken.paper.pages.base import Reader, make_note, make_table
 from covtoken.protocol.looks import log_path, read_looks
@@ -34,7 +34,9 @@ class ConfirmationTable(Reader, SphinxDirective):
         if not reports:
             return self.refused(CovtokenError(f"{GATE}: {MISSING}"))
         rows = [[cell.strip("*") for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))]
-        return [make_table(list(HEAD), rows)]
+        lines = [line for r in reports.values() for line in lost_lines(GateReport(**r))]
+        lost = nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))
+        return [make_table(list(HEAD), rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
 
 
 class ColumnTable(Reader, SphinxDirective):
