@@ -162,7 +162,7 @@ def test_the_whole_path_from_lock_to_records_and_back_and_a_defect(stand_in, mon
     assert not any("stand_in" in unit for unit in records.header["units"]), "units are hashed"
 
     lines = confirmation_lines([found])
-    assert sum("**GO**" in line for line in lines) == 1 and sum(NAME in line for line in lines) == len(COLUMNS)
+    assert sum("**GO**" in line for line in lines) == 1 and sum(f"| {NAME}" in line for line in lines) == len(COLUMNS)
     assert brief(found)[-1].startswith("GO: auroc_gain.recommended_minus_")
 
     opened, plan = opened_external(entry)
