@@ -85,6 +85,12 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
     return _frozen(name, timm_name, _timm_state(timm_name, file), picture_size, file_sha256(file))
 
 
+def check_backbone_name(name: str) -> None:
+    """Refuse a name that no backbone has, before anything is read. Raises CovtokenError."""
+    if name not in ("embedded", meddinov3.NAME):
+        _check_name(name, NAMES.get(name, name).removeprefix("random:"))
+
+
 def file_sha256(path: Path) -> str:
     """Compute the sha256 of a file, read in pieces."""
     with path.open("rb") as handle:

@@ -59,16 +59,32 @@ def lock(
     what: Annotated[
         str, typer.Argument(help="thresholds (after a selection run), headline (after a recorded run) or confirmation.")
     ],
-    cohort: CohortOption = "phantom",
+    cohort: Annotated[
+        str | None,
+        typer.Option(
+            help="busi, … or a folder that holds index.csv; phantom if not given. Confirmation: busbra-external or "
+            "lidc-external."
+        ),
+    ] = None,
     gate: Annotated[
-        str, typer.Option(help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result. Thresholds: 1, 2, 3.")
-    ] = "1",
+        str | None,
+        typer.Option(
+            help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result; 1 if not given. Thresholds: 1, 2, "
+            "3. Confirmation: none."
+        ),
+    ] = None,
     reason: ReasonOption = "",
 ) -> None:
     """Lock a gate's threshold (gate 1: and recipes), its headline numbers, or what an external cohort decides."""
+    from covtoken.data.external import EXTERNAL
     from covtoken.gates import headlines
     from covtoken.protocol import thresholds
 
+    if what == "confirmation" and cohort is None:
+        raise CovtokenError(f"lock confirmation needs --cohort: {' or '.join(EXTERNAL)}")
+    if what == "confirmation" and gate is not None:
+        raise CovtokenError(f"lock confirmation has no gates: leave --gate {gate} out")
+    cohort, gate = "phantom" if cohort is None else cohort, "1" if gate is None else gate
     if what == "thresholds":
         if gate not in ("1", *thresholds.LOCKED):
             raise CovtokenError(f"gate {gate}: gates 1, 2 and 3 have thresholds to lock, the others were fixed before")

@@ -6,18 +6,24 @@ from typing import Annotated
 
 import typer
 
-from covtoken.cli.options import BackboneOption, CohortOption, DataOption, ReasonOption, console, say
+from covtoken.cli.options import CohortOption, DataOption, ReasonOption, console, say
 from covtoken.errors import CovtokenError
 
 RecordOption = Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")]
+StudiedOption = Annotated[
+    str | None, typer.Option("--cohort", help="A large cohort, or a folder that holds index.csv; busi if not given.")
+]
+StudiedBackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="embedded (if not given), dinov2-base, … or any timm ViT.")
+]
 ChooseOption = Annotated[
     bool, typer.Option("--choose", help="Run nothing: print what the committed tables of the recipe cohorts give.")
 ]
 
 
 def ablate(
-    cohort: CohortOption = "busi",
-    backbone: BackboneOption = "embedded",
+    cohort: StudiedOption = None,
+    backbone: StudiedBackboneOption = None,
     data: DataOption = None,
     over_banks: Annotated[
         bool, typer.Option("--banks", help="Fit every variant to banks of a twentieth to all of the units.")
@@ -38,6 +44,9 @@ def ablate(
 
     if only_controls and (choose or over_banks):
         raise CovtokenError("--controls chooses nothing and has banks of its own: leave --choose and --banks out")
+    if choose:
+        _refuse_unread(cohort, backbone, data, record)
+    cohort, backbone = _studied(cohort, backbone)
     if choose and over_banks:
         for name, (components, sources) in banks.PLANNED.items():
             recipe, ranking = banks.recommend(components=components, sources=sources)
@@ -72,8 +81,8 @@ def ablate(
 
 
 def in_organ(
-    cohort: CohortOption = "busi",
-    backbone: BackboneOption = "embedded",
+    cohort: StudiedOption = None,
+    backbone: StudiedBackboneOption = None,
     data: DataOption = None,
     record: RecordOption = False,
     choose: ChooseOption = False,
@@ -84,15 +93,29 @@ def in_organ(
     from covtoken.studies import in_organ as study
 
     if choose:
+        _refuse_unread(cohort, backbone, data, record)
         recipe, ranking = study.recommend()
         console.print(tables.in_organ_table(ranking))
         say(str(recipe))
         return
     if record:
         refuse_uncommitted()
-    content = study.run_in_organ(cohort, backbone, data=data)
+    content = study.run_in_organ(*_studied(cohort, backbone), data=data)
     console.print(tables.in_organ_table(content["variants"]))
     say(f"written: {study.STUDY.write(content, recorded=record)}")
+
+
+def _studied(cohort: str | None, backbone: str | None) -> tuple[str, str]:
+    return "busi" if cohort is None else cohort, "embedded" if backbone is None else backbone
+
+
+def _refuse_unread(cohort: str | None, backbone: str | None, data: str | None, record: bool) -> None:
+    """Refuse options that ``--choose``, which reads committed tables alone, would pass over."""
+    given = {"--cohort": cohort, "--backbone": backbone, "--data": data, "--record": record or None}
+    if unread := [option for option, value in given.items() if value is not None]:
+        raise CovtokenError(
+            f"--choose runs nothing and reads the committed tables of the recipe cohorts: leave {', '.join(unread)} out"
+        )
 
 
 def alarm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +50,36 @@ def refuse_external_folder(folder: Path, name: str = "") -> None:
         CovtokenError: the folder is external.
     """
     refuse_external(name)
-    called = {os.path.basename(path(folder)).casefold() for path in (os.path.abspath, os.path.realpath)}
-    sha256 = index_sha256(folder)
-    for known, external in EXTERNAL.items():
-        if called & {known, external.folder} or (sha256 and sha256 == external.index_sha256):
+    for path in (os.path.abspath(folder), os.path.realpath(folder)):
+        if known := _external_at(Path(path)):
             raise _kept(f"the folder {folder}", known)
+
+
+def refuse_external_files(files: Iterable[Path]) -> None:
+    """Refuse files that lie in an external folder, at any depth, as they are named or where links lead.
+
+    A folder is external as in ``refuse_external_folder``: by its name, or by the bytes of its ``index.csv``.
+
+    Raises:
+        CovtokenError: a file lies in an external folder.
+    """
+    seen: dict[Path, str] = {}
+    for file in files:
+        for place in (os.path.abspath(file), os.path.realpath(file)):
+            for folder in Path(place).parents:
+                if folder not in seen:
+                    seen[folder] = _external_at(folder)
+                if seen[folder]:
+                    raise _kept(f"{file} lies in {folder}, which", seen[folder])
+
+
+def _external_at(folder: Path) -> str:
+    """Name the external cohort whose folder this is, by its own name or its index; "" for any other folder."""
+    called, sha256 = folder.name.casefold(), index_sha256(folder)
+    for known, external in EXTERNAL.items():
+        if called in (known, external.folder) or (sha256 and sha256 == external.index_sha256):
+            return known
+    return ""
 
 
 def check_index(name: str, folder: Path) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from covtoken.data.case import Case
 from covtoken.data.cohorts import external_folder
-from covtoken.data.external import check_index
+from covtoken.data.external import EXTERNAL, check_index
 from covtoken.economy.keep import kept_counts, kept_tokens, retained
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores, Records, records_path, save_scores, to_float16
@@ -29,7 +29,7 @@ from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.names import COLUMNS, LABELS
 from covtoken.paths import project_root
 from covtoken.protocol import locks
-from covtoken.protocol.history import read_history
+from covtoken.protocol.history import now, read_history
 from covtoken.protocol.looks import log_look, read_looks, refuse_uncommitted
 from covtoken.protocol.plan import FEW_UNITS, Plan, binding, records_header
 from covtoken.protocol.report import GateRun, check_defect, report_path, with_interval, write_report
@@ -60,9 +60,12 @@ def confirm(cohort: str, *, record: bool = False, **inputs) -> tuple[GateRun, Pa
         inputs: ``cache`` and ``progress`` of ``open_setting``.
 
     Raises:
-        CovtokenError: not recorded, no lock, an edited one, recipes or an index other than the locked, code that no
-            commit holds, a second look without a reason in the history, or a cohort of another size.
+        CovtokenError: no external cohort, not recorded, no lock, an edited one, recipes or an index other than the
+            locked, code that no commit holds, a second look without a reason in the history, or a cohort of another
+            size.
     """
+    if cohort not in EXTERNAL:
+        raise unknown("external cohort", cohort, list(EXTERNAL))
     if not record:
         raise CovtokenError(
             f"{cohort} is opened once and nobody peeks: `covtoken confirm --cohort {cohort} --record` is that look"
@@ -84,13 +87,17 @@ def confirm(cohort: str, *, record: bool = False, **inputs) -> tuple[GateRun, Pa
 def refuse_second_look(cohort: str) -> None:
     """Refuse to open an external cohort again, unless the history says why after the last look.
 
+    A line of the history pays for one more look at a cohort: the look that it allowed is logged later than the line. A
+    line dated in the future would be later than every look, so it pays for none.
+
     Raises:
-        CovtokenError: a look is logged, and no later change concerns the confirmation.
+        CovtokenError: a look is logged, and no later change up to now concerns the confirmation.
     """
     looks = [look["when"] for look in read_looks() if look["cohort"] == cohort]
-    if looks and not any(GATE in change.gates and change.when > looks[-1] for change in read_history()):
+    last, present = max(looks, default=""), now()
+    if looks and not any(GATE in change.gates and last < change.when <= present for change in read_history()):
         raise CovtokenError(
-            f"{cohort} was opened on {looks[-1]}, and the first look is the one that counts. A second one needs a line "
+            f"{cohort} was opened on {last}, and the first look is the one that counts. A second one needs a line "
             f"in configs/history.json whose gates contain {GATE!r} and that says why: `covtoken history --add FILE`"
         )
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from covtoken.data.cohorts import cohort_name
+from covtoken.data.external import refuse_external
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.records import load_records, load_scores, records_path, scores_path
 from covtoken.gates import runs
@@ -34,7 +35,12 @@ SPREAD_RUNS = (("fp32", 1), ("fp32", 2), ("bf16", 2))  # precision, threads
 
 
 def lock_headlines(cohort: str, gate: str, reason: str = "") -> list[str]:
-    """Measure the spread of a gate (or of all ``budgets``), lock its headline numbers; return the lines old → new."""
+    """Measure the spread of a gate (or of all ``budgets``), lock its headline numbers; return the lines old → new.
+
+    Raises:
+        CovtokenError: an external cohort, an unknown gate, or a gate without a committed report.
+    """
+    refuse_external(cohort)
     gates = BUDGETS if gate == "budgets" else (gate,)
     for name in gates:
         if name not in HEADLINES:

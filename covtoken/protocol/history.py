@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.chain import KEY, head_of, linked
 from covtoken.protocol.report import DECISIONS
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"  # of a fixed width, so that times compare as text
 GATES = ("0", "1", "2", "3", "4", "5", "6", "alarm", "negative_result", "confirmation")
 
 
@@ -78,14 +79,22 @@ def append_change(change: Change, root: Path | None = None) -> None:
     """Append a change to the history.
 
     Raises:
-        CovtokenError: it is older than the last one.
+        CovtokenError: it is older than the last one, lies in the future, or is no change.
     """
     lines, path = _lines(root), history_path(root)
+    change_from(json.loads(json.dumps(asdict(change))), path)
+    if change.when > now():
+        raise CovtokenError(f"{path}: the change of {change.when} lies in the future, it is {now()}: give its own time")
     if lines and change.when < lines[-1]["when"]:
         raise CovtokenError(f"{path}: the change of {change.when} is older than the last one, of {lines[-1]['when']}")
     lines.append(linked(lines, json.loads(json.dumps(asdict(change))), str(path)))
     with write_then_rename(path) as temporary:
         temporary.write_text(json.dumps(lines, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def now() -> str:
+    """Give the time, UTC, as lines of the history and of the log of looks hold it."""
+    return datetime.now(UTC).strftime(TIME_FORMAT)
 
 
 def _lines(root: Path | None) -> list[dict[str, Any]]:
@@ -105,7 +114,8 @@ def change_from(line: dict[str, Any], path: Path) -> Change:
     try:
         fields = {key: value for key, value in line.items() if key != KEY}
         verdicts = tuple(Verdict(**verdict) for verdict in fields.pop("verdicts", ()))
-        datetime.strptime(fields["when"], "%Y-%m-%dT%H:%M:%SZ")
+        if datetime.strptime(fields["when"], TIME_FORMAT).strftime(TIME_FORMAT) != fields["when"]:
+            raise ValueError(f"when is {fields['when']!r}, expected as 2026-01-31T09:00:00Z")
         if wrong := sorted({*fields["gates"], *(v.gate for v in verdicts)} - set(GATES)):
             raise CovtokenError(f"{path}: unknown gate {wrong[0]!r}, known: {', '.join(GATES)}")
         return Change(**fields | {"gates": tuple(fields["gates"]), "verdicts": verdicts})

@@ -16,7 +16,7 @@ import torch
 from covtoken.backbone.cache import Digests, digest_key, digests_of, features
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import Block, FrozenViT
-from covtoken.backbone.weights import load_backbone
+from covtoken.backbone.weights import check_backbone_name, load_backbone
 from covtoken.data.case import Case, Cohort
 from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, fingerprint_of, open_cohort
 from covtoken.data.external import refuse_external
@@ -205,6 +205,8 @@ def open_setting(
     """
     if isinstance(cohort, Cohort) and not open_external:
         refuse_external(cohort.name)
+    if not isinstance(backbone, FrozenViT):
+        check_backbone_name(backbone)  # before data are missed or read
     if isinstance(cohort, Cohort) and (name or data):
         raise CovtokenError(f"cohort {cohort.name!r} is open already: it takes no name and no data folder")
     if not isinstance(cohort, Cohort):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, external_folder
-from covtoken.data.external import EXTERNAL, check_index
+from covtoken.data.external import EXTERNAL, check_index, refuse_external
 from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import label
@@ -95,8 +95,9 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
     """Lock the plan (gate 1) or threshold (gates 2, 3 and 6) of the last selection run; return the lines old → new.
 
     Raises:
-        CovtokenError: no run, a run on another split, or a small cohort, which chooses nothing.
+        CovtokenError: no run, a run on another split, a small cohort, which chooses nothing, or an external one.
     """
+    refuse_external(cohort)
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=False))
     if report.split == "crossfit":

@@ -235,8 +235,9 @@ def two_views(rarity: torch.Tensor, inside: float) -> torch.Tensor:
     """Mix two ranks of each token into one target: (1 − inside) · rank over the bank + inside · rank in its picture.
 
     With few units, the rarest tokens of the bank all come from one or two pictures, and a cut over the bank would mark
-    only those. Ranking inside each picture spreads the positives; alone, it would also mark tokens in pictures without
-    anything unusual.
+    only those. Ranking inside each picture spreads the positives. At ``inside`` = 1, as in the recommended recipe,
+    every picture, also one without a lesion, gives the same number of called tokens at first (ties aside); only the
+    rounds, which rank the direction's score over the bank, compare pictures.
 
     Args:
         rarity: [N, T], a row a picture.

@@ -50,7 +50,16 @@ def _run(*arguments, **environment):
         (["ablate", "--cohort", "bussi"], "did you mean busi"),
         (["confirm", "--cohort", "busbra-external"], "is opened once and nobody peeks"),
         (["confirm", "--cohort", "busi", "--record"], "unknown external cohort 'busi'"),
+        (["confirm", "--cohort", "busi"], "unknown external cohort 'busi'"),
         (["lock", "confirmation", "--cohort", "busi"], "unknown external cohort 'busi'"),
+        (["lock", "confirmation"], "lock confirmation needs --cohort: busbra-external or lidc-external"),
+        (["lock", "confirmation", "--cohort", "busbra-external", "--gate", "1"], "leave --gate 1 out"),
+        (["lock", "thresholds", "--cohort", "busbra-external"], "kept for one confirmation"),
+        (["lock", "headline", "--cohort", "busbra-external"], "kept for one confirmation"),
+        (["ablate", "--choose", "--record"], "leave --record out"),
+        (["ablate", "--choose", "--cohort", "busi"], "leave --cohort out"),
+        (["ablate", "--choose", "--banks", "--backbone", "dinov2-base"], "leave --backbone out"),
+        (["in-organ", "--choose", "--data", "/tmp", "--record"], "leave --data, --record out"),
         (["gate", "1", "--cohort", "lidc-external"], "kept for one confirmation"),
         (["gate", "1", "--split", "test", "--record", "--precision", "bf16"], "recorded numbers are fp32"),
     ],
@@ -65,6 +74,15 @@ def test_one_clear_line_and_exit_code_2(arguments, expected, monkeypatch, capsys
     assert ended.value.code == 2, said
     assert expected in said and said.count("\n") == 1 and "Traceback" not in said
     assert sorted((project_root() / "gate_reports").glob("*/*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["ablate", "--banks"], ["ablate"], ["in-organ"], ["gate", "1"]])
+@pytest.mark.parametrize("backbone", ["nope", "random:nope"])
+def test_an_unknown_backbone_is_said_before_missing_data(arguments, backbone, monkeypatch, capsys):
+    monkeypatch.delenv("COVTOKEN_DATA", raising=False)
+    test_one_clear_line_and_exit_code_2(
+        [*arguments, "--cohort", "busi", "--backbone", backbone], f"unknown backbone '{backbone}'", monkeypatch, capsys
+    )
 
 
 def test_help_is_quick_of_imports_and_names_the_commands():

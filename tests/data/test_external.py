@@ -86,6 +86,48 @@ def test_a_renamed_copy_is_known_by_its_index_and_a_folder_by_its_name(tree, tmp
         refused(open_cohort, other)
 
 
+def own(tmp_path, image, mask="m0.png"):
+    """A folder of one's own beside the stand-in, whose index lists a picture and a mask."""
+    root = tmp_path / "own"
+    root.mkdir(exist_ok=True)
+    for name, pixels in (("mine.png", np.arange(256).reshape(16, 16)), ("m0.png", np.eye(16) * 255)):
+        Image.fromarray(pixels.astype(np.uint8)).save(root / name)
+    (root / "index.csv").write_text(f"image,mask,patient\n{image},{mask},p0\n")
+    return root
+
+
+def test_a_folder_that_reaches_into_an_external_one_is_refused(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "size_of", lambda file: pytest.fail("a picture was opened first"))
+    root = own(tmp_path, "images/i0.png")
+    (root / "images").symlink_to(tree)  # the folder of the pictures
+    refused(open_cohort, root)
+    refused(open_cohort, root, name="other")
+    (root / "one.png").symlink_to(tree / "i0.png")  # a single picture
+    refused(open_cohort, own(tmp_path, "one.png"))
+    refused(open_cohort, own(tmp_path, "mine.png", "images/m0.png"))  # a mask
+    (root / "organ").symlink_to(tree)
+    (tree / "mine.png").write_bytes((root / "mine.png").read_bytes())
+    refused(open_cohort, own(tmp_path, "mine.png", ""))  # the organ mask beside it
+
+    tree.rename(tmp_path / "renamed")  # known by its index
+    (root / "images").unlink()
+    (root / "images").symlink_to(tmp_path / "renamed")
+    refused(open_cohort, own(tmp_path, "images/i0.png"))
+
+
+def test_an_external_folder_is_known_at_any_depth_of_a_path(tree, tmp_path, monkeypatch):
+    (tree / "index.csv").unlink()
+    (tree / "images").mkdir()
+    (tree / "i0.png").rename(tree / "images" / "i0.png")
+    refused(open_cohort, own(tmp_path / "stand_in", "mine.png"))  # below it
+    root = own(tmp_path, "deep/Stand_In/images/i0.png")
+    shutil.copytree(tree, root / "deep" / "Stand_In")  # a copy, by its name
+    refused(open_cohort, root)
+    (root / "deep" / "plain").mkdir()
+    (root / "mine.png").rename(root / "deep" / "plain" / "stand_in.png")  # no folder of that name is passed
+    assert len(open_cohort(own(tmp_path, "deep/plain/stand_in.png")).cases) == 1
+
+
 def test_other_folders_open_as_before_where_no_index_is_registered(tree, monkeypatch):
     monkeypatch.setitem(EXTERNAL, "busbra-external", External("elsewhere", "busi"))
     assert len(open_cohort(tree).cases) == 3

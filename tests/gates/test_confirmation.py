@@ -91,6 +91,7 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setitem(cohorts._CURATED, "big", "")
     monkeypatch.setitem(EXTERNAL, NAME, External("stand_in", "big", index_sha256(tmp_path / "stand_in")))
     monkeypatch.setattr(setting, "load_backbone", lambda *_, **__: VIT)
+    monkeypatch.setattr(setting, "check_backbone_name", lambda name: None)
     monkeypatch.setattr(setting.Setting, "features", features)
     monkeypatch.setattr(confirmation, "measure", partial(measure, n_draws=N_DRAWS))
     monkeypatch.setattr(lesion_numbers, "N_DRAWS", N_DRAWS)
@@ -161,7 +162,7 @@ def test_the_whole_path_from_lock_to_records_and_back_and_a_defect(stand_in, mon
     assert not any("stand_in" in unit for unit in records.header["units"]), "units are hashed"
 
     lines = confirmation_lines([found])
-    assert sum("**GO**" in line for line in lines) == 1 and sum(NAME in line for line in lines) == len(COLUMNS)
+    assert sum("**GO**" in line for line in lines) == 1 and sum(f"| {NAME}" in line for line in lines) == len(COLUMNS)
     assert brief(found)[-1].startswith("GO: auroc_gain.recommended_minus_")
 
     opened, plan = opened_external(entry)
@@ -261,19 +262,45 @@ def test_recipes_or_an_index_other_than_the_locked_are_refused(stand_in, shut, t
         confirmation.confirm(NAME, record=True)
 
 
-def test_a_second_look_needs_a_later_line_of_the_history(stand_in, shut):
-    lock(stand_in)
-    looks.append_look({"cohort": NAME, "gate": "confirmation"}, recorded=True)
-    change = Change("2000-01-01T00:00:00Z", "", ("confirmation",), "a bug", "why")
-    for line in (None, change, replace(change, when="2999-01-01T00:00:00Z", gates=("1",))):
-        if line is not None:
-            append_change(line)
-            commit(stand_in)
+def test_a_second_look_needs_a_later_line_of_the_history_and_so_does_the_third(stand_in, shut):
+    def look(year):
+        looks.append_look({"when": f"{year}-01-01T00:00:00Z", "cohort": NAME, "gate": "confirmation"}, recorded=True)
+
+    def add(year, gate="confirmation"):
+        append_change(Change(f"{year}-01-01T00:00:00Z", "", (gate,), "a bug", "why"))
+        commit(stand_in)
+
+    def refused():
         with pytest.raises(CovtokenError, match="the first look is the one that counts"):
             confirmation.confirm(NAME, record=True)
-    append_change(replace(change, when="2999-01-02T00:00:00Z"))
+
+    lock(stand_in)
+    look(2010)
+    refused()
+    for line in ((2000,), (2010,), (2011, "1")):  # before the look, no later than it, of another gate
+        add(*line)
+        refused()
+    add(2012)
     confirmation.refuse_second_look(NAME)
     confirmation.refuse_second_look("lidc-external")
+    look(2013)  # the line of 2012 is spent
+    refused()
+    add(2014)
+    confirmation.refuse_second_look(NAME)
+
+
+def test_a_line_of_the_future_allows_no_look(stand_in, shut, monkeypatch):
+    lock(stand_in)
+    looks.append_look({"when": "2010-01-01T00:00:00Z", "cohort": NAME, "gate": "confirmation"}, recorded=True)
+    change = Change("2999-01-01T00:00:00Z", "", ("confirmation",), "a bug", "why")
+    with pytest.raises(CovtokenError, match="lies in the future"):
+        append_change(change)
+    with monkeypatch.context() as patched:  # as if written into the file by hand
+        patched.setattr(history, "now", lambda: "2999-12-31T00:00:00Z")
+        append_change(change)
+    commit(stand_in)
+    with pytest.raises(CovtokenError, match="the first look is the one that counts"):
+        confirmation.confirm(NAME, record=True)
 
 
 def test_a_lock_reads_no_byte_of_the_cohort_but_its_index(stand_in, tmp_path):

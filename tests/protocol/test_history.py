@@ -1,7 +1,7 @@
 """The history is chained, told in order, and fits the log of looks and the reports."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1
 from covtoken.paper.history_table import history_rows
+from covtoken.protocol import history
 from covtoken.protocol.history import Change, Verdict, append_change, change_from, history_path, read_history
 from covtoken.protocol.looks import read_looks
 from covtoken.protocol.report import committed_reports
@@ -30,6 +31,27 @@ def test_a_change_comes_back_and_is_told(tmp_path):
     assert row[3].startswith("busi, gate 1: GO → NO-GO") and "Forms looked at before: 9" in row[2]
     with pytest.raises(CovtokenError, match="older than the last one"):
         append_change(ONE, tmp_path)
+
+
+def test_a_change_of_the_future_is_refused_and_one_of_now_is_not(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    monkeypatch.setattr(history, "now", lambda: ONE.when)
+    append_change(ONE, tmp_path)
+    with pytest.raises(CovtokenError, match="2026-01-01T00:00:01Z lies in the future, it is 2026-01-01T00:00:00Z"):
+        append_change(replace(ONE, when="2026-01-01T00:00:01Z"), tmp_path)
+    assert read_history(tmp_path) == [ONE]
+
+
+def test_no_committed_change_lies_in_the_future():
+    assert all(change.when <= history.now() for change in HISTORY)
+
+
+@pytest.mark.parametrize("when", ["2026-9-01T00:00:00Z", "2026-01-01T0:00:00Z", "2026-01-01 00:00:00", "now"])
+def test_a_time_that_would_not_compare_as_text_is_refused(when, tmp_path):
+    (tmp_path / "configs").mkdir()
+    with pytest.raises(CovtokenError, match="a change holds when"):
+        append_change(replace(ONE, when=when), tmp_path)
+    assert not read_history(tmp_path)
 
 
 def test_a_line_that_is_removed_or_changed_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from sklearn.linear_model import Ridge
 from stub_features import StubFeatures
@@ -18,10 +19,11 @@ from stub_features import StubFeatures
 from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak
+from covtoken.scores.memberships import fit
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.scorers import score_maps
 from covtoken.studies.banks import Solver
-from covtoken.subspace.consensus import TAP_RIDGE, ConsensusSettings, agreed_sources, called, fit_consensus, taught
+from covtoken.subspace.consensus import ConsensusSettings, agreed_sources, called, fit_consensus, taught
 from covtoken.subspace.direction import Direction, DirectionSettings, bank_rarity, load_direction, target_reference
 
 ROWS, COLS = 4, 5
@@ -125,6 +127,47 @@ def test_two_sources_agree_by_the_sum_of_their_views(features, rarity):
     np.testing.assert_allclose(found.weight, weight, rtol=1e-6)
 
 
+def smoothed(maps):
+    """Smooth each map [T] by a Gaussian of one token."""
+    grids = [gaussian_filter(each.reshape(ROWS, COLS), 1.0, mode="nearest") for each in maps.double().numpy()]
+    return np.array(grids).reshape(len(maps), -1)
+
+
+@pytest.mark.parametrize("sources", ["rarity", "head", "attention", "rarity+head", "attention+head"])
+def test_a_source_is_pooled_rarity_the_heads_logit_or_the_attention_of_block_11(features, sources):
+    rarity = bank_rarity(features, target_reference(features, 9))
+    maps = {
+        "rarity": rarity.numpy(),
+        "head": smoothed(features.saliency()),
+        "attention": smoothed(features.attention(11)),
+    }
+    weight, _ = by_definition(features, 2, [maps[name] for name in sources.split("+")])
+    for scorer in ("consensus", "attention_fit"):
+        found = fit(scorer, 2, features, ConsensusSettings(sources))
+        np.testing.assert_allclose(found.weight, weight, rtol=1e-6)
+
+
+def test_the_block_of_the_attention_is_a_setting(features):
+    weight, _ = by_definition(features, 2, [smoothed(features.attention(4))])
+    found = fit("consensus", 2, features, ConsensusSettings("attention", attention_block=4))
+    np.testing.assert_allclose(found.weight, weight, rtol=1e-6)
+
+
+def test_without_head_erases_what_pooled_tokens_say_linearly_of_the_heads_logit(features, rarity):
+    weight, mean = by_definition(features, 2, [rarity])
+    x, logit = pooled(features, 2).reshape(-1, features.dim) - mean, features.saliency().double().numpy().ravel()
+    logit = logit - logit.mean()
+    sigma, beta = x.T @ logit / len(x), np.linalg.lstsq(x, logit, rcond=None)[0]
+    found = fit("without_head", 2, features, ConsensusSettings(target_block=3))
+    np.testing.assert_allclose(found.weight, weight - (weight @ sigma) / (beta @ sigma) * beta, rtol=1e-6)
+    assert (
+        abs(np.corrcoef(x @ found.weight.numpy(), logit)[0, 1])
+        < 1e-9
+        < 1e-3
+        < abs(np.corrcoef(x @ weight, logit)[0, 1])
+    )
+
+
 def test_without_a_component_rule_it_is_d(features, rarity):
     d = Direction.fit(features, 2, DirectionSettings(3, 0.93, 1.0, 2, 0.75))
     c = fit_consensus(features, 2, [rarity], ConsensusSettings(target_block=3, component="none"))
@@ -157,12 +200,33 @@ def test_a_tie_for_the_highest_goes_to_the_first_token_and_an_uncalled_picture_s
         called(torch.ones(2, ROWS * COLS), 0.9, "peak", ROWS, COLS)
 
 
+def test_mass_weighs_a_token_by_its_height_above_the_quantile_and_a_hundredth():
+    values = np.full((1, ROWS * COLS), 0.82)
+    values[0, 0] = 0.95  # 0.95 − 0.8 + 0.01 = 0.160
+    values[0, [17, 18, 19]] = 0.846  # 3 × (0.846 − 0.8 + 0.01) = 0.168; the hundredth left out: 0.138 below 0.150
+    kept, cut = called(torch.as_tensor(values), 0.8, "mass", ROWS, COLS)
+    assert 0.82 < cut < 0.83  # weighed from the cut, in place of the quantile, the high token would stay
+    assert np.flatnonzero(kept[0] > cut).tolist() == [17, 18, 19]
+
+
+def test_two_keeps_the_two_components_whose_highest_tokens_are_highest():
+    values = np.full((2, ROWS * COLS), 0.1)
+    values[0, [0, 1]] = 0.7, 0.72  # three components, the largest with the lowest peak
+    values[0, [4, 19]] = 0.9, 0.8
+    values[1, [0, 2, 4, 14]] = 0.9, 0.8, 0.7, 0.6
+    kept, cut = called(torch.as_tensor(values), 0.7, "two", ROWS, COLS)
+    assert [np.flatnonzero(row > cut).tolist() for row in kept] == [[4, 19], [0, 2]]
+    values[0, [4, 19]] = 0.9, 0.71  # the highest token of a component counts, and 0.72 is above 0.71
+    kept, cut = called(torch.as_tensor(values), 0.7, "two", ROWS, COLS)
+    assert np.flatnonzero(kept[0] > cut).tolist() == [0, 1, 4]
+
+
 def test_a_tap_is_taught_by_the_real_valued_score(features, rarity):
     teacher = fit_consensus(features, 3, [rarity], ConsensusSettings(target_block=3))
     tap = taught(teacher, features, 1)
     x = pooled(features, 1).reshape(-1, features.dim)
     scores = (pooled(features, 3) @ teacher.weight.numpy()).ravel()
-    alpha = TAP_RIDGE * ((x - x.mean(0)) ** 2).sum() / features.dim
+    alpha = 0.01 * ((x - x.mean(0)) ** 2).sum() / features.dim
     np.testing.assert_allclose(tap.weight, Ridge(alpha=alpha, solver="cholesky").fit(x, scores).coef_, rtol=1e-5)
     assert tap.header["target"] == "score at block 3" and tap.header["block"] == 1
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 
 from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef
-from covtoken.data.external import refuse_external_folder
+from covtoken.data.external import refuse_external_files, refuse_external_folder
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
@@ -85,6 +85,9 @@ def read(
     if lesion_value is not None and mask_at_least is not None:
         raise CovtokenError(f"{index}: lesion_value and mask_at_least are given, and a mask is read by one of them")
     organ_files = {case: _organ_file(root, row) for case, row in files.items()}
+    if not open_external:
+        listed = [root / row[column] for row in rows for column in ("image", "mask") if row[column]]
+        refuse_external_files([*listed, *filter(None, organ_files.values())])
     register_mask_files(root / row["mask"] for row in rows if row["mask"])
     register_mask_files(file for file in organ_files.values() if file)
     register_mask_files([index])  # its other columns tell which slices hold lesions, and how large
