@@ -69,8 +69,8 @@ def lock(
     gate: Annotated[
         str | None,
         typer.Option(
-            help="1 to 5, negative_result, or budgets: 2, 3, 4 and negative_result; 1 if not given. Thresholds: 1, 2, "
-            "3. Confirmation: none."
+            help="1 to 6, negative_result, or budgets: 2, 3, 4 and negative_result; 1 if not given. Thresholds: 1, 2, "
+            "3, 6. Confirmation: none."
         ),
     ] = None,
     reason: ReasonOption = "",
@@ -87,7 +87,7 @@ def lock(
     cohort, gate = "phantom" if cohort is None else cohort, "1" if gate is None else gate
     if what == "thresholds":
         if gate not in ("1", *thresholds.LOCKED):
-            raise CovtokenError(f"gate {gate}: gates 1, 2 and 3 have thresholds to lock, the others were fixed before")
+            raise CovtokenError(f"gate {gate}: gates 1, 2, 3 and 6 have thresholds to lock, the others were fixed before")
         changes = thresholds.lock_threshold(cohort, gate, reason)
     elif what == "headline":
         changes = headlines.lock_headlines(cohort, gate, reason)
