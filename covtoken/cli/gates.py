@@ -87,7 +87,7 @@ def lock(
     cohort, gate = "phantom" if cohort is None else cohort, "1" if gate is None else gate
     if what == "thresholds":
         if gate not in ("1", *thresholds.LOCKED):
-            raise CovtokenError(f"gate {gate}: gates 1, 2, 3 and 6 have thresholds to lock, the others were fixed before")
+            raise CovtokenError(f"gate {gate}: gates 1, 2, 3 and 6 have thresholds to lock, others were fixed before")
         changes = thresholds.lock_threshold(cohort, gate, reason)
     elif what == "headline":
         changes = headlines.lock_headlines(cohort, gate, reason)

@@ -171,9 +171,15 @@ def exit_sums(
     return total
 
 
-def sums_of(vit: FrozenViT, images: Tensor, stages: Sequence[Stage]) -> tuple[tuple[MapMoments, ...], MapMoments]:
-    """Sum one batch of images [n, 3, S, S]: for each stage, and for the tokens kept to the end."""
-    full = vit.extract(images, ["norm"]).tokens["norm"]
+def sums_of(
+    vit: FrozenViT, images: Tensor, stages: Sequence[Stage], full: Tensor | None = None
+) -> tuple[tuple[MapMoments, ...], MapMoments]:
+    """Sum one batch of images [n, 3, S, S]: for each stage, and for the tokens kept to the end.
+
+    Args:
+        full: [n, T, D], the normed tokens of the plain pass, where they are known.
+    """
+    full = vit.extract(images, ["norm"]).tokens["norm"] if full is None else full
     routed = route_through(vit, images, stages)
     dropped = []
     for stage, tap in zip(stages, routed.taps, strict=True):

@@ -76,6 +76,7 @@ def tuned_merging(
     protect: Stage | None = None,
     schedules: Mapping[str, Sequence[int]] | None = None,
     batch: int = 8,
+    plain: Pass | None = None,
 ) -> TunedMerging:
     """Choose a schedule within a budget, without labels: the one whose completed map is nearest to the full pass.
 
@@ -86,6 +87,7 @@ def tuned_merging(
         flops: of one picture.
         protect: as in ``merging_pass``.
         schedules: to choose among, by name; without it ``merge_schedules.schedules_for``.
+        plain: ``plain_pass``, where it remembers these pictures.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -102,7 +104,7 @@ def tuned_merging(
             f"{len(plans)} schedules and {len(bank_cases)} pictures: expected at least one schedule, and {HELD_OUT} "
             "pictures, every fifth of which judges"
         )
-    pairs = _pairs(vit, list(plans.values()), protect)
+    pairs = _pairs(vit, list(plans.values()), protect, plain)
     fitted, held_out = sum_pairs(vit, bank_cases, pairs, "the schedule of merging", batch)
     tried, sums = [], {}
     for (name, planned), one, other in zip(plans.items(), fitted, held_out, strict=True):
@@ -140,10 +142,10 @@ def _pass(
 
 
 def _pairs(
-    vit: FrozenViT, plans: Sequence[Sequence[int]], protect: Stage | None
+    vit: FrozenViT, plans: Sequence[Sequence[int]], protect: Stage | None, plain: Pass | None = None
 ) -> Callable[[Tensor], list[tuple[Tensor, Tensor]]]:
     """Make the function that gives what the map of each schedule reads and shall give; one plain pass serves all."""
-    plain = plain_pass(vit)
+    plain = plain or plain_pass(vit)
 
     def pairs(images: Tensor) -> list[tuple[Tensor, Tensor]]:
         full = plain.run(images).tokens

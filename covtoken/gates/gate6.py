@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from covtoken.backbone.feature_set import FeatureSet
+from covtoken.backbone.vit import FrozenViT
 from covtoken.data.case import Case
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.economy.certificate import MadeBy, lesion_needs, lesion_thresholds
+from covtoken.economy.passes import plain_pass
 from covtoken.evaluation import stats
 from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured
@@ -84,16 +86,25 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     check_defect(defect, DEFECTS)
     started, vit = time.perf_counter(), setting.vit
     bank_cases, bank, sides = _sides(setting, plan)
-    taps = fit_taps(plan, bank, vit.n_blocks)
-    costs = Costs(vit, {key: tap.n_compared for key, tap in taps.items()})
-    evaluated = _scored(setting, plan, sides[0], taps, bank)
-    own = {}
+    whole = key_of("recommended", plan.recipes["recommended"].block)
+    selection, own, taps = partial(run, replace(setting, split="selection"), plan), {}, {}
     if setting.split == "selection":
-        own = _selected(setting, evaluated, costs, key_of("recommended", plan.recipes["recommended"].block))
-    locked = threshold_of(setting, 6, own, partial(run, replace(setting, split="selection"), plan))
+        taps = fit_taps(plan, bank, vit.n_blocks)
+        costs = Costs(vit, {key: tap.n_compared for key, tap in taps.items()})
+        evaluated = _scored(setting, plan, sides[0], taps, bank)
+        own = _selected(setting, evaluated, costs, whole)
+    locked = threshold_of(setting, 6, own, selection)
     fixed = locked["setting"]
     choice, each = Choice(**fixed["chosen"]), [Choice(**one) for one in fixed["each"]]
-    whole = key_of("recommended", plan.recipes["recommended"].block)
+    if setting.split != "selection":
+        needed = (
+            {whole, choice.key, _published_key(choice, vit), *(one.key for one in each)}
+            if _is_phantom(setting)
+            else None
+        )  # in a minute
+        taps = fit_taps(plan, bank, vit.n_blocks, keys=needed)
+        costs = Costs(vit, {key: tap.n_compared for key, tap in taps.items()})
+        evaluated = _scored(setting, plan, sides[0], taps, bank)
     read = {key: tap for key, tap in taps.items() if tap.block == choice.block or key == whole}
     calibration = _scored(setting, plan, sides[1], read, bank)
     arrays = _arrays(evaluated, calibration, taps, choice)
@@ -106,23 +117,28 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         tap = taps[choice.key]
         made_by = MadeBy.from_header(tap.header, f"{choice.key}, σ {tap.recipe.sigma:g}")
         pair = [(side.maps[choice.key], side.labels) for side in (calibration, evaluated)]
-        routed = running.Route.of(setting, tap, choice.k, bank_cases)
+        cases = {"bank": bank_cases, "test": evaluated.cases}
+        pictures = {"bank": bank, "test": evaluated.features, "train": calibration.features}
+        shown = probing.Sides(cases, pictures, plain_pass(vit, remember=True))
+        routed = running.Route.of(setting, tap, choice.k, bank_cases, shown.full)
         certificate = running.certificate_of(*pair[0], made_by)
         header["checks"] = routed.checks(evaluated.cases, made_by, certificate, defect)
         header["route_certificate"] = running.label_free(calibration.maps[whole], *pair[0], fixed["k_whole"], made_by)
         arrays |= running.risks(*pair[0], *pair[1], made_by)
     records, probed, more = Records(arrays, header), {}, {}
     if routed is not None:
-        cases = {"bank": bank_cases, "test": evaluated.cases}
-        pictures = probing.Sides(cases, {"bank": bank, "test": evaluated.features})
-        only = (probing.CHOSEN,) if setting.split == "crossfit" else probing.FEW if _is_phantom(setting) else ()
-        found = probing.ways(setting, taps, pictures, costs, header, routed.maps, only)
-        more["wall"] = probing.wall_rows(setting, found, pictures)
+        quick = _is_phantom(setting)
+        only = (probing.CHOSEN,) if setting.split == "crossfit" else probing.FEW if quick else ()
+        found = probing.ways(setting, taps, shown, costs, header, routed.maps, only)
+        more["wall"] = probing.wall_rows(setting, found[:2] if quick else found, shown, 2 if quick else probing.REPEATS)
         own_wall = (row for row in more["wall"] if row["route"] == probing.CHOSEN)
         header["speedup_wall_net"] = {f"batch{row['batch']}": row["speedup_wall"] for row in own_wall}
         if setting.split == "test":
-            cases["train"] = (*setting.cases_of("selection"), *setting.cases_of("calibration"))
-            of_probes, more["probes"] = probing.probe(setting, found, pictures, evaluated.labels)
+            cases["train"] = setting.cases_of("calibration")
+            if not quick:
+                cases["train"] += setting.cases_of("selection")
+                del pictures["train"]
+            of_probes, more["probes"] = probing.probe(setting, found, shown, evaluated.labels)
             probed = of_probes.entries()
     measured = headline(records)
     decision, checks = decide(records, measured, locked["value"])
@@ -152,7 +168,7 @@ def _sides(setting: Setting, plan: Plan) -> tuple[tuple[Case, ...], FeatureSet, 
     A small cohort takes the bank of its modality's recipe cohort, and calibrates on half of its units, chosen by keyed
     hash: a route has one direction and one set of exit maps, which folds would multiply.
     """
-    blocks, attention = needed_blocks(plan, setting.vit.n_blocks)
+    blocks, attention = _blocks(setting, plan)
     what = {"blocks": blocks, "attention": attention, "saliency": setting.vit.has_saliency_head}
     if setting.split != "crossfit":
         cases = setting.cases_of("bank")
@@ -166,6 +182,12 @@ def _sides(setting: Setting, plan: Plan) -> tuple[tuple[Case, ...], FeatureSet, 
     return cases, source.features(cases, **what), sides
 
 
+def _blocks(setting: Setting, plan: Plan) -> tuple[list, list[int]]:
+    """List the blocks that are read; of the phantom the norm too, so that its probes run no plain pass of their own."""
+    blocks, attention = needed_blocks(plan, setting.vit.n_blocks)
+    return [*blocks, *(["norm"] if _is_phantom(setting) else [])], attention
+
+
 def _bank_of(setting: Setting) -> str:
     cohort = setting.cohort
     return RECIPE_COHORTS.get(cohort.modality, "busi") if setting.split == "crossfit" else cohort.name
@@ -177,7 +199,7 @@ def _scored(
     """Score cases at every tap; masks are opened after scores exist. None: no case."""
     if not cases:
         return None
-    blocks, attention = needed_blocks(plan, setting.vit.n_blocks)
+    blocks, attention = _blocks(setting, plan)
     pictures = setting.features(cases, blocks, attention, setting.vit.has_saliency_head)
     maps = {key: tap.maps(bank, pictures) for key, tap in taps.items()}
     labels = label(cases, setting.cohort, *setting.grid)
@@ -238,6 +260,10 @@ def _arrays(
     return arrays
 
 
+def _published_key(choice: Choice, vit: FrozenViT) -> str:
+    return key_of(choice.score, at_depth(PUBLISHED[0], vit.n_blocks))
+
+
 def _is_phantom(setting: Setting) -> bool:
     return setting.cohort.name == "phantom"
 
@@ -250,9 +276,8 @@ def _at_border(tokens: np.ndarray, rows: int, cols: int) -> bool:
 def _header(setting, evaluated: Side, calibration: Side | None, costs: Costs, choice: Choice, rivals) -> dict[str, Any]:
     """Write down the setting, what each score costs at each tap, and how the records were made."""
     vit, flops = setting.vit, costs.flops(choice.key, choice.k)
-    block = at_depth(PUBLISHED[0], vit.n_blocks)
     k = int(np.ceil(PUBLISHED[1] * costs.n_tokens - 1e-9))
-    published = key_of(choice.score, block)
+    published = _published_key(choice, vit)
     shape = {"n_tokens": costs.n_tokens, "chosen": choice.to_json() | {"key": choice.key, "gflops": flops / 1e9}}
     # What a rival may keep for the FLOPs of the chosen setting, at the tap that the selection split gave it.
     equal = {each.score: {"key": each.key, "k": costs.within(each.key, flops)} for each in rivals}

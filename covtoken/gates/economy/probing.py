@@ -16,7 +16,7 @@ import torch
 
 from covtoken.bank.features import Features
 from covtoken.data.case import Case
-from covtoken.economy.exit_maps import ExitMaps, ExitSums, sums_of
+from covtoken.economy.exit_maps import ExitMaps
 from covtoken.economy.merge_passes import tuned_merging
 from covtoken.economy.merge_schedules import schedules_for
 from covtoken.economy.passes import Pass, PassOutput, plain_pass, stop_early_block_for, stop_early_pass
@@ -30,13 +30,13 @@ from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.probe_metrics import FULL, add_probe_metrics
 from covtoken.evaluation.probes import fit_malignancy, fit_segmentation, picture_features
 from covtoken.gates.economy.choice import Costs
+from covtoken.gates.economy.running import exit_maps_of
 from covtoken.gates.economy.taps import Tap
-from covtoken.leak_guard import construction
 from covtoken.protocol.setting import Setting
 
 CHOSEN, MIXED = "chosen", "chosen_mixed"
 ROUTED = ("attention_best", "head_student", "centre_prior", "random", "density_1000", "direction")
-FEW = (CHOSEN, "random", "merging", "stop_early")  # on the phantom, in a minute
+FEW = (CHOSEN, "random")  # on the phantom, in a minute
 OTHER_SPEEDUPS = (1.3, 1.55, 2.5)  # of the chosen score, beside its setting
 BATCHES, REPEATS = (1, 8), 5
 
@@ -52,10 +52,21 @@ class Way:
 
 @dataclass(frozen=True)
 class Sides:
-    """The pictures of the three sides, ``bank``, ``train`` and ``test``, and their features."""
+    """The pictures of the three sides, ``bank``, ``train`` and ``test``, their features, and the plain pass of them."""
 
     cases: dict[str, Sequence[Case]]
     features: dict[str, Features]
+    plain: Pass
+
+    def full(self, images: torch.Tensor, side: str, part: slice) -> PassOutput:
+        """Give the plain pass of the pictures ``part`` of a side, out of their features where these hold it.
+
+        Features hold no CLS: zeros stand for it, where no probe of pictures will read it.
+        """
+        if side not in self.features or "norm" not in self.features[side].blocks:
+            return self.plain.run(images)
+        tokens = self.features[side].subset(list(range(len(self.features[side]))[part])).tokens("norm")
+        return PassOutput(tokens, torch.zeros_like(tokens[:, :1]))
 
 
 def ways(
@@ -89,12 +100,16 @@ def ways(
         k = costs.within(chosen["key"], costs.plain / speedup)
         makers[f"{CHOSEN}@{speedup:g}"] = partial(routed, f"{CHOSEN}@{speedup:g}", chosen["key"], k)
     makers["stop_early"] = lambda: _plain_way(
-        "stop_early", stop_early_pass(vit, bank_cases, stop_early_block_for(vit, budget))
+        "stop_early", stop_early_pass(vit, bank_cases, stop_early_block_for(vit, budget), plain=sides.plain)
     )
-    makers["merging"] = lambda: _plain_way("merging", _equal_merging(vit, bank_cases, budget))
-    makers["merging_tuned"] = lambda: _plain_way("merging_tuned", tuned_merging(vit, bank_cases, budget).best)
-    makers["merging_protected"] = lambda: _protected(setting, taps[chosen["key"]], chosen["k"], bank_cases, budget)
-    found = [_plain_way(FULL, plain_pass(vit))]
+    makers["merging"] = lambda: _plain_way("merging", _equal_merging(vit, bank_cases, budget, sides.plain))
+    makers["merging_tuned"] = lambda: _plain_way(
+        "merging_tuned", tuned_merging(vit, bank_cases, budget, plain=sides.plain).best
+    )
+    makers["merging_protected"] = lambda: _protected(
+        setting, taps[chosen["key"]], chosen["k"], bank_cases, budget, sides.plain
+    )
+    found = [Way(FULL, sides.plain.flops, sides.full)]
     for name, make in makers.items():
         if only and name not in only:
             continue
@@ -139,13 +154,15 @@ def probe(
     return measured, _rows(measured, {route: flops[FULL] / spent for route, spent in flops.items()})
 
 
-def wall_rows(setting: Setting, found: Sequence[Way], sides: Sides) -> list[dict[str, Any]]:
+def wall_rows(setting: Setting, found: Sequence[Way], sides: Sides, repeats: int = REPEATS) -> list[dict[str, Any]]:
     """Time every way beside the full pass: {route, batch, speedup_flops, speedup_wall}, medians, taking turns."""
     _, images, _ = next(batches(sides.cases["test"][: max(BATCHES)], setting.vit, max(BATCHES)))
     rows = []
+    full = Way(FULL, sides.plain.flops, _plain_way(FULL, plain_pass(setting.vit)).run)  # that remembers nothing
+    found = [full, *(way for way in found if way.route != FULL)]
     for batch in BATCHES:
         runs = [partial(way.run, images[:batch], "test", slice(0, batch)) for way in found]
-        seconds = medians(runs, REPEATS)
+        seconds = medians(runs, repeats)
         for way, spent in zip(found, seconds, strict=True):
             about = {"route": way.route, "batch": batch, "speedup_flops": found[0].flops / way.flops}
             rows.append(about | {"speedup_wall": seconds[0] / spent})
@@ -171,7 +188,7 @@ def _route(
             return Stage(tap.block, tap.score, k=k, sigma=tap.recipe.sigma, n_compared=tap.n_compared)
         return Stage(tap.block, lambda tokens: torch.as_tensor(maps[side][part]), k=k, n_compared=0)
 
-    exits = exits or _exit_maps(vit, sides.cases["bank"], partial(stage, "bank"))
+    exits = exits or exit_maps_of(setting, sides.cases["bank"], partial(stage, "bank"), sides.full)
 
     def run(images: torch.Tensor, side: str, part: slice) -> PassOutput:
         routed = route_through(vit, images, [stage(side, part)], exits)
@@ -180,25 +197,17 @@ def _route(
     return Way(route, costs.flops(key, k), run)
 
 
-def _exit_maps(vit, bank_cases: Sequence[Case], stage: Callable[[slice], Stage]) -> ExitMaps:
-    """Fit exit maps where the stage of each batch of the bank's pictures is its own."""
-    total = None
-    with construction("exit maps"):
-        for part, images, digests in batches(bank_cases, vit):
-            dropped, kept = sums_of(vit, images, [stage(part)])
-            summed = ExitSums(dropped, kept, digests, tuple(case.unit for case in bank_cases[part]))
-            total = summed if total is None else total + summed
-    return ExitMaps.of(total, vit, [stage(slice(0, 1))])
+def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Pass:
+    equal = {"equal": schedules_for(vit, budget)["equal"]}
+    return tuned_merging(vit, bank_cases, budget, schedules=equal, plain=plain).best
 
 
-def _equal_merging(vit, bank_cases: Sequence[Case], budget: int) -> Pass:
-    return tuned_merging(vit, bank_cases, budget, schedules={"equal": schedules_for(vit, budget)["equal"]}).best
-
-
-def _protected(setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], budget: int) -> Way:
+def _protected(setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Way:
     """Merge what the chosen score does not protect: half of what the route keeps."""
     stage = Stage(tap.block, tap.score, k=max(1, k // 2), sigma=tap.recipe.sigma, n_compared=tap.n_compared)
-    return _plain_way("merging_protected", tuned_merging(setting.vit, bank_cases, budget, protect=stage).best)
+    return _plain_way(
+        "merging_protected", tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain).best
+    )
 
 
 def _gathered(vit, way: Way, side: str, cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:

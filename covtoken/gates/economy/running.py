@@ -8,23 +8,44 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.data.case import Case
 from covtoken.economy.certificate import Certificate, MadeBy, certify, certify_route
 from covtoken.economy.certificate.losses import unit_losses
-from covtoken.economy.exit_maps import ExitMaps, fit_exit_maps
+from covtoken.economy.exit_maps import ExitMaps, ExitSums, sums_of
 from covtoken.economy.flops import counted_flops, route_flops
+from covtoken.economy.passes import PassOutput
 from covtoken.economy.route_check import TOLERANCE, route_error
 from covtoken.economy.routing import Routed, batches, route_through
 from covtoken.economy.stages import Stage
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates.economy.taps import Tap
+from covtoken.leak_guard import construction
 from covtoken.protocol.setting import Setting
 
 ALPHA = 0.1
 COUNTED_WITHIN = 0.02  # of PyTorch's own count: norms and activations are not counted in closed form
+
+
+Full = Callable[[torch.Tensor, str, slice], PassOutput]
+"""Gives the plain pass of images, the pictures ``part`` of a side: "bank", "train" or "test"."""
+
+
+def exit_maps_of(
+    setting: Setting, bank_cases: Sequence[Case], stage_of: Callable[[slice], Stage], full: Full
+) -> ExitMaps:
+    """Fit exit maps on the bank's pictures where each batch may have a stage of its own."""
+    vit, total = setting.vit, None
+    parts = track(batches(bank_cases, vit), "exit maps", -(-len(bank_cases) // 8), disable=not setting.progress)
+    with construction("exit maps"):
+        for part, images, digests in parts:
+            dropped, kept = sums_of(vit, images, [stage_of(part)], full(images, "bank", part).tokens)
+            summed = ExitSums(dropped, kept, digests, tuple(case.unit for case in bank_cases[part]))
+            total = summed if total is None else total + summed
+    return ExitMaps.of(total, vit, [stage_of(slice(0, 1))])
 
 
 @dataclass(frozen=True)
@@ -37,10 +58,10 @@ class Route:
     maps: ExitMaps
 
     @classmethod
-    def of(cls, setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case]) -> Route:
+    def of(cls, setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], full: Full) -> Route:
         """Fit the exit maps of a drop to k tokens on the bank's pictures."""
         stage = Stage(tap.block, tap.score, k=k, sigma=tap.recipe.sigma, n_compared=tap.n_compared)
-        return cls(setting, tap, stage, fit_exit_maps(bank_cases, setting.vit, [stage], progress=setting.progress))
+        return cls(setting, tap, stage, exit_maps_of(setting, bank_cases, lambda part: stage, full))
 
     def checks(self, cases: Sequence[Case], made_by: MadeBy, certificate, defect: str | None) -> dict[str, bool]:
         """Check that the route is the masked pass, that its FLOPs are all counted, and that its certificate is its own.

@@ -8,7 +8,7 @@ for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -121,8 +121,17 @@ def needed_blocks(plan: Plan, n_blocks: int) -> tuple[list[int], list[int]]:
     return sorted(tokens | set(taps)), sorted(attention | set(taps))
 
 
-def fit_taps(plan: Plan, bank_features: Features, n_blocks: int, names: Iterable[str] = SCORES) -> dict[str, Tap]:
+def fit_taps(
+    plan: Plan,
+    bank_features: Features,
+    n_blocks: int,
+    names: Iterable[str] = SCORES,
+    keys: Container[str] | None = None,
+) -> dict[str, Tap]:
     """Fit every score at every tap on the bank, by key; the bank is searched once.
+
+    Args:
+        keys: to fit (None: all).
 
     Raises:
         LabelLeak: something like a label was handed in.
@@ -134,7 +143,8 @@ def fit_taps(plan: Plan, bank_features: Features, n_blocks: int, names: Iterable
             teacher = None
             if name in TAUGHT:
                 teacher = fit(recipe.scorer, recipe.block, bank_features, recipe.settings, rarity_at)
-            for block in blocks_of(n_blocks):
+            wanted = (block for block in blocks_of(n_blocks) if keys is None or key_of(name, block) in keys)
+            for block in wanted:
                 tap = _tap(name, block, recipe, teacher, bank_features, rarity_at)
                 found[tap.key] = tap
     return found
