@@ -204,7 +204,10 @@ def _scored(
     maps = {key: tap.maps(bank, pictures) for key, tap in taps.items()}
     labels = label(cases, setting.cohort, *setting.grid)
     need_lesions(labels, setting.cohort, setting.split)
-    cuts = small_cuts(labels, cases) if setting.split == "crossfit" else plan.small_cuts
+    cuts = plan.small_cuts
+    if setting.split == "crossfit":  # the tercile of its own lesions, of both halves
+        every = setting.cohort.cases
+        cuts = small_cuts(label(every, setting.cohort, *setting.grid), every)
     return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures)
 
 
@@ -333,6 +336,9 @@ def headline(records: Records) -> Measured:
         draws = stats.mean_draws(records[name].astype(np.float64), units, numbers.weights)
         n = (len(units), len(np.unique(numbers.picture)), len(np.unique(numbers.picture)) * numbers.n_tokens)
         measured.add(name.replace("loss/", "risk."), float(records[name].mean()), draws, n)
+        k = int(records[name.replace("loss/", "certified_k/")][0])
+        place = name.replace("loss/", "certified_keep.")
+        measured.add(place, k / numbers.n_tokens, counted, (len(header["calibration_units"]), *measured.n[1:]))
     return measured
 
 
