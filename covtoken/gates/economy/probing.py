@@ -31,7 +31,7 @@ from covtoken.evaluation.probe_metrics import FULL, add_probe_metrics
 from covtoken.evaluation.probes import fit_malignancy, fit_segmentation, picture_features
 from covtoken.gates.economy.choice import Costs
 from covtoken.gates.economy.taps import Tap
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import LabelLeak, construction
 from covtoken.protocol.setting import Setting
 
 CHOSEN, MIXED = "chosen", "chosen_mixed"
@@ -100,6 +100,8 @@ def ways(
             continue
         try:
             way = make()
+        except LabelLeak:
+            raise
         except CovtokenError:  # out of the budget's reach, or a model that cannot merge
             continue
         found += [way] if way is not None else []
