@@ -133,13 +133,22 @@ def scores_path(root: Path, cohort: str) -> Path:
     return root / "gate_reports" / cohort / "scores.safetensors"
 
 
-def to_float16(maps: np.ndarray) -> np.ndarray:
+def to_float16(maps: np.ndarray, span: tuple[float, float] | None = None) -> np.ndarray:
     """Round scores [N, T] to float16 after a monotone shift and scale into [0, 1], which keeps AUROC meaningful.
 
     Distances near 60 that differ by 0.01 would drown in float16; on the scorer's own range they do not.
+
+    Args:
+        span: the lowest and the highest score, which become 0 and 1 (None: of these maps). Thresholds carry over only
+            between maps of one span.
     """
-    low, high = float(maps.min()), float(maps.max())
+    low, high = span or span_of(maps)
     return ((maps - low) / (high - low if high > low else 1.0)).astype(np.float16)
+
+
+def span_of(maps: np.ndarray) -> tuple[float, float]:
+    """Give the lowest and the highest score of maps."""
+    return float(maps.min()), float(maps.max())
 
 
 def save_scores(recorded: RecordedScores, path: Path, n_columns: int = 1) -> Path:

@@ -24,7 +24,7 @@ from covtoken.economy.passes import plain_pass
 from covtoken.evaluation import stats
 from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured
-from covtoken.evaluation.records import Records
+from covtoken.evaluation.records import Records, span_of, to_float16
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.economy import certificates, probing, running
 from covtoken.gates.economy.choice import SHARE, WANTED, Choice, Costs, choose, choose_each, smallest_k
@@ -54,6 +54,7 @@ class Side:
     labels: SplitLabels
     maps: dict[str, np.ndarray]  # [N, T] by key
     features: FeatureSet
+    spans: dict[str, tuple[float, float]]  # by key, that scaled the maps
 
     @property
     def needs(self) -> dict[str, np.ndarray]:
@@ -97,16 +98,14 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     fixed = locked["setting"]
     choice, each = Choice(**fixed["chosen"]), [Choice(**one) for one in fixed["each"]]
     if setting.split != "selection":
-        needed = (
-            {whole, choice.key, _published_key(choice, vit), *(one.key for one in each)}
-            if _is_phantom(setting)
-            else None
-        )  # in a minute
+        needed = None
+        if _is_phantom(setting):  # in a minute and a half
+            needed = {whole, choice.key, _published_key(choice, vit), *(one.key for one in each)}
         taps = fit_taps(plan, bank, vit.n_blocks, keys=needed)
         costs = Costs(vit, {key: tap.n_compared for key, tap in taps.items()})
         evaluated = _scored(setting, plan, sides[0], taps, bank)
     read = {key: tap for key, tap in taps.items() if tap.block == choice.block or key == whole}
-    calibration = _scored(setting, plan, sides[1], read, bank)
+    calibration = _scored(setting, plan, sides[1], read, bank, evaluated.spans)
     arrays = _arrays(evaluated, calibration, taps, choice)
     header, routed = _header(setting, evaluated, calibration, costs, choice, each), None
     if fixed["merging"]:
@@ -194,21 +193,32 @@ def _bank_of(setting: Setting) -> str:
 
 
 def _scored(
-    setting: Setting, plan: Plan, cases: Sequence[Case], taps: Mapping[str, Tap], bank: FeatureSet
+    setting: Setting,
+    plan: Plan,
+    cases: Sequence[Case],
+    taps: Mapping[str, Tap],
+    bank: FeatureSet,
+    spans: Mapping[str, tuple[float, float]] | None = None,
 ) -> Side | None:
-    """Score cases at every tap; masks are opened after scores exist. None: no case."""
+    """Score cases at every tap; masks are opened after scores exist. None: no case.
+
+    Args:
+        spans: of the other side, so that a threshold means the same on both (None: of these cases).
+    """
     if not cases:
         return None
     blocks, attention = _blocks(setting, plan)
     pictures = setting.features(cases, blocks, attention, setting.vit.has_saliency_head)
-    maps = {key: tap.maps(bank, pictures) for key, tap in taps.items()}
+    raw = {key: tap.raw_maps(bank, pictures) for key, tap in taps.items()}
+    spans = {key: spans[key] if spans else span_of(each) for key, each in raw.items()}
+    maps = {key: to_float16(each, spans[key]).astype(np.float32) for key, each in raw.items()}
     labels = label(cases, setting.cohort, *setting.grid)
     need_lesions(labels, setting.cohort, setting.split)
     cuts = plan.small_cuts
     if setting.split == "crossfit":  # the tercile of its own lesions, of both halves
         every = setting.cohort.cases
         cuts = small_cuts(label(every, setting.cohort, *setting.grid), every)
-    return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures)
+    return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures, spans)
 
 
 def _selected(setting: Setting, side: Side, costs: Costs, whole: str) -> dict[str, Any]:

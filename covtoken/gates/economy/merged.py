@@ -40,7 +40,10 @@ class MergedLesions:
         self.survive = cache(self._survive)
 
     def _survive(self, schedule: str, flops: int) -> np.ndarray | None:
-        planned = schedules_for(self.vit, flops).get(schedule)
+        try:
+            planned = schedules_for(self.vit, flops).get(schedule)
+        except CovtokenError:  # no schedule reaches the budget
+            return None
         if planned is None:
             return None
         clusters = []
@@ -60,14 +63,17 @@ class MergedLesions:
     def choose(self) -> dict[str, Any] | None:
         """Choose a schedule, then the highest speed-up that passes: {schedule, speedup, retained}; 1 where none does.
 
-        None on a model that cannot merge.
+        None on a model that cannot merge, or by no schedule as much as is wanted.
         """
         try:
             check_can_merge(self.vit)
         except CovtokenError:
             return None
         found = {name: self.at(name, WANTED) for name in SCHEDULES}
-        best = max((name for name in SCHEDULES if found[name] is not None), key=lambda name: found[name].mean())
+        within = [name for name in SCHEDULES if found[name] is not None]
+        if not within:
+            return None
+        best = max(within, key=lambda name: found[name].mean())
         steps = np.arange(1 + STEP, HIGHEST, STEP).round(4)
         low, high = 0, len(steps)  # the first ``low`` speed-ups pass
         while low < high:

@@ -32,6 +32,7 @@ from covtoken.evaluation.probes import fit_malignancy, fit_segmentation, picture
 from covtoken.gates.economy.choice import Costs
 from covtoken.gates.economy.running import exit_maps_of
 from covtoken.gates.economy.taps import Tap
+from covtoken.leak_guard import LabelLeak
 from covtoken.protocol.setting import Setting
 
 CHOSEN, MIXED = "chosen", "chosen_mixed"
@@ -114,6 +115,8 @@ def ways(
             continue
         try:
             way = make()
+        except LabelLeak:
+            raise
         except CovtokenError:  # out of the budget's reach, or a model that cannot merge
             continue
         found += [way] if way is not None else []

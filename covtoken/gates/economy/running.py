@@ -15,7 +15,7 @@ from covtoken.data.case import Case
 from covtoken.economy.certificate import Certificate, MadeBy, certify, certify_route
 from covtoken.economy.certificate.losses import unit_losses
 from covtoken.economy.exit_maps import ExitMaps, ExitSums, sums_of
-from covtoken.economy.flops import counted_flops, route_flops
+from covtoken.economy.flops import counted_flops, route_flops, search_flops
 from covtoken.economy.passes import PassOutput
 from covtoken.economy.route_check import TOLERANCE, route_error
 from covtoken.economy.routing import Routed, batches, route_through
@@ -77,6 +77,8 @@ class Route:
         if defect == "uncounted_search":
             stage = replace(stage, score=_search(vit.dim), n_compared=0)
         counted = counted_flops(lambda: route_through(vit, images[:1], [stage], self.maps))
+        if self.tap.bank is not None:  # searched by faiss, which no counter sees
+            counted += search_flops(vit.rows * vit.cols, len(self.tap.bank), vit.dim)
         closed = route_flops(vit, [stage], [stage.k], maps=True).total
         checks["all_work_is_counted"] = bool(abs(closed / counted - 1) <= COUNTED_WITHIN)
         checks["certificate_fits"] = certificate is not None and _fits(certificate, made_by, defect)

@@ -89,17 +89,17 @@ class Tap:
 
     def maps(self, bank_features: Features, features: Features) -> np.ndarray:
         """Score pictures: maps [N, T] float32, rounded to float16 as records keep them."""
+        return to_float16(self.raw_maps(bank_features, features)).astype(np.float32)
+
+    def raw_maps(self, bank_features: Features, features: Features) -> np.ndarray:
+        """Score pictures: maps [N, T] float32 on the score's own scale."""
         if self.direction is not None:
-            maps = direction_maps(self.recipe, self.direction, features)
-        elif self.bank is not None:
-            units = self.bank.unit_ids(features.units)
-            raw = token_maps(
-                lambda z, part: sparsity(z, self.bank, units[part]), self.block, self.recipe.pooled, features
-            )
-            maps = smooth(raw, features.rows, features.cols, self.recipe.sigma)
-        else:
-            maps = score_maps(self.recipe, bank_features, features, seed=SEED)
-        return to_float16(maps).astype(np.float32)
+            return direction_maps(self.recipe, self.direction, features)
+        if self.bank is None:
+            return score_maps(self.recipe, bank_features, features, seed=SEED)
+        units = self.bank.unit_ids(features.units)
+        raw = token_maps(lambda z, part: sparsity(z, self.bank, units[part]), self.block, self.recipe.pooled, features)
+        return smooth(raw, features.rows, features.cols, self.recipe.sigma)
 
 
 def key_of(name: str, block: int) -> str:
