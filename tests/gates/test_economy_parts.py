@@ -14,6 +14,7 @@ from stub_features import StubFeatures
 
 from covtoken.bank.pooling import smooth
 from covtoken.economy.certificate import MadeBy
+from covtoken.economy.passes import plain_pass
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.records import to_float16
@@ -227,8 +228,8 @@ CHECKS = {
 
 @pytest.mark.parametrize("key", ["recommended.block1", "density_1000.block2"])
 def test_each_planted_defect_turns_its_own_check_and_no_other(route, key):
-    tap = route.taps[key]
-    made = running.Route.of(route.setting, tap, 20, route.cases[:12])
+    tap, plain = route.taps[key], plain_pass(route.setting.vit)
+    made = running.Route.of(route.setting, tap, 20, route.cases[:12], lambda images, *_: plain.run(images))
     assert made.maps.header["blocks"] == [tap.block] and made.stage.k == 20
     made_by = MadeBy.from_header(tap.header, key)
     cases = route.cases[12:]

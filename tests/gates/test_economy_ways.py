@@ -39,7 +39,7 @@ def passes(tmp_path_factory):
         header = {"chosen": {"key": key, "k": k, "score": "recommended"}, "equal": equal}
         header["published"] = {"key": "recommended.block3", "k": 16}
         fitted = fit_exit_maps(cases["bank"], vit, [Stage(1, tap.score, k=min(k, 40), sigma=tap.recipe.sigma)])
-        sides = probing.Sides(cases, features)
+        sides = probing.Sides(cases, features, plain_pass(vit, remember=True))
         return probing.ways(setting, taps, sides, costs, header, fitted, only), budget
 
     return make, next(batches(cases["test"], setting.vit))[1]
@@ -68,7 +68,7 @@ def test_every_way_costs_at_most_the_chosen_route_and_reads_no_label(passes, mon
     found, budget = make(40)
     by_name = {way.route: way for way in found}
     dear = {FULL, "published", *(f"chosen@{speedup:g}" for speedup in probing.OTHER_SPEEDUPS)}
-    expected = {"chosen", "direction", "attention_best", "centre_prior", "random", "stop_early", "merging"}
+    expected = {"chosen", "attention_best", "centre_prior", "random", "stop_early", "merging"}
     assert expected | {"merging_tuned", "published", "chosen@1.3", "merging_protected"} <= by_name.keys()
     assert by_name["chosen"].flops == budget
     for name in by_name.keys() - dear:

@@ -128,10 +128,13 @@ def test_rivals_at_equal_flops_win_lose_or_stay_undecided():
 
 def test_merged_lesions_and_losses_are_measured_where_recorded():
     arrays = {"merged": np.array([1] * 30 + [0] * 10, np.uint8), "loss/expected_risk.alpha0.1": np.full(40, 0.05)}
+    arrays["certified_k/expected_risk.alpha0.1"] = np.array([64])
     found = gate6.headline(records(arrays=arrays, speedup_wall_net={"batch8": 1.7})).entries()
     assert (found["retention_all.merging"]["count"], found["retention_all.merging"]["of"]) == (30, 40)
     assert found["retention_gain.recommended_minus_merging"]["value"] == pytest.approx(6 / 40)
     assert found["risk.expected_risk.alpha0.1"]["value"] == pytest.approx(0.05)
+    kept = found["certified_keep.expected_risk.alpha0.1"]
+    assert kept["value"] == 64 / records().header["n_tokens"] and kept["n_units"] == len(records().header["calibration_units"])
     assert found["speedup_wall_net.batch8"]["value"] == 1.7
 
 
