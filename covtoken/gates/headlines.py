@@ -115,7 +115,7 @@ def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:
     """Recompute a gate's headline metrics from its committed records, by cohort.
 
     Args:
-        gate: 1 to 5, or ``negative_result``.
+        gate: 1 to 6, or ``negative_result``.
         but: a cohort to leave out.
     """
     metrics = {}

@@ -38,6 +38,7 @@ ELSEWHERE = "auroc.recommended.elsewhere"
 
 def readme_table(reports: list[GateReport]) -> str:
     """Write the README's table: a row a score with interval, a column a cohort, then decisions and notebook."""
+    every = reports
     transferred = {report.cohort: report for report in reports if str(report.gate) == "5"}
     reports = [report for report in reports if report.gate == 1]
     densities = [report.metrics["auroc.density"] for report in reports]
@@ -60,6 +61,10 @@ def readme_table(reports: list[GateReport]) -> str:
     elsewhere = (_cell(r.metrics[ELSEWHERE] if r else None, n) for r, n in zip(fifth, units, strict=True))
     rows.append(["C− under a recipe chosen elsewhere ([gate 5](notebooks/gate5.ipynb))", *elsewhere])
     rows.append(["gate 5 says", *(r.decision if r else "–" for r in fifth)])
+    sixth = {report.cohort: report for report in every if str(report.gate) == "6"}
+    routes = (sixth.get(report.cohort) for report in reports)
+    rows.append(["a route by C− ([gate 6](notebooks/gate6.ipynb))", *(route_cell(r) if r else "–" for r in routes)])
+    rows.append(["gate 6 says", *(sixth[r.cohort].decision if r.cohort in sixth else "–" for r in reports)])
     rows.append(["printed by", *("[gate1](notebooks/gate1.ipynb)" for _ in reports)])
     return "\n".join(summary.markdown_lines(["", *heads], rows))
 
@@ -67,6 +72,15 @@ def readme_table(reports: list[GateReport]) -> str:
 def readme_numbers(reports: list[GateReport]) -> str:
     """Write what stands between the README's markers: the table, and the confirmation where it is recorded."""
     return "\n".join([readme_table(reports), "", *confirmation_lines(reports)]).strip()
+
+
+def route_cell(report: GateReport) -> str:
+    """Say what the route of gate 6 keeps, saves and retains."""
+    chosen, kept = report.parameters["setting"]["chosen"], report.metrics["retention_all"]
+    return (
+        f"{chosen['k']} of {chosen['n_tokens']} tokens after block {chosen['block']}, {chosen['speedup']:.2f} × fewer "
+        f"FLOPs: {kept['count']} of {kept['of']} lesions stay"
+    )
 
 
 def _cell(entry: dict | None, n_units: int) -> str:

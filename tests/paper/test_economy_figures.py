@@ -319,3 +319,23 @@ def test_a_page_says_which_parts_there_are():
     assert frame_of("strata", PAGE, {}) is None and frame_of("wall", PAGE, {}) is None
     with pytest.raises(CovtokenError, match="economy-table 'pie': expected certificates"):
         frame_of("pie", PAGE, {})
+
+
+def test_the_clock_stands_beside_the_flops_by_route_and_batch():
+    rows = [
+        {"route": route, "batch": batch, "speedup_flops": flops, "speedup_wall": wall}
+        for route, batch, flops, wall in (("full", 1, 1.0, 1.0), ("chosen", 1, 2.0, 1.75), ("chosen", 8, 2.0, 1.9))
+    ]
+    table = economy.wall_table(rows)
+    assert table["faster by the clock, net"].tolist() == ["1.00 ×", "1.75 ×", "1.90 ×"]
+    assert table["fewer FLOPs, net"].tolist() == ["1.00 ×", "2.00 ×", "2.00 ×"]
+    assert len(set(table.index.get_level_values("pass"))) == 2
+
+
+def test_the_label_free_half_is_a_row_also_where_it_is_refused():
+    about = {"alpha_label_free": 0.1, "alpha_labelled": 0.1, "k_whole": 90}
+    made = about | {"k": 249, "n": 56, "n_tokens": 256, "vacuous": True, "share_lost": 0.004}
+    row = economy.route_table(made).iloc[0]
+    assert row.tolist() == ["90", "249 of 256 (vacuous)", "56", "0.40 %"]
+    refused = economy.route_table(about | {"refused": "k_whole = 90: too few; choose a larger one"}).iloc[0]
+    assert refused["route must keep"] == "not certified: k_whole = 90: too few" and refused["n"] == ""

@@ -104,9 +104,12 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     if part == "strata":
         strata = data.get("strata")
         return economy.strata_table(strata, setting["chosen"]["n_tokens"]) if strata else None
+    if part == "route":
+        about = data.get("route_certificate")
+        return economy.route_table(about[0]) if about else None
     if part not in tables:
         raise CovtokenError(
-            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, probes or wall"
+            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, probes or wall"
         )
     return tables[part](data[part]) if data.get(part) else None
 

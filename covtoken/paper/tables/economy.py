@@ -168,7 +168,7 @@ def wall_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Lay out speed-up in FLOPs beside that of the clock, a row a pass and batch size."""
     table = []
     for row in rows:
-        place = {"pass": row["pass"], "pictures at once": row["batch"]}
+        place = {"pass": route_name(row["route"]), "pictures at once": row["batch"]}
         flops, wall = (f"{row[f'speedup_{kind}']:.2f} ×" for kind in ("flops", "wall"))
         table.append(place | {"fewer FLOPs, net": flops, "faster by the clock, net": wall})
     return pd.DataFrame(table).set_index(["pass", "pictures at once"])
@@ -193,6 +193,18 @@ def kept_panels(economy, n: int = 6) -> list[dict]:
 class _Pictures:
     def __init__(self, cases, setting) -> None:
         self.cases, self.setting = cases, setting
+
+
+def route_table(about: Mapping[str, Any]) -> pd.DataFrame:
+    """Lay out the label-free half of the certificate in one row; arguments as ``route_line``."""
+    row = {"α of each half": f"{about['alpha_label_free']:g}", "whole pass keeps": str(about["k_whole"])}
+    if "refused" in about:
+        row |= {"route must keep": f"not certified: {about['refused'].partition(';')[0]}", "n": "", "lost": ""}
+    else:
+        empty = " (vacuous)" if about["vacuous"] else ""
+        row |= {"route must keep": f"{about['k']} of {about['n_tokens']}{empty}", "n": str(about["n"])}
+        row["lost"] = f"{about['share_lost']:.2%}".replace("%", " %")
+    return pd.DataFrame([row]).set_index("α of each half")
 
 
 def route_line(about: Mapping[str, Any]) -> str:
