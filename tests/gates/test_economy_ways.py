@@ -39,8 +39,14 @@ def passes(tmp_path_factory):
         header = {"chosen": {"key": key, "k": k, "score": "recommended"}, "equal": equal}
         header["published"] = {"key": "recommended.block3", "k": 16}
         fitted = fit_exit_maps(cases["bank"], vit, [Stage(1, tap.score, k=min(k, 40), sigma=tap.recipe.sigma)])
+<<<<<<< HEAD
         sides = probing.Sides(cases, features, plain_pass(vit, remember=True))
         return probing.ways(setting, taps, sides, costs, header, fitted, only), budget
+=======
+        sides = probing.Sides(cases, features)
+        spent = {name: costs.flops(one["key"], one["k"]) for name, one in equal.items()}
+        return probing.ways(setting, taps, sides, costs, header, fitted, only), budget, spent
+>>>>>>> tests6
 
     return make, next(batches(cases["test"], setting.vit))[1]
 
@@ -65,7 +71,14 @@ def test_every_way_costs_at_most_the_chosen_route_and_reads_no_label(passes, mon
         monkeypatch.setattr(f"covtoken.gates.economy.{module}.{name}", refuse)
     for door in ("covtoken.evaluation.labels.read_marked", "covtoken.data.masks._any_of"):
         monkeypatch.setattr(door, refuse)
-    found, budget = make(40)
+    merged, tuned_merging = [], probing.tuned_merging
+
+    def seen(vit, cases, flops, **how):
+        merged.append((flops, how))
+        return tuned_merging(vit, cases, flops, **how)
+
+    monkeypatch.setattr(probing, "tuned_merging", seen)
+    found, budget, spent = make(40)
     by_name = {way.route: way for way in found}
     dear = {FULL, "published", *(f"chosen@{speedup:g}" for speedup in probing.OTHER_SPEEDUPS)}
     expected = {"chosen", "attention_best", "centre_prior", "random", "stop_early", "merging"}
@@ -73,6 +86,11 @@ def test_every_way_costs_at_most_the_chosen_route_and_reads_no_label(passes, mon
     assert by_name["chosen"].flops == budget
     for name in by_name.keys() - dear:
         assert by_name[name].flops <= budget, name
+    for name in ("direction", "attention_best", "centre_prior", "random"):
+        assert by_name[name].flops == spent[name]
+    assert [flops for flops, _ in merged] == [budget] * 3
+    assert [sorted(how.get("schedules", ())) for _, how in merged] == [["equal"], [], []]
+    assert merged[2][1]["protect"].k == 20  # half of what the route keeps
     full = by_name[FULL].run(images, "test", slice(0, 4)).tokens
     for name, way in by_name.items():
         made = way.run(images, "test", slice(0, 4))
