@@ -39,14 +39,9 @@ def passes(tmp_path_factory):
         header = {"chosen": {"key": key, "k": k, "score": "recommended"}, "equal": equal}
         header["published"] = {"key": "recommended.block3", "k": 16}
         fitted = fit_exit_maps(cases["bank"], vit, [Stage(1, tap.score, k=min(k, 40), sigma=tap.recipe.sigma)])
-<<<<<<< HEAD
         sides = probing.Sides(cases, features, plain_pass(vit, remember=True))
-        return probing.ways(setting, taps, sides, costs, header, fitted, only), budget
-=======
-        sides = probing.Sides(cases, features)
         spent = {name: costs.flops(one["key"], one["k"]) for name, one in equal.items()}
         return probing.ways(setting, taps, sides, costs, header, fitted, only), budget, spent
->>>>>>> tests6
 
     return make, next(batches(cases["test"], setting.vit))[1]
 
