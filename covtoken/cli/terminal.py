@@ -29,7 +29,8 @@ def brief(report: GateReport) -> list[str]:
     """Say a report in about ten lines: the headline numbers, the decision and why."""
     gate = str(report.gate)
     rows = {name: ROWS[name] for name in BRIEF} if gate == "1" else NUMBERS.get(gate, {})
-    units, images = (max((e[key] for e in report.metrics.values()), default=0) for key in ("n_units", "n_images"))
+    evaluated = [e for name, e in report.metrics.items() if not name.startswith("certified_keep.")]  # those calibrate
+    units, images = (max((e[key] for e in evaluated), default=0) for key in ("n_units", "n_images"))
     entries = ((words.removeprefix("… "), report.metrics.get(name)) for name, words in rows.items())
     shown = [
         (words, as_text(e) + (f" ({e['n_units']} units)" if e["n_units"] < units else ""))
