@@ -23,7 +23,7 @@ from covtoken.economy.stages import Stage
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.gates.economy.taps import Tap
-from covtoken.leak_guard import construction
+from covtoken.leak_guard import LabelLeak, construction
 from covtoken.protocol.setting import Setting
 
 ALPHA = 0.1
@@ -99,6 +99,8 @@ def certificate_of(scores: np.ndarray, labels: SplitLabels, made_by: MadeBy) -> 
     """Calibrate the chosen score's certificate in rank form at α = ``ALPHA``; None where n is too small."""
     try:
         return certify(scores, labels, ALPHA, made_by)
+    except LabelLeak:
+        raise
     except CovtokenError:
         return None
 
@@ -115,6 +117,8 @@ def risks(
     for form in ("expected risk", "learn-then-test"):
         try:
             k = certify(calibration_scores, calibration_labels, ALPHA, made_by, form).k
+        except LabelLeak:
+            raise
         except CovtokenError:  # too few units for this form at this level
             continue
         losses = unit_losses(test_scores, test_labels.lesions, test_labels.unit, [k])[:, 0]
@@ -138,6 +142,8 @@ def label_free(
     about = {"alpha_label_free": ALPHA, "alpha_labelled": ALPHA, "k_whole": k_whole}
     try:
         made = certify_route(whole, tapped, labels, k_whole, ALPHA, ALPHA, made_by)
+    except LabelLeak:
+        raise
     except CovtokenError as error:
         return about | {"refused": str(error)}
     return about | made.about | {"k": made.k, "n": made.n, "n_tokens": made.n_tokens, "vacuous": made.vacuous}
