@@ -6,7 +6,7 @@ import pytest
 
 from covtoken.data.cohorts import RECIPE_COHORTS
 from covtoken.evaluation.records import load_records, load_scores, records_path, scores_path
-from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, negative_result
+from covtoken.gates import gate0, gate1, gate2, gate3, gate4, gate5, gate6, negative_result
 from covtoken.paths import project_root
 from covtoken.protocol import locks
 from covtoken.protocol.report import committed_reports
@@ -49,6 +49,8 @@ def decided(report):
     if gate == "5":
         outside = {name: report.checks[name] for name in ("bank_fits", "recipe_chosen_elsewhere")}
         return gate5.decide(gate5.headline(records), locked(report, 1)["threshold"], outside)
+    if gate == "6":
+        return gate6.decide(records, gate6.headline(records), locked(report, 6)["threshold"])
     return negative_result.decide(negative_result.headline(records))
 
 
@@ -62,7 +64,7 @@ def test_decision_and_checks_follow_from_records_and_lock(report):
     assert not wrong
 
 
-@pytest.mark.parametrize("report", [r for r in REPORTS if str(r.gate) in "1235"], ids=lambda r: f"{r.cohort}-{r.gate}")
+@pytest.mark.parametrize("report", [r for r in REPORTS if str(r.gate) in "12356"], ids=lambda r: f"{r.cohort}-{r.gate}")
 def test_the_threshold_is_the_locked_one(report):
     gate = 1 if str(report.gate) in "15" else report.gate
     numbers = [value for value in report.thresholds.values() if isinstance(value, float)]
@@ -70,8 +72,15 @@ def test_the_threshold_is_the_locked_one(report):
     assert report.thresholds["locked"] is True
 
 
+@pytest.mark.parametrize("report", [r for r in REPORTS if r.gate == 6], ids=lambda r: r.cohort)
+def test_the_setting_of_a_route_is_the_locked_one(report):
+    assert report.parameters["setting"] == locked(report, 6)["setting"]
+    chosen, header = report.parameters["setting"]["chosen"], records_of(report).header["chosen"]
+    assert {name: header[name] for name in chosen} == chosen
+
+
 def test_every_cohort_is_recorded_by_every_gate():
     gates = {str(report.gate) for report in REPORTS}
-    assert gates == {"0", "1", "2", "3", "4", "5", "alarm", "negative_result"}
+    assert gates == {"0", "1", "2", "3", "4", "5", "6", "alarm", "negative_result"}
     for cohort in MODALITY:
         assert {str(report.gate) for report in REPORTS if report.cohort == cohort} == gates
