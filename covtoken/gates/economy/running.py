@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from covtoken.bank.token_bank import REFERENCE_SIZE
@@ -39,7 +41,8 @@ def exit_maps_of(
 ) -> ExitMaps:
     """Fit exit maps on the bank's pictures where each batch may have a stage of its own."""
     vit, total = setting.vit, None
-    parts = track(batches(bank_cases, vit), "exit maps", -(-len(bank_cases) // 8), disable=not setting.progress)
+    bar = {"console": Console(stderr=True), "disable": not (setting.progress and sys.stderr.isatty())}
+    parts = track(batches(bank_cases, vit), "exit maps", -(-len(bank_cases) // 8), **bar)
     with construction("exit maps"):
         for part, images, digests in parts:
             dropped, kept = sums_of(vit, images, [stage_of(part)], full(images, "bank", part).tokens)
