@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from stub_vit import lively
+from stub_vit import cases, first_channel, lively
 from timm.models.vision_transformer import VisionTransformer
 
 from covtoken.backbone.cache import features
 from covtoken.backbone.vit import FrozenViT
-from covtoken.data.case import Case
 from covtoken.economy.exit_maps import RIDGE, ExitMaps, exit_sums, fit_exit_maps, load_exit_maps
 from covtoken.economy.routing import batches, route_through
 from covtoken.economy.stages import Stage
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import under_construction
 from covtoken.subspace.direction import Direction
 
 
@@ -24,23 +22,6 @@ def model(seed=0, name="narrow", sha="a" * 64):
     torch.manual_seed(seed)
     options = {"embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 0, "init_values": 1.0}
     return FrozenViT(lively(VisionTransformer(32, 4, **options)), name, 32, sha, (0.5,) * 3, (0.5,) * 3)
-
-
-def cases(first, last):
-    def draw(seed):
-        assert under_construction()  # no label can be read meanwhile
-        rng = np.random.default_rng(seed)
-        waves = np.sin(np.arange(48)[:, None] * rng.uniform(0.1, 1) + np.arange(48) * rng.uniform(0.1, 1))
-        return (100 + 60 * waves + 10 * rng.standard_normal((48, 48))).clip(0, 255).astype(np.float32)
-
-    return [Case(f"case{i}", f"unit{i}", "ultrasound", lambda i=i: draw(i)) for i in range(first, last)]
-
-
-def first_channel(tokens):
-    return tokens[..., 0]
-
-
-first_channel.reads_neighbours = False
 
 
 @pytest.fixture(scope="module")

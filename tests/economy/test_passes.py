@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from stub_vit import lively
+from stub_vit import cases, first_channel, lively
 from timm.models.vision_transformer import VisionTransformer
 
 from covtoken.backbone.vit import FrozenViT
@@ -21,25 +21,8 @@ from covtoken.economy.passes import plain_pass, route_pass, stop_early_block_for
 from covtoken.economy.routing import batches, route_through
 from covtoken.economy.stages import Stage
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import LabelLeak, register_mask_files, under_construction
+from covtoken.leak_guard import LabelLeak, register_mask_files
 from covtoken.subspace.direction import Direction
-
-
-def cases(first, last):
-    def draw(seed):
-        assert under_construction()  # no label can be read meanwhile
-        rng = np.random.default_rng(seed)
-        waves = np.sin(np.arange(48)[:, None] * rng.uniform(0.1, 1) + np.arange(48) * rng.uniform(0.1, 1))
-        return (100 + 60 * waves + 10 * rng.standard_normal((48, 48))).clip(0, 255).astype(np.float32)
-
-    return [Case(f"case{i}", f"unit{i}", "ultrasound", lambda i=i: draw(i)) for i in range(first, last)]
-
-
-def first_channel(tokens):
-    return tokens[..., 0]
-
-
-first_channel.reads_neighbours = False
 
 
 @pytest.fixture(scope="module")
