@@ -49,6 +49,7 @@ def merging_pass(
     protect: Stage | None = None,
     name: str = "merging",
     batch: int = 8,
+    plain: Pass | None = None,
 ) -> Pass:
     """Make a pass that merges by a schedule; each token then shows what a ridge predicts of its cluster and itself.
 
@@ -56,6 +57,7 @@ def merging_pass(
         planned: r of each block.
         protect: marks tokens that do not merge, by a score at the block where merging starts.
         batch: pictures a pass while the ridge is fitted.
+        plain: ``plain_pass``, where it remembers these pictures.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -63,7 +65,7 @@ def merging_pass(
     """
     flops, exit_map = merging_flops(vit, planned, protect), None
     if any(planned):
-        pairs = _pairs(vit, [planned], protect)
+        pairs = _pairs(vit, [planned], protect, plain)
         fitted, held_out = sum_pairs(vit, bank_cases, pairs, "the exit map of merging", batch)
         exit_map = solve_exit_map(fitted[0] + held_out[0])
     return _pass(vit, planned, protect, exit_map, flops, name)
@@ -77,17 +79,19 @@ def tuned_merging(
     schedules: Mapping[str, Sequence[int]] | None = None,
     batch: int = 8,
     plain: Pass | None = None,
+    tuned_on: int = 1,
 ) -> TunedMerging:
     """Choose a schedule within a budget, without labels: the one whose completed map is nearest to the full pass.
 
-    Each schedule's ridge is fitted on four fifths of the bank's pictures and judged on every fifth, by the squared
-    error of all tokens. The chosen schedule's ridge is then fitted on all of them.
+    Each schedule's ridge is fitted on four fifths of the pictures that tune and judged on every fifth, by the squared
+    error of all tokens. The chosen schedule's ridge is then fitted on all of the bank's pictures.
 
     Args:
         flops: of one picture.
         protect: as in ``merging_pass``.
         schedules: to choose among, by name; without it ``merge_schedules.schedules_for``.
         plain: ``plain_pass``, where it remembers these pictures.
+        tuned_on: every how many-th picture of the bank tunes, as far as ``HELD_OUT`` are left.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -104,18 +108,21 @@ def tuned_merging(
             f"{len(plans)} schedules and {len(bank_cases)} pictures: expected at least one schedule, and {HELD_OUT} "
             "pictures, every fifth of which judges"
         )
+    tuning = list(bank_cases)[::tuned_on] if len(bank_cases) >= tuned_on * HELD_OUT else list(bank_cases)
     pairs = _pairs(vit, list(plans.values()), protect, plain)
-    fitted, held_out = sum_pairs(vit, bank_cases, pairs, "the schedule of merging", batch)
+    fitted, held_out = sum_pairs(vit, tuning, pairs, "the schedule of merging", batch)
     tried, sums = [], {}
     for (name, planned), one, other in zip(plans.items(), fitted, held_out, strict=True):
         error = squared_error(other, solve_exit_map(one)) if any(planned) else 0.0
         tried.append(Tried(name, tuple(planned), costs[name], error))
         sums[name] = one + other
     best = min(tried, key=lambda one: one.error)
-    exit_map = solve_exit_map(sums[best.name]) if any(best.planned) else None
     kind = "merging" if protect is None else f"merging, {protect.count(vit.rows * vit.cols)} protected"
-    chosen = _pass(vit, best.planned, protect, exit_map, best.flops, f"{kind}, {best.name}")
-    return TunedMerging(chosen, tuple(tried))
+    name = f"{kind}, {best.name}"
+    if len(tuning) < len(bank_cases):
+        return TunedMerging(merging_pass(vit, bank_cases, best.planned, protect, name, batch, plain), tuple(tried))
+    exit_map = solve_exit_map(sums[best.name]) if any(best.planned) else None
+    return TunedMerging(_pass(vit, best.planned, protect, exit_map, best.flops, name), tuple(tried))
 
 
 def squared_error(moments: MapMoments, exit_map: AffineMap) -> float:

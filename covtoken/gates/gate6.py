@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,12 @@ from covtoken.economy.passes import plain_pass
 from covtoken.evaluation import stats
 from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured
+from covtoken.evaluation.ranks import holm, sign_test
 from covtoken.evaluation.records import Records, span_of, to_float16
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.economy import certificates, probing, running
 from covtoken.gates.economy.choice import SHARE, WANTED, Choice, Costs, choose, choose_each, smallest_k
-from covtoken.gates.economy.merged import MergedLesions
+from covtoken.gates.economy.merged import MERGED_AT, MergedLesions
 from covtoken.gates.economy.taps import OURS, RIVALS, SCORES, Tap, fit_taps, key_of, needed_blocks
 from covtoken.keys import smallest
 from covtoken.protocol.plan import FEW_UNITS, Plan, binding, records_header
@@ -43,6 +45,7 @@ QUESTION = "What does a third of the tokens still do, and with which guarantee?"
 DEFECTS = ("dropped_cls", "foreign_certificate", "uncounted_search")
 PUBLISHED = (6, 0.25)  # block of 12, and keep ratio, of the published setting
 SPEEDUPS = (1.2, 1.3, 1.4, 1.55, 1.7, 1.85, 2.0, 2.25, 2.5, 3.0)  # of the curves
+LARGEST_P = 0.05
 HEADLINES = ("retention_all", "retention_small", f"coverage.{certificates.DECIDING}", "speedup_flops_net")
 
 
@@ -55,6 +58,7 @@ class Side:
     maps: dict[str, np.ndarray]  # [N, T] by key
     features: FeatureSet
     spans: dict[str, tuple[float, float]]  # by key, that scaled the maps
+    cuts: dict[str, float]  # of small lesions
 
     @property
     def needs(self) -> dict[str, np.ndarray]:
@@ -103,33 +107,40 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
             needed = {whole, choice.key, _published_key(choice, vit), *(one.key for one in each)}
         taps = fit_taps(plan, bank, vit.n_blocks, keys=needed)
         costs = Costs(vit, {key: tap.n_compared for key, tap in taps.items()})
-        evaluated = _scored(setting, plan, sides[0], taps, bank)
     read = {key: tap for key, tap in taps.items() if tap.block == choice.block or key == whole}
-    calibration = _scored(setting, plan, sides[1], read, bank, evaluated.spans)
+    calibration = _scored(setting, plan, sides[1], read, bank)
+    if setting.split != "selection":
+        evaluated = _scored(setting, plan, sides[0], taps, bank, calibration.spans if calibration else {})
+    quick, n_tokens = _is_phantom(setting), costs.n_tokens
     arrays = _arrays(evaluated, calibration, taps, choice)
-    header, routed = _header(setting, evaluated, calibration, costs, choice, each), None
+    header, routed, certificate = _header(setting, evaluated, calibration, costs, choice, each), None, None
     if fixed["merging"]:
         merged = MergedLesions(vit, evaluated.cases, evaluated.labels, costs)
         held = merged.survive(fixed["merging"]["schedule"], costs.flops(choice.key, choice.k))
         arrays |= {} if held is None else {"merged": held.astype(np.uint8)}
+        if setting.split == "test" and not quick:
+            arrays |= merged.curve(fixed["merging"]["schedule"])
     if calibration is not None:
         tap = taps[choice.key]
         made_by = MadeBy.from_header(tap.header, f"{choice.key}, σ {tap.recipe.sigma:g}")
         pair = [(side.maps[choice.key], side.labels) for side in (calibration, evaluated)]
+        certificate = running.certificate_of(*pair[0], made_by)
+        header["route_certificate"] = running.label_free(calibration.maps[whole], *pair[0], fixed["k_whole"], made_by)
+        arrays |= running.risks(*pair[0], *pair[1], made_by)
+    if calibration is not None and choice.k < n_tokens:  # a route that drops nothing is the plain pass
         cases = {"bank": bank_cases, "test": evaluated.cases}
         pictures = {"bank": bank, "test": evaluated.features, "train": calibration.features}
         shown = probing.Sides(cases, pictures, plain_pass(vit, remember=True))
         routed = running.Route.of(setting, tap, choice.k, bank_cases, shown.full)
-        certificate = running.certificate_of(*pair[0], made_by)
         header["checks"] = routed.checks(evaluated.cases, made_by, certificate, defect)
-        header["route_certificate"] = running.label_free(calibration.maps[whole], *pair[0], fixed["k_whole"], made_by)
-        arrays |= running.risks(*pair[0], *pair[1], made_by)
     records, probed, more = Records(arrays, header), {}, {}
     if routed is not None:
-        quick = _is_phantom(setting)
         only = (probing.CHOSEN,) if setting.split == "crossfit" else probing.FEW if quick else ()
         found = probing.ways(setting, taps, shown, costs, header, routed.maps, only)
-        more["wall"] = probing.wall_rows(setting, found[:2] if quick else found, shown, 2 if quick else probing.REPEATS)
+        more["wall"] = probing.wall_rows(setting, found[:2] if quick else found, shown, 1 if quick else probing.REPEATS)
+        if setting.split == "test" and not quick:
+            ks = {speedup: costs.within(choice.key, costs.plain / speedup) for speedup in SPEEDUPS}
+            more["wall_curve"] = probing.wall_curve(setting, routed, ks, shown)
         own_wall = (row for row in more["wall"] if row["route"] == probing.CHOSEN)
         header["speedup_wall_net"] = {f"batch{row['batch']}": row["speedup_wall"] for row in own_wall}
         if setting.split == "test":
@@ -137,8 +148,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
             if not quick:
                 cases["train"] += setting.cases_of("selection")
                 del pictures["train"]
-            of_probes, more["probes"] = probing.probe(setting, found, shown, evaluated.labels)
-            probed = of_probes.entries()
+            probed, more["probes"], more["probes_left_out"] = probing.probe(setting, found, shown, evaluated.labels)
     measured = headline(records)
     decision, checks = decide(records, measured, locked["value"])
     metrics = measured.entries() | probed
@@ -147,10 +157,11 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         started=started,
         parameters={
             **{"setting": fixed, "wanted": WANTED, "share": SHARE},
-            **{"small_cuts": plan.small_cuts, "curated": setting.cohort.curated, "bound": binding(setting)},
+            **{"small_cuts": evaluated.cuts, "curated": setting.cohort.curated, "bound": binding(setting)},
             "n_lesions": len(evaluated.labels.lesions),
             "n_small_lesions": sum(lesion.small for lesion in evaluated.labels.lesions),
             "bank": _bank_of(setting),
+            "certificate": certificate.content if certificate else None,
         },
         thresholds={"speedup_flops_net": locked["value"], **locked},
         metrics=metrics,
@@ -198,19 +209,19 @@ def _scored(
     cases: Sequence[Case],
     taps: Mapping[str, Tap],
     bank: FeatureSet,
-    spans: Mapping[str, tuple[float, float]] | None = None,
+    spans: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> Side | None:
     """Score cases at every tap; masks are opened after scores exist. None: no case.
 
     Args:
-        spans: of the other side, so that a threshold means the same on both (None: of these cases).
+        spans: of the calibration cases by key, so that a threshold means the same on both sides; where a key is
+            missing, its span is that of these cases.
     """
     if not cases:
         return None
-    blocks, attention = _blocks(setting, plan)
-    pictures = setting.features(cases, blocks, attention, setting.vit.has_saliency_head)
+    pictures = setting.features(cases, *_blocks(setting, plan))
     raw = {key: tap.raw_maps(bank, pictures) for key, tap in taps.items()}
-    spans = {key: spans[key] if spans else span_of(each) for key, each in raw.items()}
+    spans = {key: spans.get(key) or span_of(each) for key, each in raw.items()}
     maps = {key: to_float16(each, spans[key]).astype(np.float32) for key, each in raw.items()}
     labels = label(cases, setting.cohort, *setting.grid)
     need_lesions(labels, setting.cohort, setting.split)
@@ -218,7 +229,7 @@ def _scored(
     if setting.split == "crossfit":  # the tercile of its own lesions, of both halves
         every = setting.cohort.cases
         cuts = small_cuts(label(every, setting.cohort, *setting.grid), every)
-    return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures, spans)
+    return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures, spans, cuts)
 
 
 def _selected(setting: Setting, side: Side, costs: Costs, whole: str) -> dict[str, Any]:
@@ -294,6 +305,8 @@ def _header(setting, evaluated: Side, calibration: Side | None, costs: Costs, ch
     shape = {"n_tokens": costs.n_tokens, "chosen": choice.to_json() | {"key": choice.key, "gflops": flops / 1e9}}
     # What a rival may keep for the FLOPs of the chosen setting, at the tap that the selection split gave it.
     equal = {each.score: {"key": each.key, "k": costs.within(each.key, flops)} for each in rivals}
+    out_of_reach = sorted(name for name, each in equal.items() if each["k"] == 0)  # its search alone costs more
+    equal = {name: each for name, each in equal.items() if each["k"]}
     curves = {key: [costs.within(key, costs.plain / speedup) for speedup in SPEEDUPS] for key in costs.compared}
     return records_header(
         setting,
@@ -302,6 +315,8 @@ def _header(setting, evaluated: Side, calibration: Side | None, costs: Costs, ch
         **shape,
         plain_gflops=costs.plain / 1e9,
         equal=equal,
+        out_of_reach=out_of_reach,
+        span=list(evaluated.spans[choice.key]),  # of the raw score, which 0 and 1 of the recorded maps stand for
         curves=curves,
         published={"key": published, "k": k, "speedup": costs.speedup(published, k)},
         calibration_units=_hashed(setting, calibration),
@@ -331,9 +346,15 @@ def headline(records: Records) -> Measured:
     if "merged" in records.arrays:
         held["merging"] = records["merged"].astype(np.float64)
         add("merging")
+    p_values = {}
     for name in (*header["equal"], *(["merging"] if "merging" in held else [])):
         if name != setting["score"]:
-            numbers.add(f"retention_gain.{setting['score']}_minus_{name}", held[OWN] - held[name])
+            metric, gains = f"retention_gain.{setting['score']}_minus_{name}", held[OWN] - held[name]
+            numbers.add(metric, gains)
+            won, lost, p_values[metric] = sign_test(gains, numbers.unit)
+            numbers.measured.more[metric] |= {"units_won": won, "units_lost": lost, "p_exact": p_values[metric]}
+    for metric, adjusted in (holm(p_values) if p_values else {}).items():
+        numbers.measured.more[metric]["p_holm"] = adjusted
     measured, counted = numbers.measured, np.full(2, np.nan)  # counted, so without an interval
     measured.add("speedup_flops_net", setting["speedup"], counted)
     measured.add("speedup_flops_net.published", header["published"]["speedup"], counted)
@@ -348,7 +369,8 @@ def headline(records: Records) -> Measured:
         measured.add(name.replace("loss/", "risk."), float(records[name].mean()), draws, n)
         k = int(records[name.replace("loss/", "certified_k/")][0])
         place = name.replace("loss/", "certified_keep.")
-        measured.add(place, k / numbers.n_tokens, counted, (len(header["calibration_units"]), *measured.n[1:]))
+        calibrating = certificates.owners_of(records, certificates.CALIBRATION)
+        measured.add(place, k / numbers.n_tokens, counted, (len(calibrating), *measured.n[1:]))
     return measured
 
 
@@ -387,6 +409,10 @@ def _of(count: int, n: int) -> dict[str, Any]:
 def decide(records: Records, measured: Measured, threshold: float) -> tuple[str, dict[str, Any]]:
     """Decide GO if the certificate covers what its law allows and the setting saves more FLOPs than the best rival.
 
+    NO-VERDICT: few units, a certificate that too few calibration units make vacuous, or a setting that drops nothing. A
+    score wins over another if the interval of the difference lies beyond 0 and the exact sign test over units, adjusted
+    by Holm over all scores, reaches ``LARGEST_P``.
+
     Args:
         threshold: net speed-up in FLOPs of the best rival under the same rule on the selection split.
     """
@@ -395,14 +421,14 @@ def decide(records: Records, measured: Measured, threshold: float) -> tuple[str,
     checks["faster_than_rivals"] = bool(header["chosen"]["speedup"] > threshold)
     for name in (name for name in measured.values if name.startswith("retention_gain.")):
         low, high = measured.interval(name)
-        checks[name.replace("_gain", "").replace("_minus_", "_against_")] = (
-            "wins" if low > 0 else "loses" if high < 0 else "undecided"
-        )
+        sure = measured.more[name]["p_holm"] <= LARGEST_P and measured.own_n[name][0] >= FEW_UNITS
+        word = "wins" if sure and low > 0 else "loses" if sure and high < 0 else "undecided"
+        checks[name.replace("_gain", "").replace("_minus_", "_against_")] = word
     if not header["calibration_units"]:
         return "NO-VERDICT", checks
     row = certificates.certificate_row(records, header["chosen"]["key"], "rank", 0.1)
     checks["coverage_within_its_law"] = bool(not row["vacuous"] and row["coverage"] >= row["law"][0])
-    if row["m"] < FEW_UNITS:
+    if row["m"] < FEW_UNITS or row["vacuous"] or "checks" not in header:
         return "NO-VERDICT", checks
     needed = ("faster_than_rivals", "coverage_within_its_law", *header["checks"])
     return ("GO" if all(checks[name] for name in needed) else "NO-GO"), checks
@@ -430,6 +456,10 @@ def curve_rows(records: Records) -> list[dict]:
                 shares = {"all": float(held.mean()), "small": float(held[small].mean()) if small.any() else None}
                 place = {"score": name, "block": int(block), "speedup": speedup}
                 rows.append(place | {"keep": k / records.header["n_tokens"]} | shares)
+    for name in (name for name in records.arrays if name.startswith(MERGED_AT)):
+        held, block = records[name].astype(bool), records.header["chosen"]["block"]  # drawn beside the chosen tap
+        shares = {"all": float(held.mean()), "small": float(held[small].mean()) if small.any() else None}
+        rows.append({"score": "merging", "block": block, "speedup": float(name.removeprefix(MERGED_AT))} | shares)
     return rows
 
 

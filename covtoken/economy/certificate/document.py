@@ -100,6 +100,11 @@ class Certificate:
         """Compute the sha256 over all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, allow_nan=False).encode()).hexdigest()
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """Give the JSON content of a file that ``load_certificate`` reads, digest included."""
+        return json.loads(json.dumps(asdict(self), allow_nan=False)) | {"digest": self.digest}
+
     def check_fits(self, made_by: MadeBy) -> None:
         """Refuse scores of another bank, backbone or block, naming each field that differs."""
         came = asdict(made_by)
@@ -148,8 +153,7 @@ class Certificate:
         """Write the certificate to one JSON file, or nothing."""
         path = Path(path)
         with write_then_rename(path) as temporary:
-            content = asdict(self) | {"digest": self.digest}
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+            temporary.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", "utf-8")
         return path
 
 

@@ -42,6 +42,11 @@ def lesions_of(records: Records, side: str) -> list:
     return [_Lesion(int(picture)) for picture in records[f"{side}lesion/picture"]]
 
 
+def owners_of(records: Records, side: str) -> np.ndarray:
+    """List the units of a side that have a lesion, as indices, sorted."""
+    return np.unique(records[f"{side}unit"][records[f"{side}lesion/picture"]])
+
+
 class _Lesion:
     def __init__(self, picture: int) -> None:
         self.picture = picture
@@ -98,7 +103,6 @@ def _names(records: Records) -> Sequence[str]:
     header: Mapping[str, Any] = records.header
     names = []
     for side in SIDES:
-        owners = np.unique(records[f"{side}unit"][records[f"{side}lesion/picture"]])
         units = header["calibration_units" if side == CALIBRATION else "units"]
-        names += [units[int(i)] for i in owners]
+        names += [units[int(i)] for i in owners_of(records, side)]
     return names

@@ -27,6 +27,8 @@ from covtoken.leak_guard import construction
 SCHEDULES = ("equal", "from 3", "at once after 3")
 STEP = 0.05  # between the speed-ups that are tried
 HIGHEST = 3.0
+MERGED_AT = "merged_at/"  # how the records name the lesions that survive at a net speed-up
+CURVE = (1.3, 1.55, 1.85, 2.25, 2.5, 3.0)  # speed-ups of the chart
 
 
 class MergedLesions:
@@ -59,6 +61,11 @@ class MergedLesions:
     def at(self, schedule: str, speedup: float) -> np.ndarray | None:
         """Mark the lesions [L] that survive at a net speed-up; None where the schedule cannot reach it."""
         return self.survive(schedule, int(self.costs.plain / speedup))
+
+    def curve(self, schedule: str) -> dict[str, np.ndarray]:
+        """Mark the lesions [L] that survive at each speed-up of the chart that the schedule reaches, uint8 by name."""
+        held = {f"{MERGED_AT}{speedup:g}": self.at(schedule, speedup) for speedup in CURVE}
+        return {name: marks.astype(np.uint8) for name, marks in held.items() if marks is not None}
 
     def choose(self) -> dict[str, Any] | None:
         """Choose a schedule, then the highest speed-up that passes: {schedule, speedup, retained}; 1 where none does.

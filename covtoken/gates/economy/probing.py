@@ -7,8 +7,9 @@ what the chosen route costs, but for the full pass, the published setting and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from covtoken.bank.features import Features
 from covtoken.data.case import Case
 from covtoken.economy.exit_maps import ExitMaps
-from covtoken.economy.merge_passes import tuned_merging
+from covtoken.economy.merge_passes import merging_pass, tuned_merging
 from covtoken.economy.merge_schedules import schedules_for
 from covtoken.economy.passes import Pass, PassOutput, plain_pass, stop_early_block_for, stop_early_pass
 from covtoken.economy.routing import batches, route_through
@@ -27,20 +28,24 @@ from covtoken.errors import CovtokenError
 from covtoken.evaluation.diagnosis import diagnoses
 from covtoken.evaluation.labels import SplitLabels, label
 from covtoken.evaluation.measure import Measured
-from covtoken.evaluation.probe_metrics import FULL, add_probe_metrics
+from covtoken.evaluation.probe_metrics import FULL, TASKS, add_probe_metrics
 from covtoken.evaluation.probes import fit_malignancy, fit_segmentation, picture_features
 from covtoken.gates.economy.choice import Costs
-from covtoken.gates.economy.running import exit_maps_of
+from covtoken.gates.economy.running import Route, exit_maps_of
 from covtoken.gates.economy.taps import Tap
 from covtoken.leak_guard import LabelLeak
 from covtoken.protocol.setting import Setting
 
 CHOSEN, MIXED = "chosen", "chosen_mixed"
-ROUTED = ("attention_best", "head_student", "centre_prior", "random", "density_1000")
+ROUTED = (
+    *("direction", "attention_fit", "attention_head_fit", "attention_best", "head_student", "centre_prior", "random"),
+    *("density", "density_1000"),
+)
 FEW = (CHOSEN,)  # on the phantom, whose notebook has a minute and a half
-OTHER_SPEEDUPS = (1.3, 1.55)  # of the chosen score, beside its setting
+OTHER_SPEEDUPS = (1.15, 1.3, 1.55)  # of the chosen score, beside its setting
 STARTS = (1, 2, 3)  # blocks at which a tuned merging may start
-BATCHES, REPEATS = (1, 8), 3
+TUNED_ON = 4  # every fourth picture of the bank tunes a schedule of merging; its map is then fitted on all
+BATCHES, REPEATS = (1, 8), 5
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,28 @@ def ways(
 
 def probe(
     setting: Setting, found: Sequence[Way], sides: Sides, test_labels: SplitLabels
-) -> tuple[Measured, list[dict[str, Any]]]:
+) -> tuple[dict[str, dict], list[dict[str, Any]], list[str]]:
     """Train the probes on the full pass, and on full and chosen mixed; measure them on every way.
 
     Returns:
-        The metrics, and a row a way and task: {route, speedup, task, value, lo, hi, gain, gain_lo, gain_hi}.
+        The metrics' entries, a row a way and task {route, speedup, task, value, lo, hi, gain, gain_lo, gain_hi}, and
+        why there are none, where too few units hold a lesion.
+
+    Raises:
+        LabelLeak: something label-free is being built.
     """
+    try:
+        measured, rows = _probed(setting, found, sides, test_labels)
+    except LabelLeak:
+        raise
+    except CovtokenError as error:
+        return {}, [], [str(error)]
+    return measured.entries(), rows, []
+
+
+def _probed(
+    setting: Setting, found: Sequence[Way], sides: Sides, test_labels: SplitLabels
+) -> tuple[Measured, list[dict[str, Any]]]:
     cohort, vit, train, test = setting.cohort, setting.vit, sides.cases["train"], sides.cases["test"]
     labels = label(train, cohort, *setting.grid)
     told, judged = diagnoses(cohort, train), diagnoses(cohort, test)
@@ -153,6 +174,11 @@ def probe(
             scores[route], thresholds[route], flops[route] = each, segment[trained].threshold, way.flops
     measured = Measured((0, 0, 0))
     add_probe_metrics(measured, scores, thresholds, test_labels, judged)
+    rivals = [route for route in scores if route not in (FULL, CHOSEN, MIXED, "published") and "@" not in route]
+    for task, rival in product(TASKS, rivals if CHOSEN in scores else ()):
+        own, other = f"probe.{task}.{CHOSEN}", f"probe.{task}.{rival}"
+        if own in measured.values and other in measured.values:
+            measured.difference(f"probe_gain.{task}.{CHOSEN}_minus_{rival}", own, other)
     return measured, _rows(measured, {route: flops[FULL] / spent for route, spent in flops.items()})
 
 
@@ -169,6 +195,21 @@ def wall_rows(setting: Setting, found: Sequence[Way], sides: Sides, repeats: int
             about = {"route": way.route, "batch": batch, "speedup_flops": found[0].flops / way.flops}
             rows.append(about | {"speedup_wall": seconds[0] / spent})
     return rows
+
+
+def wall_curve(setting: Setting, route: Route, ks: Mapping[float, int], sides: Sides) -> list[dict[str, Any]]:
+    """Time the chosen score's drop at each k beside the full pass, eight pictures at once: {k, speedup, speedup_wall}.
+
+    Args:
+        ks: speed-up in FLOPs → k.
+    """
+    _, images, _ = next(batches(sides.cases["test"][: max(BATCHES)], setting.vit, max(BATCHES)))
+    ks = {speedup: k for speedup, k in ks.items() if k}
+    runs = [partial(plain_pass(setting.vit).run, images)]
+    stages = [replace(route.stage, k=k) for k in ks.values()]
+    runs += [partial(route_through, setting.vit, images, [stage], route.maps) for stage in stages]
+    whole, *seconds = medians(runs, REPEATS)
+    return [{"k": k, "speedup": s, "speedup_wall": whole / t} for (s, k), t in zip(ks.items(), seconds, strict=True)]
 
 
 def _plain_way(route: str, made: Pass) -> Way:
@@ -203,20 +244,21 @@ def _tuned_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) ->
     """Tune merging among the schedules that start early: later ones lie further from the full pass."""
     starts = {"equal"} | {f"{kind} {block}" for kind in ("from", "at once after") for block in STARTS}
     schedules = {name: plan for name, plan in schedules_for(vit, budget).items() if name in starts}
-    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain).best
+    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain, tuned_on=TUNED_ON).best
 
 
 def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Pass:
-    equal = {name: plan for name, plan in schedules_for(vit, budget).items() if name == "equal"}
-    return tuned_merging(vit, bank_cases, budget, schedules=equal, plain=plain).best
+    equal = schedules_for(vit, budget).get("equal")
+    if equal is None:
+        raise CovtokenError("no equal schedule of merging reaches the budget")
+    return merging_pass(vit, bank_cases, equal, plain=plain)
 
 
 def _protected(setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Way:
     """Merge what the chosen score does not protect: half of what the route keeps."""
     stage = Stage(tap.block, tap.score, k=max(1, k // 2), sigma=tap.recipe.sigma, n_compared=tap.n_compared)
-    return _plain_way(
-        "merging_protected", tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain).best
-    )
+    tuned = tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain, tuned_on=TUNED_ON)
+    return _plain_way("merging_protected", tuned.best)
 
 
 def _gathered(vit, way: Way, side: str, cases: Sequence[Case]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,7 +269,13 @@ def _gathered(vit, way: Way, side: str, cases: Sequence[Case]) -> tuple[torch.Te
 
 
 def _malignancy(pictures: torch.Tensor, told: np.ndarray, unit: np.ndarray):
-    return fit_malignancy(pictures, told, unit) if {0, 1} <= set(told.tolist()) else None
+    """Fit the probe of diagnoses; None where a class stands in too few units to fit one."""
+    try:
+        return fit_malignancy(pictures, told, unit)
+    except LabelLeak:
+        raise
+    except CovtokenError:
+        return None
 
 
 def _scored(vit, way: Way, cases: Sequence[Case], probes: Sequence[tuple]) -> list[dict[str, np.ndarray | None]]:
