@@ -53,7 +53,8 @@ def as_text(
     """Write a metric as ``0.912 [0.897, 0.925]``; the value alone where it has no interval.
 
     A share of 0 or 1 has the exact bound over units, and says so, in place of an interval without width; so has every
-    share that gate 6 counts.
+    share that gate 6 counts. Where it counts several lesions of one unit, which an exact bound takes for independent,
+    the interval over units stands beside it.
 
     Args:
         style: format of the three numbers.
@@ -65,6 +66,8 @@ def as_text(
     bounds = (entry.get("exact95", entry.get("ci95")) if interval else None) or ()
     value, *bounds = (format(number, "+" * signed + style) for number in (entry["value"], *bounds))
     exact = " exact" if "exact95" in entry else ""
+    if bounds and exact and entry.get("of", 0) > entry["n_units"] and entry.get("ci95"):
+        exact += f"; {', '.join(format(number, style) for number in entry['ci95'])} over units"
     return (f"{value} [{', '.join(bounds)}{exact}]" if bounds else value).replace("-", "−")
 
 

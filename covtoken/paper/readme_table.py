@@ -10,6 +10,7 @@ from covtoken.names import LABELS
 from covtoken.paper import summary
 from covtoken.paper.confirmation_rows import confirmation_lines, losses
 from covtoken.paper.numbers import as_text
+from covtoken.paper.tables import economy
 from covtoken.paths import project_root, write_then_rename
 from covtoken.protocol.history import read_history
 from covtoken.protocol.plan import RIVALS
@@ -75,12 +76,21 @@ def readme_numbers(reports: list[GateReport]) -> str:
 
 
 def route_cell(report: GateReport) -> str:
-    """Say what the route of gate 6 keeps, saves and retains."""
+    """Say what the route of gate 6 keeps, saves and retains, beside the rival whose saving is its threshold."""
     chosen, kept = report.parameters["setting"]["chosen"], report.metrics["retention_all"]
-    return (
+    text = (
         f"{chosen['k']} of {chosen['n_tokens']} tokens after block {chosen['block']}, {chosen['speedup']:.2f} × fewer "
-        f"FLOPs: {kept['count']} of {kept['of']} lesions stay"
+        f"FLOPs: {kept['count']} of {kept['of']} lesions in {kept['n_units']} units stay; {fastest_rival(report)}"
     )
+    borrowed = report.parameters["bank"] != report.cohort
+    return text + (f" (setting and bank of {report.parameters['bank']}, half of the units)" if borrowed else "")
+
+
+def fastest_rival(report: GateReport) -> str:
+    """Name the fastest rival of gate 6 under the same rule on selection, with its saving."""
+    table = economy.setting_table(report.parameters["setting"])
+    best = table[table["part"].str.contains("threshold")].iloc[0]
+    return f"best rival on selection, {best.name}: {best['net speed-up']}"
 
 
 def _cell(entry: dict | None, n_units: int) -> str:

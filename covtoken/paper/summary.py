@@ -89,7 +89,10 @@ ALIKE = {
 }
 WRITTEN = "Written by `covtoken report` from the committed reports."
 SMALL_N = "95 % intervals over units in brackets; *exact*: by Clopper and Pearson over units, where a share is 0 or 1."
-COUNTED = "Gate 6 counts lesions and units, so its bounds are exact throughout."
+COUNTED = (
+    "Gate 6 counts lesions and units, so its bounds are exact throughout; where a unit holds several lesions, the "
+    "interval over units stands beside."
+)
 
 
 def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:

@@ -69,7 +69,7 @@ retention_curves(rows["curves"], marks=economy.setting_marks(metrics, parameters
 # it keeps (yellow) of pictures spread over lesion size, not chosen by result.
 
 # %%
-display(economy.equal_table(metrics))
+display(economy.equal_table(metrics, parameters["setting"]["each"]))
 display(economy.missed_table(rows["missed"]))
 lesion_maps(economy.kept_panels(run.pictures), title="Kept tokens", columns=3, size=140)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,7 +10,13 @@ import pytest
 from stub_economy import in_order, narrow, plan, small_cohort
 
 from covtoken.data.splits import load_splits
-from covtoken.economy.certificate import lesion_needs, lesion_thresholds, rank_bound, threshold_bound
+from covtoken.economy.certificate import (
+    lesion_needs,
+    lesion_thresholds,
+    load_certificate,
+    rank_bound,
+    threshold_bound,
+)
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.probe_metrics import FULL
@@ -18,6 +25,7 @@ from covtoken.gates import gate6, runs
 from covtoken.gates.economy import probing
 from covtoken.gates.economy.merged import MergedLesions
 from covtoken.gates.economy.taps import OURS, RIVALS
+from covtoken.leak_guard import LabelLeak
 from covtoken.protocol import locks, thresholds
 from covtoken.protocol.setting import Setting
 
@@ -99,9 +107,10 @@ def test_a_test_run_takes_the_setting_from_the_lock(tested, locked):
     assert tested.pictures.choice.to_json() == setting["chosen"]
     header = tested.records.header
     assert header["chosen"].items() >= setting["chosen"].items()
-    assert {name: one["key"] for name, one in header["equal"].items()} == {
-        one["score"]: f"{one['score']}.block{one['block']}" for one in setting["each"]
-    }
+    equal = {name: one["key"] for name, one in header["equal"].items()}
+    every = {one["score"]: f"{one['score']}.block{one['block']}" for one in setting["each"]}
+    assert equal.items() <= every.items() and min(one["k"] for one in header["equal"].values()) >= 1
+    assert set(header["out_of_reach"]) == every.keys() - equal.keys()
     assert all(tested.report.checks[name] for name in CHECKS)
 
 
@@ -115,6 +124,34 @@ def test_records_of_a_run_give_its_numbers(tested, tmp_path):
     assert decision == report.decision and checks.items() <= report.checks.items()
     for name, rows in gate6.chart_data(again).items():  # records hold a header's keys in the order of the alphabet
         assert in_order(rows) == in_order(report.chart_data[name]), name
+
+
+def test_a_report_carries_its_certificate(tested, tmp_path):
+    content = tested.report.parameters["certificate"]
+    (tmp_path / "certificate.json").write_text(json.dumps(content))
+    certificate = load_certificate(tmp_path / "certificate.json")
+    assert certificate.alpha == 0.1 and certificate.made_by.block == tested.pictures.choice.block
+    assert certificate.k / certificate.n_tokens == tested.report.metrics["certified_keep.rank.alpha0.1"]["value"]
+
+
+def test_the_clock_runs_along_the_curve_and_probes_are_paired_with_rivals(tested):
+    rows, choice = tested.report.chart_data["wall_curve"], tested.pictures.choice
+    assert rows and all(row["speedup_wall"] > 0 and 1 <= row["k"] < choice.n_tokens for row in rows)
+    metrics = tested.report.metrics
+    for rival in ("random", "stop_early"):
+        found = metrics[f"probe_gain.segmentation_ap.chosen_minus_{rival}"]["value"]
+        expected = [metrics[f"probe.segmentation_ap.{route}"]["value"] for route in ("chosen", rival)]
+        assert found == pytest.approx(expected[0] - expected[1])
+
+
+def test_a_probe_that_cannot_be_fitted_leaves_its_reason_and_a_leak_ends_the_run(monkeypatch):
+    for raised, expected in ((CovtokenError("too few"), None), (LabelLeak("planted"), LabelLeak)):
+        monkeypatch.setattr(probing, "_probed", lambda *args, raised=raised: (_ for _ in ()).throw(raised))
+        if expected is None:
+            assert probing.probe(None, [], None, None) == ({}, [], ["too few"])
+        else:
+            with pytest.raises(expected):
+                probing.probe(None, [], None, None)
 
 
 def test_both_sides_are_scored_on_one_scale(settings, tested):
@@ -134,6 +171,9 @@ def test_both_sides_are_scored_on_one_scale(settings, tested):
     assert rank["retained"] == pytest.approx((test_needs <= rank_bound(needs, 0.1)).sum(), abs=1)
     assert threshold["retained"] == pytest.approx((test_cuts >= threshold_bound(cuts, 0.1)).sum(), abs=1)
     low, high = tested.pictures.evaluated.spans[choice.key]
+    assert tested.records.header["span"] == [low, high]
+    calibrated = tap.raw_maps(None, setting.features(setting.cases_of("calibration"), [choice.block], [], False))
+    assert (low, high) == (float(calibrated.min()), float(calibrated.max()))  # no test picture sets the scale
     assert threshold["setting"] == pytest.approx((threshold_bound(cuts, 0.1) - low) / (high - low), abs=1e-3)
 
 

@@ -83,11 +83,11 @@ def test_every_way_costs_at_most_the_chosen_route_and_reads_no_label(passes, mon
         assert by_name[name].flops <= budget, name
     for name in ("attention_best", "centre_prior", "random"):
         assert by_name[name].flops == spent[name]
-    assert [flops for flops, _ in merged] == [budget] * 3
-    equal, tuned, protected = (set(how.get("schedules", ())) for _, how in merged)
+    assert [flops for flops, _ in merged] == [budget] * 2
+    tuned, protected = (set(how.get("schedules", ())) for _, how in merged)
     early = {f"{kind} {block}" for kind in ("from", "at once after") for block in probing.STARTS}
-    assert equal == {"equal"} and equal < tuned <= equal | early and not protected
-    assert merged[2][1]["protect"].k == 20  # half of what the route keeps
+    assert {"equal"} < tuned <= {"equal"} | early and not protected
+    assert merged[1][1]["protect"].k == 20  # half of what the route keeps
     full = by_name[FULL].run(images, "test", slice(0, 4)).tokens
     for name, way in by_name.items():
         made = way.run(images, "test", slice(0, 4))

@@ -9,6 +9,7 @@ from stub_economy import N_TOKENS, in_order, records
 
 from covtoken.evaluation.records import load_records, records_path
 from covtoken.gates import gate6
+from covtoken.keys import hash_unit
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
 
@@ -72,9 +73,15 @@ def test_coverage_may_fall_to_the_lower_edge_of_its_law_and_not_below():
         assert (found, checks["coverage_within_its_law"]) == (decision, decision == "GO")
 
 
-def test_a_certificate_of_too_few_units_is_a_no_go():
+def test_a_certificate_of_too_few_units_gives_no_verdict():
     decision, checks = decide(records(calibration=range(1, 9)))
-    assert decision == "NO-GO" and checks["coverage_within_its_law"] is False
+    assert decision == "NO-VERDICT" and checks["coverage_within_its_law"] is False
+
+
+def test_a_setting_that_drops_nothing_gives_no_verdict():
+    made = records(k=N_TOKENS)
+    del made.header["checks"]  # there is no route to check
+    assert decide(made)[0] == "NO-VERDICT"
 
 
 def test_few_units_or_no_calibration_give_no_verdict():
@@ -128,6 +135,22 @@ def test_rivals_at_equal_flops_win_lose_or_stay_undecided():
     assert decide(worse)[1]["retention.recommended_against_random"] == "loses"
 
 
+def test_a_win_needs_an_exact_test_over_enough_units_adjusted_for_all_rivals():
+    """Of 40 units n differ, all one way: p = 2 ÷ 2ⁿ, times the number of scores by Holm."""
+    won = {n: ([50] * n + [5] * (40 - n), 30) for n in (5, 6, 7)}
+    for n, alone, beside_others in ((5, "undecided", "undecided"), (6, "wins", "undecided"), (7, "wins", "wins")):
+        rivals = {"random": won[n]}
+        assert decide(records([5] * 40, rivals=rivals))[1]["retention.recommended_against_random"] == alone
+        rivals |= {"centre_prior": ([5] * 40, 30)}
+        found = gate6.headline(records([5] * 40, rivals=rivals)).entries()["retention_gain.recommended_minus_random"]
+        assert found["p_exact"] == pytest.approx(2 * 0.5**n) and found["p_holm"] == pytest.approx(4 * 0.5**n)
+        assert (found["units_won"], found["units_lost"]) == (n, 0)
+        assert decide(records([5] * 40, rivals=rivals))[1]["retention.recommended_against_random"] == beside_others
+    for n, word in ((19, "undecided"), (20, "wins")):
+        made = records([5] * n, rivals={"random": ([50] * n, 30)})
+        assert decide(made)[1]["retention.recommended_against_random"] == word
+
+
 def test_merged_lesions_and_losses_are_measured_where_recorded():
     arrays = {"merged": np.array([1] * 30 + [0] * 10, np.uint8), "loss/expected_risk.alpha0.1": np.full(40, 0.05)}
     arrays["certified_k/expected_risk.alpha0.1"] = np.array([64])
@@ -136,9 +159,11 @@ def test_merged_lesions_and_losses_are_measured_where_recorded():
     assert found["retention_gain.recommended_minus_merging"]["value"] == pytest.approx(6 / 40)
     assert found["risk.expected_risk.alpha0.1"]["value"] == pytest.approx(0.05)
     kept = found["certified_keep.expected_risk.alpha0.1"]
-    header = records().header
-    assert kept["value"] == 64 / header["n_tokens"] and kept["n_units"] == len(header["calibration_units"])
+    assert kept["value"] == 64 / N_TOKENS and kept["n_units"] == 39
     assert found["speedup_wall_net.batch8"]["value"] == 1.7
+    more = [hash_unit(f"c{i}") for i in range(50)]  # eleven calibration units without a lesion count for nothing
+    again = gate6.headline(records(arrays=arrays, calibration_units=more)).entries()
+    assert again["certified_keep.expected_risk.alpha0.1"]["n_units"] == 39
 
 
 def test_coverage_is_the_share_of_test_units_under_the_certified_k():
@@ -173,6 +198,9 @@ def test_curves_hold_the_share_retained_at_each_speed_up_within_reach():
         assert row["all"] == min(k, 40) / 40 and row["small"] == min(k, 10) / 10
     made.header["curves"]["recommended.block1"][4:] = [0] * 6
     assert len(gate6.curve_rows(made)) == 4  # what no k reaches has no point
+    made.arrays["merged_at/1.55"] = np.array([1] * 10 + [0] * 30, np.uint8)
+    merged = {"score": "merging", "block": 1, "speedup": 1.55, "all": 0.25, "small": 1.0}
+    assert gate6.curve_rows(made)[4:] == [merged]
     assert gate6.curve_rows(records(needs=[1, 2], small=[0, 0]))[0]["small"] is None
 
 

@@ -10,7 +10,7 @@ from covtoken.errors import CovtokenError
 from covtoken.paper.charts import economy as charts
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_svg
 from covtoken.paper.charts.table import CHARTS
-from covtoken.paper.numbers import readable
+from covtoken.paper.numbers import as_text, readable
 from covtoken.paper.pages.economy import cells_of, frame_of
 from covtoken.paper.tables import economy
 from covtoken.protocol.report import GateReport, metric
@@ -195,6 +195,7 @@ METRICS = {
 CHOSEN = {"score": "recommended", "block": 3, "k": 136, "n_tokens": 256, "speedup": 1.553}
 CHOSEN |= {"retained": 0.983, "at_wanted": 0.879}
 SETTING = {"chosen": CHOSEN, "each": [CHOSEN | {"score": "random", "k": 250, "speedup": 1.0}, CHOSEN], "k_whole": 132}
+SETTING["merging"] = {"schedule": "from 3", "speedup": 1.6, "retained": 0.98, "at_wanted": 0.7}
 
 
 def report(decision: str = "NO-GO", **checks) -> GateReport:
@@ -243,15 +244,43 @@ def test_the_table_of_certificates_says_what_is_vacuous_and_can_be_narrowed():
 
 def test_settings_put_the_chosen_score_first():
     table = economy.setting_table(SETTING)
-    assert list(table.index) == ["C− (chosen)", "random"]
+    assert list(table.index) == ["C− (chosen)", "random", "token merging, from 3"]
     assert table.loc["C− (chosen)", "tokens kept"] == "136 of 256"
+    assert list(table["part"]) == ["ours", "rival", "rival, sets the threshold"]
+    slower = SETTING | {"merging": None, "each": [*SETTING["each"], CHOSEN | {"score": "attention_fit"}]}
+    assert list(economy.setting_table(slower)["part"]) == ["ours", "shown beside", "rival, sets the threshold"]
+
+
+def test_the_table_of_aims_says_what_was_missed_and_why():
+    found = {"speedup_flops_net": 1.553, "retention_all": 0.97, "certified_keep.rank.alpha0.1": 0.31}
+    metrics = {name: metric(value, None, 30, 30, 9) for name, value in found.items()}
+    metrics["probe_gain.malignancy.chosen_minus_full"] = metric(-0.04, (-0.09, 0.001), 30, 30, 9)
+    table = economy.aims_table({"metrics": metrics, "parameters": {"setting": SETTING}})
+    assert list(table["reached"].str[:3].str.strip(";")) == ["no", "yes", "no", "yes"]
+    assert "136 tokens are what the rule asks for: at 2 × it kept 0.879" in table["reached"].iloc[0]
+
+
+def test_lesions_of_one_unit_have_the_interval_over_units_beside_the_exact_one():
+    entry = metric(0.9, (0.8, 0.95), 8, 9, 9) | {"count": 18, "of": 20, "exact95": [0.68, 0.99]}
+    assert as_text(entry) == "0.900 [0.680, 0.990 exact; 0.800, 0.950 over units]"
+    assert as_text(entry | {"n_units": 20}) == "0.900 [0.680, 0.990 exact]"
+
+
+def test_lesions_are_drawn_against_the_clock_where_the_route_was_timed():
+    clock = [{"speedup": s, "speedup_wall": 0.9 * s, "k": 1} for s in (1.2, 1.5)]
+    drawn = charts.retention_by_clock(CURVES, clock, 3).to_dict()
+    values = [row for rows in drawn["datasets"].values() for row in rows if "speedup" in row and "score" in row]
+    assert {row["score"] for row in values} == {"recommended", "attention_best"}, "a search costs more"
+    assert {round(row["speedup"], 3) for row in values} == {1.08, 1.35}
+    with pytest.raises(CovtokenError, match="no row"):
+        charts.retention_by_clock(CURVES, [], 3)
 
 
 def test_the_table_of_probes_puts_the_full_pass_first_and_other_speedups_last():
     table = economy.probe_table(METRICS, [{"route": "chosen", "speedup": 1.553}])
     assert list(table.index) == ["full pass", "chosen route", "chosen route, 1.3 ×"]
     assert table.loc["chosen route", "net speed-up"] == "1.55 ×"
-    assert table.loc["chosen route"].iloc[-1].startswith("−0.040 [−0.060")
+    assert table.loc["chosen route", "lesion tokens, average precision, minus full pass"].startswith("−0.040 [−0.060")
     assert economy.probe_table({}).empty
 
 
@@ -305,6 +334,7 @@ def test_a_page_puts_cohorts_beside_each_other_by_label():
     assert cells == {
         "C−": ["136 of 256, chosen", "net: 1.55 ×"],
         "random": ["250 of 256", "net: 1.00 ×"],
+        "token merging, from 3": ["–", "net: 1.60 ×"],
     }
     options = {"score": "chosen"}
     cells = cells_of(frame_of("certificates", PAGE, options), {"retained": "retained", "n": "n"}, options)

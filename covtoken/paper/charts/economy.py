@@ -35,10 +35,13 @@ STYLES = {  # score: colour, dashes, width, mark, name at the line's end
     "head_student": (DARK, SOLID, 1.3, "cross", "head's student"),
     "centre_prior": (GREY, DASHED, 1.3, "circle", "centre prior"),
     "random": (GREY, DOTTED, 1.3, "triangle-up", "random"),
+    "merging": (COLOURS[1], DASHED, 1.8, "square", "token merging"),
 }
 OTHER = (GREY, SOLID, 1, "circle")
 SIZES = {"small": "Small lesions retained", "all": "Lesions retained"}
 SPEEDUP = "Times fewer FLOPs, net"  # short: a title wider than the plot is cut on a phone
+CLOCK = "Times faster by the clock, net"
+COSTLY = ("density", "density_1000", "merging")  # their cost is not that of one dot product a token
 TIMES = "format(datum.value, '~g') + ' ×'"
 
 
@@ -48,6 +51,7 @@ def retention_curves(
     size: str = "all",
     block: int | None = None,
     marks: Iterable[Mapping] = (),
+    x_title: str = SPEEDUP,
 ):
     """Plot the share of lesions retained against net speed-up in FLOPs, a line a score, all dropping at one tap.
 
@@ -56,6 +60,7 @@ def retention_curves(
         size: which lesions: ``small`` or ``all``.
         block: the tap; None: that of the first mark, else of the first row.
         marks: settings to mark, the chosen one first, with ``name``, ``block``, ``speedup``, ``small`` and ``all``.
+        x_title: what the speed-up counts.
 
     Raises:
         CovtokenError: another size, a tap without rows, no lesion of that size.
@@ -79,7 +84,7 @@ def retention_curves(
     first, last = float(table["speedup"].min()), float(table["speedup"].max())
     x_scale = alt.Scale(domain=[first, last if last > first else first + 1], nice=False)
     x_axis = alt.Axis(labelExpr=TIMES, tickCount=6, grid=False)
-    x = alt.X("speedup:Q", title=SPEEDUP, scale=x_scale, axis=x_axis)
+    x = alt.X("speedup:Q", title=x_title, scale=x_scale, axis=x_axis)
     y_axis = alt.Axis(labelExpr=PERCENT, tickCount=6)
     y = alt.Y("value:Q", title=SIZES[size], scale=y_scale, axis=y_axis)
     by = {"domain": names}
@@ -109,6 +114,30 @@ def retention_curves(
     words = f"All drop once, after block {block}; scores and exit maps counted."
     words += " Ringed: the chosen setting; diamond: the published one." if len(marks) else ""
     return styled(alt.layer(*layers), title, height, words)
+
+
+def retention_by_clock(
+    rows: Iterable[Mapping],
+    clock: Iterable[Mapping],
+    block: int,
+    title: str = "Lesions that stay, by the time that is saved",
+    size: str = "all",
+):
+    """Plot lesions retained against the speed-up by the clock, for the scores that cost one dot product a token.
+
+    Args:
+        rows: as for ``retention_curves``.
+        clock: what the route at that tap takes: rows with ``speedup`` in FLOPs and ``speedup_wall``.
+        block: the tap that was timed.
+        title, size: as for ``retention_curves``.
+    """
+    seconds = {row["speedup"]: row["speedup_wall"] for row in clock}
+    timed = [
+        {**row, "speedup": seconds[row["speedup"]]}
+        for row in rows
+        if row["block"] == block and row["score"] not in COSTLY and row["speedup"] in seconds
+    ]
+    return retention_curves(timed, title, size, block, x_title=CLOCK)
 
 
 def _marked(marks: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:

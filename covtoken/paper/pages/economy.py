@@ -1,7 +1,7 @@
 """Show gate 6's rows, a column a cohort: ``{economy-table} certificates``.
 
-The parts are certificates, setting, equal, missed, strata, probes and wall. ``:show:`` names the columns of the part's
-table that a cell holds, one below the other, with ``|`` between them and ``column = name`` for another name;
+The parts are aims, certificates, setting, equal, missed, strata, route, probes and wall. ``:show:`` names the columns
+of a part that a cell holds, one below the other, with ``|`` between them and ``column = name`` for another name;
 ``:score:`` (``chosen``: the report's own) and ``:alpha:`` narrow the certificates. A cohort that has no rows of a part
 is named under the table.
 """
@@ -97,7 +97,7 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     if part == "setting":
         return economy.setting_table(setting)
     if part == "equal":
-        return economy.equal_table(metrics)
+        return economy.equal_table(metrics, setting["each"])
     if part == "probes":
         return economy.probe_table(metrics, data.get("probes", []))
     tables = {"missed": economy.missed_table, "wall": economy.wall_table}
@@ -107,9 +107,11 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     if part == "route":
         about = data.get("route_certificate")
         return economy.route_table(about[0]) if about else None
+    if part == "aims":
+        return economy.aims_table(report)
     if part not in tables:
         raise CovtokenError(
-            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, probes or wall"
+            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, aims, probes, wall"
         )
     return tables[part](data[part]) if data.get(part) else None
 

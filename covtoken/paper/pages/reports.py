@@ -118,6 +118,9 @@ class ReportChart(Reader, SphinxDirective):
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
             if chart == "retention_curves":
                 options["marks"] = setting_marks(report["metrics"], report["parameters"])
+            if chart == "retention_by_clock":
+                options["block"] = report["parameters"]["setting"]["chosen"]["block"]
+                options["clock"] = report["chart_data"].get("wall_curve") or []
             spec = CHARTS[chart](rows, **options).to_dict()
         except CovtokenError as error:
             return self.refused(error)

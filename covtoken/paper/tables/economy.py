@@ -64,26 +64,64 @@ def score_at_tap(key: str) -> str:
 
 
 def setting_table(setting: Mapping[str, Any]) -> pd.DataFrame:
-    """Lay out what each score was given on the selection split by the same rule, the chosen setting first.
+    """Lay out what each score, and merging, was given on the selection split by one rule, the chosen setting first.
+
+    The column *part* says which rows could be chosen, which are rivals, the fastest of which sets the threshold, and
+    which are fits on saliency, shown beside.
 
     Args:
-        setting: of a report's parameters: ``chosen``, and ``each`` score's own.
+        setting: of a report's parameters: ``chosen``, ``each`` score's own, and ``merging`` or None.
     """
     chosen, rows = setting["chosen"], []
+    rivals = {one["score"]: one["speedup"] for one in setting["each"] if part_of(one["score"]) == RIVAL}
+    merging = setting["merging"]
+    rivals |= {"merging": merging["speedup"]} if merging else {}
+    fastest = max(rivals, key=rivals.get)
     each = sorted(setting["each"], key=lambda one: (one["score"] != chosen["score"], -one["speedup"]))
     for one in each:
         words = METHOD_NAMES.get(one["score"], one["score"])
         row = {"score": words + (" (chosen)" if one["score"] == chosen["score"] else ""), "after block": one["block"]}
         row |= {"tokens kept": f"{one['k']} of {one['n_tokens']}", "share": f"{one['k'] / one['n_tokens']:.0%}"}
-        row |= {"net speed-up": f"{one['speedup']:.2f} ×", "retained on selection": f"{one['retained']:.3f}"}
-        rows.append(row | {"retained at 2 ×": f"{one['at_wanted']:.3f}"})
+        rows.append(row | {"part": part_of(one["score"])} | _on_selection(one))
+    if merging:
+        row = {
+            "score": f"token merging, {merging['schedule']}",
+            "after block": NONE,
+            "tokens kept": NONE,
+            "share": NONE,
+        }
+        rows.append(row | {"part": RIVAL} | _on_selection(merging))
+    for row, name in zip(rows, [*(one["score"] for one in each), "merging"], strict=False):
+        row["part"] += ", sets the threshold" if name == fastest else ""
     return pd.DataFrame(rows).set_index("score")
 
 
-def equal_table(metrics: Mapping[str, dict]) -> pd.DataFrame:
+RIVAL = "rival"
+
+
+def part_of(score: str) -> str:
+    """Say which part a score has in gate 6's choice: ``ours``, ``rival`` or ``shown beside``."""
+    from covtoken.gates.economy.taps import OURS, RIVALS
+
+    return "ours" if score in OURS else RIVAL if score in RIVALS else "shown beside"
+
+
+def _on_selection(one: Mapping[str, Any]) -> dict[str, str]:
+    found = {"net speed-up": f"{one['speedup']:.2f} ×", "retained on selection": f"{one['retained']:.3f}"}
+    return found | {"retained at 2 ×": f"{one['at_wanted']:.3f}"}
+
+
+BEYOND = "out of reach: it costs more before any token is kept"
+
+
+def equal_table(metrics: Mapping[str, dict], each: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """Lay out lesions retained for the same FLOPs, small and all, as a count and a share with exact bounds.
 
-    The last column is what the chosen score retains more of all lesions, paired.
+    The last columns are what the chosen score retains more of all lesions, paired, with the interval over units, and
+    the exact sign test over units, adjusted by Holm.
+
+    Args:
+        each: score's setting, of a report's parameters: those that keep no token for these FLOPs are named at the end.
     """
     gains = [name.partition(".")[2].partition("_minus_")[0] for name in metrics if name.startswith("retention_gain.")]
     ours = gains[0] if gains else ""
@@ -99,12 +137,48 @@ def equal_table(metrics: Mapping[str, dict]) -> pd.DataFrame:
         row = {"score": words, "small": _counted(small), "small, share": cell(small)}
         row |= {"all": _counted(every), "all, share": cell(every)}
         gain = metrics.get(f"retention_gain.{ours}_minus_{name}")
-        rows.append(row | {"chosen retains more": as_text(gain, signed=True).replace(", ", ",\u00a0")})
+        row |= {"chosen retains more": as_text(gain, signed=True).replace(", ", ",\u00a0")}
+        rows.append(row | {"p, Holm": format(gain["p_holm"], ".3f") if gain and "p_holm" in gain else ""})
+    for name in (one["score"] for one in each if rows and not found.get(one["score"])):
+        rows.append(dict.fromkeys(rows[0], "") | {"score": names[name], "small": BEYOND, "all": BEYOND})
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["score"]).set_index("score")
 
 
 def _counted(entry: dict | None) -> str:
     return f"{entry['count']} of {entry['of']}" if entry and "of" in entry else ""
+
+
+AIMS = {  # metric: (what it is, aim, whether more is better)
+    "speedup_flops_net": ("times fewer FLOPs, net", 2.0, True),
+    "retention_small": ("small lesions that stay", 0.98, True),
+    "retention_all": ("lesions that stay", 0.97, True),
+    "certified_keep.rank.alpha0.1": ("share of tokens certified at α = 0.1", 0.30, False),
+    "speedup_wall_net.batch8": ("times faster, eight pictures at once", 1.8, True),
+    "probe_gain.malignancy.chosen_minus_full": ("malignancy probe minus full pass: interval reaches 0", 0.0, True),
+}
+
+
+def aims_table(report: Mapping[str, Any]) -> pd.DataFrame:
+    """Hold the chosen setting against what was aimed at; where the speed-up falls short, say what costs it.
+
+    Args:
+        report: content of a report of gate 6.
+    """
+    metrics, chosen, rows = report["metrics"], report["parameters"]["setting"]["chosen"], []
+    for name, (words, aim, more_is_better) in AIMS.items():
+        entry = metrics.get(name)
+        if not entry or entry["value"] is None:
+            continue
+        found = entry["value"] if not name.startswith("probe_gain") else entry["ci95"][1]
+        reached = found >= aim if more_is_better else found <= aim
+        bound = f"{'≥' if more_is_better else '≤'} {aim:g}" if aim else NONE
+        shown = as_text(entry, signed=name.startswith("probe_gain"))
+        why = ""
+        if name == "speedup_flops_net" and not reached:
+            why = f"; {chosen['k']} tokens are what the rule asks for: at {aim:g} × it kept {chosen['at_wanted']:.3f} "
+            why += "of the selection lesions"
+        rows.append({"aim": words, "wanted": bound, "found": shown, "reached": ("yes" if reached else "no") + why})
+    return pd.DataFrame(rows).set_index("aim")
 
 
 def missed_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -129,7 +203,8 @@ def probe_table(metrics: Mapping[str, dict], rows: Iterable[Mapping[str, Any]] =
     """Lay out what probes read from each route, and what that is more than from the full pass: a row a route.
 
     Args:
-        metrics: with ``probe.<task>.<route>`` and ``probe_gain.<task>.<route>_minus_full``.
+        metrics: with ``probe.<task>.<route>``, ``probe_gain.<task>.<route>_minus_full`` and, of rivals,
+            ``probe_gain.<task>.chosen_minus_<route>``.
         rows: of a report's ``chart_data["probes"]``, for the speed-ups.
     """
     speedups = {row["route"]: row["speedup"] for row in rows}
@@ -147,6 +222,8 @@ def probe_table(metrics: Mapping[str, dict], rows: Iterable[Mapping[str, Any]] =
             row[words] = cell(metrics.get(f"probe.{task}.{route}"))
             gain = metrics.get(f"probe_gain.{task}.{route}_minus_full")
             row[f"{words}, minus full pass"] = as_text(gain, signed=True).replace(", ", ",\u00a0")
+            ours = metrics.get(f"probe_gain.{task}.chosen_minus_{route}") if route != "full" else None
+            row[f"{words}, chosen minus it"] = as_text(ours, signed=True).replace(", ", ",\u00a0")
         table.append(row)
     return pd.DataFrame(table, columns=list(table[0]) if table else ["route"]).fillna("").set_index("route")
 
