@@ -9,7 +9,7 @@ CUDA events; else in fp32 on the CPU.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,10 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
 from covtoken.bank.neighbors import nearest
 from covtoken.economy.exit_maps import AffineMap, ExitMaps
-from covtoken.economy.flops import macs, matching_flops, route_flops, vit_flops
+from covtoken.economy.flops import macs, route_flops, vit_flops
 from covtoken.economy.keep import budget
-from covtoken.economy.merging import merge_through, schedule
+from covtoken.economy.merge_passes import merged_tokens
+from covtoken.economy.merge_schedules import merging_flops, schedules_for
 from covtoken.economy.routing import route_through
 from covtoken.economy.stages import Stage
 from covtoken.economy.timing import medians
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def methods_of(vit: FrozenViT, block: int, ratio: float, precision: str) -> list[Method]:
-    """List the plain pass first, then routes, and merging at the FLOPs nearest to the first route's."""
+    """List the plain pass first, then routes, and merging within the FLOPs of the first."""
     n_tokens = vit.rows * vit.cols
     bank = torch.randn(BANK, vit.dim, generator=torch.Generator().manual_seed(1)).to(vit.device)
 
@@ -100,32 +101,31 @@ def methods_of(vit: FrozenViT, block: int, ratio: float, precision: str) -> list
         routed(named(block, ratio), stage),
         routed(f"{named(block, ratio)}, search in {BANK}", Stage(block, searched, ratio=ratio, n_compared=BANK)),
         routed(named(*PUBLISHED), Stage(PUBLISHED[0], scored(PUBLISHED[0]), ratio=PUBLISHED[1], sigma=0.5)),
-        *merging(vit, first.flops, precision),
+        *merging(vit, block, first.flops, precision),
     ]
 
 
-def merging(vit: FrozenViT, flops: int, precision: str) -> list[Method]:
-    """Merge to as many clusters as come nearest to these FLOPs; nothing where the model cannot merge."""
-    n_tokens = vit.rows * vit.cols
-    head_dim = vit.dim // vit.model.blocks[0].attn.num_heads
-    costs = {}
-    for n_clusters in range(1, n_tokens + 1):
-        try:
-            planned = schedule(n_tokens, n_clusters, vit.n_blocks)
-        except CovtokenError:  # fewer clusters than halving in every block reaches
-            continue
-        counts = [n_tokens + vit.n_prefix - sum(planned[:i]) for i in range(vit.n_blocks)]
-        costs[n_clusters] = vit_flops(vit, counts) + matching_flops(counts, head_dim, vit.n_prefix)
-    n_clusters = min(costs, key=lambda n: abs(costs[n] - flops))
+def merging(vit: FrozenViT, block: int, flops: int, precision: str) -> list[Method]:
+    """Merge within these FLOPs, exit map included: by the equal schedule, and all at once after the route's block.
 
-    def merged(images: Tensor) -> object:
-        with autocast(images, precision):
-            return merge_through(vit, images, n_clusters)
-
-    if getattr(vit.model, "rope", None) is not None:
-        print(f"{vit.name} has rotary positions: no merging")
+    Nothing where the model cannot merge.
+    """
+    try:
+        found = schedules_for(vit, flops)
+    except CovtokenError as error:
+        print(f"no merging: {error}")
         return []
-    return [Method(f"merging to {n_clusters} clusters", merged, costs[n_clusters])]
+    exit_map = random_map(vit, 2)
+
+    def merged(images: Tensor, planned: Sequence[int]) -> Tensor:
+        with autocast(images, precision):
+            return exit_map(merged_tokens(vit, images, planned)[0])
+
+    names = (name for name in ("equal", f"at once after {block}") if name in found)
+    return [
+        Method(f"merging, {name}, exit map", partial(merged, planned=found[name]), merging_flops(vit, found[name]))
+        for name in names
+    ]
 
 
 def autocast(images: Tensor, precision: str):
@@ -146,11 +146,18 @@ def random_direction(vit: FrozenViT, block: int) -> Direction:
     return Direction(weight, mean, fitted_on(vit) | {"kind": "direction", "block": block, "pooled": True})
 
 
+def random_map(vit: FrozenViT, n: int) -> AffineMap:
+    """Make an exit map that reads n values of a token."""
+    weight = torch.randn(n * vit.dim, vit.dim, generator=torch.Generator().manual_seed(n)) / vit.dim
+    return AffineMap(weight.to(vit.device), torch.zeros(vit.dim, device=vit.device))
+
+
 def random_maps(vit: FrozenViT, stage: Stage) -> ExitMaps:
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(n * vit.dim, vit.dim, generator=generator) / vit.dim for n in (1, 2)]
-    dropped, kept = (AffineMap(weight.to(vit.device), torch.zeros(vit.dim, device=vit.device)) for weight in weights)
-    return ExitMaps((dropped,), kept, fitted_on(vit) | {"kind": "set of exit maps", "blocks": [stage.block]})
+    return ExitMaps(
+        (random_map(vit, 1),),
+        random_map(vit, 2),
+        fitted_on(vit) | {"kind": "set of exit maps", "blocks": [stage.block]},
+    )
 
 
 def fitted_on(vit: FrozenViT) -> dict:

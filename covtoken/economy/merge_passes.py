@@ -142,7 +142,7 @@ def _pass(
     name: str,
 ) -> Pass:
     def run(images: Tensor) -> PassOutput:
-        both, prefix = _merged(vit, images, planned, protect)
+        both, prefix = merged_tokens(vit, images, planned, protect)
         return PassOutput(both[..., : vit.dim].contiguous() if exit_map is None else exit_map(both), prefix)
 
     return Pass(name, flops, run)
@@ -156,13 +156,15 @@ def _pairs(
 
     def pairs(images: Tensor) -> list[tuple[Tensor, Tensor]]:
         full = plain.run(images).tokens
-        return [(_merged(vit, images, planned, protect)[0], full) for planned in plans]
+        return [(merged_tokens(vit, images, planned, protect)[0], full) for planned in plans]
 
     return pairs
 
 
 @torch.no_grad()
-def _merged(vit: FrozenViT, images: Tensor, planned: Sequence[int], protect: Stage | None) -> tuple[Tensor, Tensor]:
+def merged_tokens(
+    vit: FrozenViT, images: Tensor, planned: Sequence[int], protect: Stage | None = None
+) -> tuple[Tensor, Tensor]:
     """Give [normed value of its cluster, own raw value] of each token, [n, T, 2·D], and the normed prefix."""
     merged = merge_planned(vit, images, planned, protect)
     normed, prefix = vit.model.norm(merged.tokens).float(), vit.model.norm(merged.prefix).float()
