@@ -44,7 +44,6 @@ ROUTED = (
 FEW = (CHOSEN,)  # on the phantom, whose notebook has a minute and a half
 OTHER_SPEEDUPS = (1.15, 1.3, 1.55)  # of the chosen score, beside its setting
 STARTS = (1, 2, 3)  # blocks at which a tuned merging may start
-TUNED_ON = 4  # every fourth picture of the bank tunes a schedule of merging; its map is then fitted on all
 BATCHES, REPEATS = (1, 8), 5
 
 
@@ -244,7 +243,7 @@ def _tuned_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) ->
     """Tune merging among the schedules that start early: later ones lie further from the full pass."""
     starts = {"equal"} | {f"{kind} {block}" for kind in ("from", "at once after") for block in STARTS}
     schedules = {name: plan for name, plan in schedules_for(vit, budget).items() if name in starts}
-    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain, tuned_on=TUNED_ON).best
+    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain).best
 
 
 def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Pass:
@@ -257,7 +256,7 @@ def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) ->
 def _protected(setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Way:
     """Merge what the chosen score does not protect: half of what the route keeps."""
     stage = Stage(tap.block, tap.score, k=max(1, k // 2), sigma=tap.recipe.sigma, n_compared=tap.n_compared)
-    tuned = tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain, tuned_on=TUNED_ON)
+    tuned = tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain)
     return _plain_way("merging_protected", tuned.best)
 
 
