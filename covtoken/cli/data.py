@@ -76,6 +76,53 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="busi, lidc-idri, kits23, msd-task03, msd-task06 or msd-task07.")],
+    to: Annotated[str | None, typer.Option(help="Folder of data sets, in place of COVTOKEN_DATA.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of the archive, where covtoken pins no hash (busi).")] = "",
+) -> None:
+    """Get a data set, held against a pinned hash; or print the official steps where there is no plain download.
+
+    Licence and citation come first. A broken download goes on where it ended, in the same run or the next. Exit code
+    0: the data are there; 1: the steps to them were printed; 2: an error, and nothing half-written.
+    """
+    from covtoken.data.fetch.fetch import fetch as run_fetch
+    from covtoken.data.fetch.fetch import fetchable, folder_for
+
+    known = fetchable(name)
+    if not (known.known_hash or (known.url and sha256)):
+        for line in (f"{name}: {known.licence}. Cite: {known.citation}", *known.steps):
+            say(line)
+        raise typer.Exit(1)
+    target = folder_for(known, to)
+    if target.exists():
+        say(f"{target} is there already. Next: covtoken data check {name}")
+        return
+    _tell(f"{name}, licence {known.licence}. Cite: {known.citation}")
+    _tell(f"from {known.url}, {known.known_hash or 'sha256:' + sha256}")
+    with _downloading() as bar:
+        task = bar.add_task("download", total=None)
+        unpacking = bar.add_task("unpack", total=None, visible=False)
+        n = run_fetch(
+            known,
+            target,
+            sha256,
+            lambda done, total: bar.update(task, completed=done, total=total or None),
+            lambda files: bar.update(unpacking, description=f"unpack, {files} files", visible=True),
+        )
+    where = "" if to is None else f"COVTOKEN_DATA={target.parent} "
+    say(f"{target}: {n} files. Next: {where}covtoken data check {name}")
+
+
+def _downloading():
+    """Make a bar of bytes on standard error, shown where that is a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=_talk, disable=not sys.stderr.isatty(), transient=True)
+
+
 def _bar(items, total: int):
     """Show a bar on standard error where that is a terminal."""
     from rich.progress import track

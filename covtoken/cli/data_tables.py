@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +19,8 @@ def list_table(rows: Sequence[dict]) -> Table:
         table.add_column(column, no_wrap=column != "next")
     for row in rows:
         here = "drawn" if row["folder"] is None else "yes" if row["found"] else "no"
-        table.add_row(row["name"], here, row["modality"], row["licence"], escape(row["next"]))
+        licence = re.sub(r" [\d.]+$", "", row["licence"])  # without its version
+        table.add_row(row["name"], here, row["modality"], licence, escape(row["next"]))
     return table
 
 

@@ -64,7 +64,7 @@ def _decathlon(task: str, number: str, md5: str) -> DataSet:
         PUBLIC,
         "ct",
         task,
-        "CC BY-SA",
+        "CC BY-SA 4.0",
         "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13:4128 (2022)",
         # The bucket and the md5 sums are those of MONAI's DecathlonDataset (monai/apps/datasets.py).
         url=f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{task}.tar",
@@ -106,7 +106,7 @@ _ALL = (
         PUBLIC,
         "ct",
         "LIDC-IDRI",
-        "CC BY",
+        "CC BY 3.0",
         f"{_LIDC}; data: The Cancer Imaging Archive, doi 10.7937/K9/TCIA.2015.LO9QL9SX",
         steps=(
             "LIDC-IDRI comes from The Cancer Imaging Archive through its own program, the NBIA Data Retriever.",
@@ -124,7 +124,7 @@ _ALL = (
         PUBLIC,
         "ct",
         "kits23",
-        "CC BY-NC-SA",
+        "CC BY-NC-SA 4.0",
         "Heller et al., The KiTS21 Challenge, arXiv 2307.01984 (2023)",
         steps=(
             "KiTS23 comes through its authors' own program, which fetches the images one by one.",
