@@ -69,7 +69,7 @@ def server():
     web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     web.body, web.asked, web.drops, web.ranges, web.status = BODY, [], [], True, 200
     web.url = f"http://127.0.0.1:{web.server_port}/{TOP}.tar"
-    thread = threading.Thread(target=web.serve_forever, daemon=True)
+    thread = threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield web
     web.shutdown()
