@@ -141,7 +141,7 @@ def test_look_alikes_stop_a_gate_across_splits_alone(tree, monkeypatch):
     monkeypatch.setattr("covtoken.data.check.findings.parts", lambda c: {u: u for u in c.units})
     pairs = found(tree)["near-duplicate"]
     assert all(f.stops and "are one picture, in two splits" in f.what for f in pairs)
-    noisy = np.clip(smooth(3) + np.random.default_rng(0).normal(0, 40, (96, 80)), 0, 255).astype(np.uint8)
+    noisy = np.clip(smooth(3) + np.random.default_rng(0).normal(0, 25, (96, 80)), 0, 255).astype(np.uint8)
     tree.add("noisy", noisy, mask_of(), "third")
     assert any("look alike (correlation 0.9" in f.what for f in found(tree)["near-duplicate"])
 
