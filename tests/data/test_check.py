@@ -16,6 +16,7 @@ from covtoken.data.check.findings import folder_findings, whole_findings
 from covtoken.data.check.run import check
 from covtoken.data.cohorts import open_cohort
 from covtoken.data.external import EXTERNAL
+from covtoken.data.faults import noting
 from covtoken.data.fetch.data_sets import COHORT, DATA_SETS
 from covtoken.data.readers import busi, folder
 from covtoken.errors import CovtokenError
@@ -271,6 +272,8 @@ def test_no_mask_is_read_inside_construction_and_no_external_cohort_is_opened(tr
         check(str(tree.root))
     with construction("a bank"), pytest.raises(LabelLeak):
         folder.read(tree.root, faults=[])
+    with pytest.raises(LabelLeak), noting([], "file"):  # a leak is no fault to be noted
+        raise LabelLeak("a mask")
     for name in ("busbra-external", "lidc-external"):
         with pytest.raises(CovtokenError, match="kept for one confirmation"):
             check(name)
