@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from covtoken.cli import gates, studies
+from covtoken.cli import data, gates, studies
 from covtoken.errors import CovtokenError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.histo
     app.command()(command)
 for command in (studies.ablate, studies.in_organ, studies.alarm):
     app.command()(command)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

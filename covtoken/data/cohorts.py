@@ -32,7 +32,8 @@ def open_cohort(
         name_or_folder: one of ``COMMITTED``, or a folder.
         folder: where a committed cohort's data lie, if not under ``COVTOKEN_DATA``.
         open_external: open one of ``EXTERNAL`` by its name; the confirmation alone says so.
-        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder).
+        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder);
+            ``faults``, a list, makes readers of folders note a faulty file there, with the reason, and go on.
 
     Raises:
         LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
@@ -64,7 +65,8 @@ def open_cohort(
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
             opened = read_folder(path, **options)
-            check_mask_files(opened)  # committed cohorts are bound by their locks
+            if options.get("faults") is None:  # who collects them reads every mask himself
+                check_mask_files(opened)  # committed cohorts are bound by their locks
             return opened
     except TypeError as error:  # an option that the reader does not have
         if "argument" not in str(error):
