@@ -27,7 +27,7 @@ class Volume:
         sources: where each slice lies, for errors.
         size: (H, W) of every slice.
         spacing_mm: (row, column) of their pixels.
-        slice_mm: distance between neighbouring slices.
+        slice_mm: distance between neighbouring slices; None: there is a single one.
         mask, organ: reference of the slice at a position, without size, picture and window; None where there is none.
     """
 
@@ -37,7 +37,7 @@ class Volume:
     sources: tuple[str, ...]
     size: tuple[int, int]
     spacing_mm: tuple[float, float]
-    slice_mm: float
+    slice_mm: float | None
     mask: Callable[[int], MaskRef] | None = None
     organ: Callable[[int], MaskRef] | None = None
 
