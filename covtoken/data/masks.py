@@ -246,7 +246,6 @@ def _of_volumes(ref: MaskRef):
 
 _VOLUMES = {"nifti": "label_volume", "lidc": "lidc_contours"}
 _Reader = Callable[[MaskRef], tuple[np.ndarray, Mark | None]]
-_KINDS: dict[str, _Reader] = {"png": _any_of, "phantom": _phantom, "empty": _empty} | dict.fromkeys(
-    _VOLUMES, _of_volume
-)
+_KINDS: dict[str, _Reader] = {"png": _any_of, "phantom": _phantom, "empty": _empty}
+_KINDS |= dict.fromkeys(_VOLUMES, _of_volume)
 """Readers of masks by kind; a reader of another format adds its own here."""

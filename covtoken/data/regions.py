@@ -106,7 +106,7 @@ def read_cut(read: Read, region: Window | BodyBox | None) -> np.ndarray:
 
 
 def body_box(pixels: np.ndarray) -> tuple[slice, slice] | None:
-    """Find the box of the largest connected tissue in a slice [H, W] in HU, without table and clothes; None: no tissue."""
+    """Find the box of the largest connected tissue in a slice [H, W] in HU, without table and clothes, or None."""
     tissue = binary_opening(pixels > BODY_HU, iterations=2)
     parts, count = connected(tissue)
     if not count:

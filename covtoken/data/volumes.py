@@ -145,8 +145,8 @@ def _opened(file: Path) -> Iterator[nibabel.Nifti1Image]:
 def _space(image: nibabel.Nifti1Image, file: Path, what: str) -> Space:
     if len(image.shape) != 3 or 0 in image.shape:
         raise CovtokenError(
-            f"{what} {file}: expected a volume of three axes, got shape {_sides(image.shape)}; save one phase or channel"
-            " as a file of its own"
+            f"{what} {file}: expected a volume of three axes, got shape {_sides(image.shape)}; save one phase or "
+            "channel as a file of its own"
         )
     if image.get_data_dtype().kind not in "biuf":
         raise CovtokenError(f"{what} {file} holds values of type {image.get_data_dtype()}: save it as numbers")
@@ -176,6 +176,6 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 def _apart(picture: Path, mask: Path, how: str) -> CovtokenError:
     return CovtokenError(
-        f"mask {mask} and its picture {picture} are {how}: a mask is drawn on its picture's own voxels; export it again "
-        "from that picture"
+        f"mask {mask} and its picture {picture} are {how}: a mask is drawn on the voxels of its picture; export it "
+        "again from that picture"
     )

@@ -18,8 +18,8 @@ NAME = "kits23"
 KIDNEY, TUMOUR, CYST = 1, 2, 3
 SLICE_AXIS = 0  # of the file
 HOW_TO_GET = (
-    "in a clone of https://github.com/neheller/kits23 run `pip install -e .`, then `kits23_download_data`, which fetches "
-    "the pictures into its dataset folder"
+    "in a clone of https://github.com/neheller/kits23 run `pip3 install -e .`, then `kits23_download_data`: it fetches "
+    "the pictures into the folder dataset"
 )
 
 

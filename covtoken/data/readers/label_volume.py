@@ -56,7 +56,7 @@ def lesion_ids(ref: MaskRef) -> tuple[dict[int, int], Callable[[MaskRef], np.nda
     box = (find_objects(lesion.view(np.uint8)) or [None])[0]
     if box is None:
         return {}, lambda other: np.zeros(slice_of(lesion, other.labels.index, at.axis).shape, np.int32)
-    parts, count = connected(lesion[box], structure=np.ones((3, 3, 3)))
+    parts, _ = connected(lesion[box], structure=np.ones((3, 3, 3)))
     voxels = {number: int(n) for number, n in enumerate(np.bincount(parts.ravel())) if number}
     shape = lesion.shape
 
@@ -72,10 +72,11 @@ def lesion_ids(ref: MaskRef) -> tuple[dict[int, int], Callable[[MaskRef], np.nda
 
 
 def _inside(values: np.ndarray, at: LabelSlice, file: Path, where: str) -> np.ndarray:
-    strange = np.setdiff1d(values, at.known)
+    strange = values[~np.isin(values, at.known)]
     if len(strange):
         raise CovtokenError(
-            f"mask file {file} holds the value {strange[0]:g} {where}, and its task knows {', '.join(map(str, at.known))}"
-            " alone: it belongs to another task, or was resampled without nearest neighbours; export it again"
+            f"mask file {file} holds the value {strange[0]:g} {where}, and its task knows "
+            f"{', '.join(map(str, at.known))} alone: it is of another task, or was resampled by interpolation; export it "
+            "again"
         )
     return np.isin(values, at.inside)

@@ -213,5 +213,5 @@ def _another_root(file: Path, tag: str) -> CovtokenError:
 
 def _broken(file: Path, error: Exception) -> CovtokenError:
     return CovtokenError(
-        f"mask file {file} cannot be read as readings of LIDC-IDRI ({error}): it is truncated or damaged; fetch it again"
+        f"mask file {file} holds no readings of LIDC-IDRI that can be read ({error}): it is damaged; fetch it again"
     )

@@ -66,7 +66,7 @@ def _folder(name: str, folder: str | Path | None) -> Path:
     found = [path for path in found if path.is_dir() and (path / known.needs).exists()]
     if not found:
         raise CovtokenError(
-            f"cohort {name!r} not found: expected a folder {wanted} under COVTOKEN_DATA, and {came}. Run `covtoken data "
-            f"fetch {name}`, or see data_cards/{name}.md"
+            f"cohort {name!r} not found: expected a folder {wanted} under COVTOKEN_DATA, and {came}. Run `covtoken "
+            f"data fetch {name}`, or see data_cards/{name}.md"
         )
     return found[0]
