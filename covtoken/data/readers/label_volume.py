@@ -76,7 +76,7 @@ def _inside(values: np.ndarray, at: LabelSlice, file: Path, where: str) -> np.nd
     if len(strange):
         raise CovtokenError(
             f"mask file {file} holds the value {strange[0]:g} {where}, and its task knows "
-            f"{', '.join(map(str, at.known))} alone: it is of another task, or was resampled by interpolation; export it "
+            f"{', '.join(map(str, at.known))} alone: it is of another task, or was interpolated; export it "
             "again"
         )
     return np.isin(values, at.inside)
