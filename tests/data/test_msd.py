@@ -54,7 +54,7 @@ def test_every_nth_slice_and_options_that_do_not_exist(tmp_path):
     assert [case.slice_index for case in msd.read(root, every=2).cases] == [0, 2, 4]
     with pytest.raises(CovtokenError, match="every=0"):
         msd.read(root, every=0)
-    with pytest.raises(CovtokenError, match="msd-task03.*evry"):
+    with pytest.raises(CovtokenError, match=r"msd-task03.*evry"):
         open_cohort("msd-task03", root, evry=2)
 
 
