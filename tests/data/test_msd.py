@@ -205,6 +205,12 @@ def test_cohorts_are_found_by_the_name_of_their_folder(tmp_path, monkeypatch):
             open_cohort(name)
 
 
+def test_a_folder_of_pictures_may_not_bear_a_volume_cohorts_name(tmp_path):
+    (tmp_path / "kits23").mkdir()
+    with pytest.raises(CovtokenError, match="name of the volume cohort 'kits23'"):
+        open_cohort(tmp_path / "kits23")
+
+
 def test_real_chest_ct(covtoken_data):
     """Three patients: slices as radiologists see them, tumours of soft tissue where the masks say."""
     if not list(covtoken_data.glob("Task06_Lung*")):
