@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from covtoken.data.case import Case, Cohort, MaskRef
+from covtoken.data.case import Case, Cohort, MaskRef, noting
 from covtoken.data.check import run
 from covtoken.data.check.findings import folder_findings, whole_findings
 from covtoken.data.check.run import check
 from covtoken.data.cohorts import open_cohort
 from covtoken.data.external import EXTERNAL
-from covtoken.data.faults import noting
 from covtoken.data.fetch.data_sets import COHORT, DATA_SETS
 from covtoken.data.readers import busi, folder
 from covtoken.errors import CovtokenError

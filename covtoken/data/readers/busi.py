@@ -9,8 +9,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from covtoken.data.case import DIAGNOSES, Case, Cohort, MaskRef
-from covtoken.data.faults import noting
+from covtoken.data.case import DIAGNOSES, Case, Cohort, MaskRef, noting
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import read_picture, size_of
 from covtoken.data.splits import listed_files, settle_groups

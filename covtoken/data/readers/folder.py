@@ -25,9 +25,8 @@ import warnings
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
-from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef
+from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef, noting
 from covtoken.data.external import refuse_external_files, refuse_external_folder
-from covtoken.data.faults import noting
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
 from covtoken.data.splits import KEY, listed_files, settle_groups
