@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -78,6 +80,25 @@ def ablate(
     console.print(tables.single_table(content))
     console.print(tables.factorial_table(content))
     say(f"written: {ablation.STUDY.write(content, recorded=record)}")
+
+
+def clock(
+    cohort: Annotated[str, typer.Option(help="A cohort with a committed report of gate 6.")] = "busi",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which the passes take turns.")] = 15,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed table.")] = False,
+) -> None:
+    """Time the settings that gate 6 chose, on this machine: routes, merging and the plain pass. No data are needed."""
+    from covtoken.gates.economy import clock as study
+    from covtoken.paper.tables.studies import clock_table
+    from covtoken.protocol.looks import refuse_uncommitted
+    from covtoken.protocol.report import read_report, report_path
+
+    if record:
+        refuse_uncommitted()
+    report = read_report(report_path(cohort, 6, recorded=True))
+    content = study.time_settings(report, repeats, progress=partial(print, file=sys.stderr))
+    console.print(clock_table(content))
+    say(f"written: {study.STUDY.write(content, recorded=record)}")
 
 
 def in_organ(
