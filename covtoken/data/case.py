@@ -168,7 +168,7 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Volume:
+class SlicedVolume:
     """A volume of S slices, each shown in the same number W of pictures.
 
     Attributes:

@@ -21,7 +21,7 @@ SIGMAS_MM = (0.0, 2.5, 5.0)
 
 
 @dataclass(frozen=True)
-class VolumeLesion:
+class LesionTokens:
     """A connected lesion of a volume, by the tokens it owns; ``kept_counts`` counts those that are kept.
 
     Attributes:
@@ -92,6 +92,6 @@ def smooth_along_z(scores: np.ndarray, z_mm: np.ndarray, sigma_mm: float) -> np.
     return weights / weights.sum(axis=1, keepdims=True) @ scores
 
 
-def lesion_sizes(lesions: Iterable[VolumeLesion]) -> np.ndarray:
+def lesion_sizes(lesions: Iterable[LesionTokens]) -> np.ndarray:
     """Count the tokens of each lesion over all its slices, int [L]."""
     return np.array([len(lesion.tokens) for lesion in lesions], dtype=np.int64)

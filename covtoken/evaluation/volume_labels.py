@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from covtoken.data.case import Case, Volume
-from covtoken.economy.volume import VolumeLesion
+from covtoken.data.case import Case, SlicedVolume
+from covtoken.economy.volume import LesionTokens
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import token_labels
 from covtoken.leak_guard import refuse_labels
 
 
-def volume_lesions(volume: Volume, rows: int, cols: int, place: int = 0) -> list[VolumeLesion]:
+def volume_lesions(volume: SlicedVolume, rows: int, cols: int, place: int = 0) -> list[LesionTokens]:
     """Read a volume's lesions, the largest first; pictures are read one at a time.
 
     In each picture a lesion owns the tokens that ``token_labels`` gives it alone: those it covers by a quarter, and for
@@ -36,7 +36,7 @@ def volume_lesions(volume: Volume, rows: int, cols: int, place: int = 0) -> list
             tokens = np.flatnonzero(token_labels(ids == number, rows, cols).lesion)
             owned[number].append((np.full(len(tokens), at), tokens + window * rows * cols))
     return [
-        VolumeLesion(*map(np.concatenate, zip(*owned[number], strict=True)), sizes[number], place)
+        LesionTokens(*map(np.concatenate, zip(*owned[number], strict=True)), sizes[number], place)
         for number in sorted(sizes, key=lambda number: (-sizes[number], number))
         if owned[number]
     ]

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.data.case import Volume
+from covtoken.data.case import SlicedVolume
 from covtoken.data.cohorts import fingerprint_of
 from covtoken.economy.keep import kept_counts, recall, retained
-from covtoken.economy.volume import BUDGETS, SIGMAS_MM, VolumeLesion, kept_in_volume, lesion_sizes, smooth_along_z
+from covtoken.economy.volume import BUDGETS, SIGMAS_MM, LesionTokens, kept_in_volume, lesion_sizes, smooth_along_z
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.ranks import sign_test
 from covtoken.evaluation.stats import clopper_pearson
@@ -65,7 +65,7 @@ class Scored:
     unit: str
     z_mm: Sequence[float]
     maps: Mapping[str, np.ndarray]
-    lesions: Sequence[VolumeLesion]
+    lesions: Sequence[LesionTokens]
 
 
 def run_and_write(cohort: str = "phantom", *, record: bool = False, **inputs) -> tuple[dict[str, Any], Path]:
@@ -120,7 +120,7 @@ def run_volumes(
 
 
 def score_volumes(
-    volumes: Sequence[Volume], bank: FeatureSet, plan: Plan, setting: Setting
+    volumes: Sequence[SlicedVolume], bank: FeatureSet, plan: Plan, setting: Setting
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, str]]:
     """Score volumes one after the other, so that memory does not grow with them.
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from covtoken.economy.keep import budget, kept_counts, recall, retained
-from covtoken.economy.volume import BUDGETS, VolumeLesion, kept_in_volume, lesion_sizes, smooth_along_z
+from covtoken.economy.volume import BUDGETS, LesionTokens, kept_in_volume, lesion_sizes, smooth_along_z
 from covtoken.errors import CovtokenError
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 12))
@@ -49,7 +49,7 @@ def test_a_lesion_that_outscores_all_slices_only_gains_under_the_global_budget(s
     rng = np.random.default_rng(seed)
     tokens = rng.permutation(shape[1])[: rng.integers(1, shape[1] + 1)]
     scores[0, tokens] += 100
-    lesion = [VolumeLesion(np.zeros_like(tokens), tokens)]
+    lesion = [LesionTokens(np.zeros_like(tokens), tokens)]
     even, whole = (kept_counts(kept_in_volume(scores, ratio, spend), lesion) for spend in ("uniform", "global"))
     assert whole >= even and whole == min(len(tokens), shape[0] * budget(shape[1], ratio))
 
@@ -93,8 +93,8 @@ def test_a_lesion_is_retained_by_half_of_its_tokens_over_all_its_slices():
     """Two lesions by hand: the first keeps 2 of 4 tokens, all in one slice; the second 1 of 3."""
     scores = np.array([[5.0, 4, 0, 1], [2, 0, 3, 0]])
     lesions = [
-        VolumeLesion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 3])),
-        VolumeLesion(np.array([0, 1, 1]), np.array([2, 2, 3])),
+        LesionTokens(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 3])),
+        LesionTokens(np.array([0, 1, 1]), np.array([2, 2, 3])),
     ]
     kept = kept_in_volume(scores, 0.25 + 0.25 / 2, "global")  # two of four a slice: 5, 4, 3, 2
     counts, sizes = kept_counts(kept, lesions), lesion_sizes(lesions)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from covtoken.data.case import Case, Volume
+from covtoken.data.case import Case, SlicedVolume
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import token_labels
 from covtoken.evaluation.volume_labels import volume_lesions
@@ -22,7 +22,7 @@ def _volume(ids=IDS, sizes=None, n_slices=3):
     case = Case("c", "u", "ct", lambda: np.zeros((8, 8)), spacing_mm=(0.5, 2.0), organ="lung")
     cases = tuple(replace(case, name=f"c{i}", slice_index=i) for i in range(len(ids)))
     lesions = sizes or {2: 10.0, 7: 140.0}, lambda case: ids[case.slice_index]
-    return Volume("v", "u", cases, tuple(5.0 * i for i in range(n_slices)), lambda: lesions)
+    return SlicedVolume("v", "u", cases, tuple(5.0 * i for i in range(n_slices)), lambda: lesions)
 
 
 def test_tokens_by_hand():

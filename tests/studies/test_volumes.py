@@ -7,7 +7,7 @@ import pytest
 from docutils import nodes
 
 from covtoken.cli import studies as commands
-from covtoken.economy.volume import BUDGETS, SIGMAS_MM, VolumeLesion
+from covtoken.economy.volume import BUDGETS, SIGMAS_MM, LesionTokens
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import clopper_pearson
 from covtoken.paper.charts.volumes import volume_retention
@@ -28,8 +28,8 @@ def _scored(units, lift=10.0):
         maps = np.random.default_rng(place).normal(size=(4, T))
         maps[1, :8] += lift
         lesions = [
-            VolumeLesion(np.ones(8, int), np.arange(8), 900.0, place),
-            VolumeLesion(np.full(2, 2), np.array([5, 6]), 100.0, place),
+            LesionTokens(np.ones(8, int), np.arange(8), 900.0, place),
+            LesionTokens(np.full(2, 2), np.array([5, 6]), 100.0, place),
         ]
         maps[2, 5:7] = -9.0  # the worst of all: never kept
         volumes.append(Scored(unit, (0.0, 5.0, 10.0, 15.0), dict.fromkeys(SCORES, maps), lesions))
@@ -79,7 +79,7 @@ def test_the_named_comparison_counts_units():
     assert primary["units_won"] == primary["units_lost"] == 0 and primary["p"] == 1.0  # keep 0.1 retains them both ways
     scored = _scored(["a", "a", "b", "c"])
     for each in scored:  # ten tokens: four a slice are fewer than half
-        each.lesions[0] = VolumeLesion(np.ones(10, int), np.arange(10), 900.0)
+        each.lesions[0] = LesionTokens(np.ones(10, int), np.arange(10), 900.0)
         each.maps["recommended"][1, 8:10] += 10
     _, primary = compare(scored)
     assert (primary["uniform"], primary["global"], primary["n_lesions"]) == (0, 4, 8)

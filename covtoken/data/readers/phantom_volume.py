@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from covtoken.data.case import Case, Volume
+from covtoken.data.case import Case, SlicedVolume
 from covtoken.data.readers.phantom import FILLED, SHADED, blob_level, inside_of, noise_field
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
@@ -42,7 +42,7 @@ class Planted:
         return 4 / 3 * np.pi * self.along_z_mm * self.semi_axes_mm[0] * self.semi_axes_mm[1]
 
 
-def read(n: int = 8, seed: int = 0) -> tuple[Volume, ...]:
+def read(n: int = 8, seed: int = 0) -> tuple[SlicedVolume, ...]:
     """List ``n`` volumes of 24 to 32 slices, each its own unit. Growing ``n`` keeps the volumes that were there."""
     if not 1 <= n <= MOST:
         raise CovtokenError(f"phantom volumes: expected 1 to {MOST}, got n = {n}")
@@ -70,7 +70,7 @@ def planted(key: str) -> tuple[Planted, ...]:
     return _drawn(key)[2]
 
 
-def _volume(key: str) -> Volume:
+def _volume(key: str) -> SlicedVolume:
     seed, _, index = key.partition(":")
     name = f"phantom-volume-{int(index):02d}" if seed == "0" else f"phantom-volume-s{seed}-{int(index):02d}"
     n_slices = _slices(_rng(key))
@@ -87,7 +87,7 @@ def _volume(key: str) -> Volume:
         )
         for at in range(n_slices)
     )
-    return Volume(name, name, cases, tuple(SLICE_MM * at for at in range(n_slices)), partial(lesions_of, key))
+    return SlicedVolume(name, name, cases, tuple(SLICE_MM * at for at in range(n_slices)), partial(lesions_of, key))
 
 
 def _rng(key: str) -> np.random.Generator:
