@@ -150,6 +150,13 @@ def test_words_follow_from_counts(content):
     assert f"retains as many lesions as one per slice, {whole} against {even} of 12" in words.volumes_text(content)
     for counts, verb in (({"global": 9}, "more lesions than"), ({"global": 2}, "fewer lesions than")):
         assert verb in words.volumes_text(content | {"primary": content["primary"] | counts})
+    rows = [row | {"retained": 11} if row["score"] == "density" else row for row in content["rows"]]
+    assert "retained by membership A: 11 of 12." in words.volumes_text(content | {"rows": rows})
+    of = {key: row["retained"] for key, row in words.by_place(rows).items()}
+    pairs = [
+        f"{of['recommended', s, 0.1, 'uniform']} / {of['recommended', s, 0.1, 'global']} by {s:g} mm" for s in (2.5, 5)
+    ]
+    assert f"it retains {' and '.join(pairs)} (per slice / whole volume)" in words.volumes_text(content)
     assert words.volumes_table(content).row_count == len(SCORES) * len(SIGMAS_MM) * len(BUDGETS)
     row = content["rows"][0]
     assert words.share_text(row) == f"{row['retained']} of 12 [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}]"

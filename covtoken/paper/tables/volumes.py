@@ -75,7 +75,25 @@ def volumes_text(content: dict[str, Any]) -> str:
     return (
         f"On {content['cohort']}, {METHOD_NAMES[primary['score']]} without smoothing, {100 * primary['keep']:g} % of "
         f"the tokens: one budget for the volume retains {verb} lesions {than} one per slice, {whole} against {even} "
-        f"of {n}; "
-        f"it is ahead in {primary['units_won']} and behind in {primary['units_lost']} of {primary['n_units']} units "
-        f"(exact sign test, p = {primary['p']:.3f}); {content['decision']}."
+        f"of {n}; it is ahead in {primary['units_won']} and behind in {primary['units_lost']} of {primary['n_units']} "
+        f"units (exact sign test, p = {primary['p']:.3f}); {content['decision']}. {_besides(content)}"
+    )
+
+
+def _besides(content: dict[str, Any]) -> str:
+    """Say at the named keep ratio what smoothing along z does to the named score, and which score retains most."""
+    found, (scores, sigmas, _, spends), primary = by_place(content["rows"]), axes_of(content), content["primary"]
+    ours, keep = primary["score"], primary["keep"]
+    smoothed = " and ".join(
+        f"{' / '.join(str(found[ours, sigma, keep, spend]['retained']) for spend in spends)} by {sigma:g} mm"
+        for sigma in sigmas
+        if sigma
+    )
+    even = {score: found[score, 0.0, keep, "uniform"] for score in scores}
+    most = max(row["retained"] for row in even.values())
+    best = ", ".join(METHOD_NAMES[score] for score, row in even.items() if row["retained"] == most)
+    named = " / ".join(SPEND_WORDS[spend] for spend in spends)
+    return (
+        f"Smoothed along z it retains {smoothed} ({named}). Without smoothing, per slice, most lesions are retained by "
+        f"{best}: {most} of {primary['n_lesions']}."
     )
