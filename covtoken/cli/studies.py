@@ -1,4 +1,4 @@
-"""Run a study on selection splits: settings of the directions, their banks, O, and the alarm."""
+"""Run a study: settings of the directions, their banks, O, the alarm, and budgets of volumes."""
 
 from __future__ import annotations
 
@@ -160,3 +160,18 @@ def alarm(
     say(study.agreement_line(study.right_counts(rows)))
     if path is not None:
         say(f"report: {path}")
+
+
+def volumes(
+    cohort: Annotated[str, typer.Option("--cohort", help="phantom, or chest CT: msd-task06, lidc-idri.")] = "phantom",
+    data: DataOption = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed table; logs the look.")] = False,
+) -> None:
+    """Spend one token budget on a whole volume or the same on each slice: which keeps more 3-D lesions?"""
+    from covtoken.paper.tables import volumes as tables
+    from covtoken.studies import volumes as study
+
+    content, path = study.run_and_write(cohort, record=record, data=data)
+    console.print(tables.volumes_table(content))
+    say(tables.volumes_text(content))
+    say(f"written: {path}")
