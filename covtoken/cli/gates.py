@@ -22,7 +22,10 @@ def gate(
     ],
     cohort: CohortOption = "phantom",
     split: Annotated[
-        str, typer.Option(help="selection (choose), test (needs the lock) or crossfit; gate 0 has none.")
+        str,
+        typer.Option(
+            help="selection (choose) or test (needs the lock); a small cohort has crossfit or carried, gate 0 none."
+        ),
     ] = "selection",
     backbone: BackboneOption = "embedded",
     data: DataOption = None,
