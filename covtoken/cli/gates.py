@@ -51,7 +51,7 @@ def gate(
         console.print(terminal.full_table(report))
         for check, outcome in sorted(report.checks.items()):
             say(f"  {check}: {outcome}")
-    for line in terminal.brief(report):
+    for line in (*terminal.every_way(report), *terminal.brief(report)):
         say(line)
     if table is not None:
         say(f"csv: {terminal.write_csv(report, Path(table).expanduser())}")
