@@ -99,6 +99,7 @@ def run_and_write(
         decision="NO-VERDICT",
         chart_data={"cells": rows},
     )
+    report = replace(report, backbone=", ".join(backbones))
     report = log_look(report, lock, recorded=record)
     return report, write_report(report, report_path(report.cohort, GATE, recorded=record))
 

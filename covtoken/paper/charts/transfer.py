@@ -18,7 +18,7 @@ HEADS = {  # short enough for four beside each other on a phone; a bar ends a li
 LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
 
 
-SHORT = {"random:vit_small_patch14_dinov2": "random ViT-S", "random:meddinov3": "random, MedDINOv3's form"}
+SHORT = {"random:vit_small_patch14_dinov2": "random ViT-S", "random:meddinov3": "random ViT-B, HU"}
 
 
 def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe elsewhere", score: str = "recommended"):
@@ -44,7 +44,7 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
         orient="top", title=None, ticks=False, domain=False,
     )  # fmt: skip
     sides = alt.Axis(
-        labelExpr="split(datum.label, '|')", labelLimit=150, labelLineHeight=13, title=None, ticks=False, domain=False
+        labelExpr="split(datum.label, '|')", labelLimit=110, labelLineHeight=13, title=None, ticks=False, domain=False
     )
     x = alt.X("head:N", sort=list(HEADS.values()), axis=lines)
     y = alt.Y("cohort:N", sort=cohorts, axis=sides)

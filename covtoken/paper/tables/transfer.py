@@ -24,6 +24,11 @@ def heat_rows(report: GateReport, recorded: dict[str, dict[str, dict]]) -> list[
     return [*report.chart_data["cells"], *(row for c, metrics in found.items() for row in cells(c, metrics))]
 
 
+def backbone_rows() -> list[dict]:
+    """Give the cells of every committed record of backbones."""
+    return [row for r in committed_reports() if str(r.gate) == "backbones" for row in r.chart_data["cells"]]
+
+
 def transfer_table(metrics: dict[str, dict], kind: str = "auroc") -> pd.DataFrame:
     """Lay out one kind of AUROC with 95 % intervals: a row a score with any, a column a way."""
     rows = []
