@@ -21,7 +21,7 @@ from covtoken.data.case import Case, Cohort
 from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, RECIPE_COHORTS, fingerprint_of, open_cohort
 from covtoken.data.external import refuse_external
 from covtoken.data.masks import check_masks
-from covtoken.data.readers.gate_views import VIEWS
+from covtoken.data.readers.volume_cohorts import VOLUMES
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, SMALL_SPLITS, folds, load_splits
 from covtoken.errors import CovtokenError, unknown
 from covtoken.keys import smallest
@@ -241,7 +241,7 @@ def open_setting(
     if not isinstance(cohort, Cohort):
         if name and cohort in COMMITTED:
             raise CovtokenError(f"cohort {cohort!r} has its name already: --name {name} is for a folder of one's own")
-        view = VIEWS.get(cohort)
+        view = VOLUMES[cohort].view if cohort in VOLUMES else None
         options = ({"name": name} if name else {}) | (view.options() if view else {})
         cohort = open_cohort(cohort, data, open_external=open_external, **options)
         cohort = view.of(cohort) if view else cohort

@@ -15,7 +15,7 @@ from covtoken.data import masks
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.cohorts import open_cohort
 from covtoken.data.external import EXTERNAL
-from covtoken.data.readers import gate_views
+from covtoken.data.readers.volume_cohorts import VOLUMES
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.measure import FEWEST_FOR_INTERVAL
 from covtoken.gates import gate3, gate5, runs
@@ -127,7 +127,7 @@ def test_a_bank_carried_to_a_tiny_cohort_holds_nobody_who_is_scored(vit):
 
 def test_gates_see_lung_windows_of_a_volume_whatever_its_masks_say(covtoken_data, monkeypatch):
     monkeypatch.setattr(masks, "read_mask", lambda ref: pytest.fail("a mask was opened"))
-    view = gate_views.VIEWS["msd-task06"]
+    view = VOLUMES["msd-task06"].view
     whole = open_cohort("msd-task06", **view.options() | {"every": 24})
     seen = view.of(whole)
     assert 0 < len(seen.cases) < len(whole.cases) and seen.units == whole.units

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from covtoken.data.external import EXTERNAL
-from covtoken.data.readers.gate_views import VIEWS
+from covtoken.data.readers.volume_cohorts import VOLUMES
 from covtoken.evaluation.measure import measure
 from covtoken.evaluation.records import RecordedScores, load_scores, records_path, scores_path
 from covtoken.paths import project_root
@@ -23,7 +23,7 @@ def joined_paths(root: Path | None = None) -> dict[str, Path]:
     """Give the committed scores, by cohort, that ``joined_metrics`` reads."""
     root = root or project_root()
     paths = {cohort: records_path(root, cohort, "confirmation") for cohort in EXTERNAL}
-    paths |= {cohort: scores_path(root, cohort) for cohort in VIEWS}
+    paths |= {cohort: scores_path(root, cohort) for cohort in VOLUMES}
     return {cohort: path for cohort, path in paths.items() if path.exists()}
 
 
