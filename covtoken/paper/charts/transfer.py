@@ -61,4 +61,4 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
         base.mark_text(fontSize=15, dy=-7).encode(text="pooled:N", color=ink),
         base.mark_text(fontSize=11, dy=10).encode(text="inside:N", color=ink),
     )
-    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such bank.")
+    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such way.")
