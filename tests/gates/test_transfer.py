@@ -61,7 +61,7 @@ def carried(monkeypatch, tmp_path, vit):
 
     def bank(name, setting):
         asked.append(name)
-        return other.features(other.cohort.cases)
+        return replace(other, vit=setting.vit).features(other.cohort.cases)
 
     for module in (settings, ways):
         monkeypatch.setattr(module, "carried_bank", bank)
