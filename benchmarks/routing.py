@@ -1,47 +1,22 @@
 """Routed passes against the plain pass and token merging: python benchmarks/routing.py
 
-Batch 1 and 8, 224 and 518 px; for each method milliseconds a picture (median over repeats in which the methods take
-turns), speed-up on the clock and in FLOPs, GFLOPs and GMACs, all net of scores, searches and exit maps. Weights,
-direction, bank and exit maps are random: they cost what fitted ones cost. On a GPU, if there is one, in bf16, timed by
-CUDA events; else in fp32 on the CPU.
+Batch 1 and 8, 224 and 518 px; for each pass milliseconds a picture, speed-up on the clock (median over rounds in which
+the passes take turns, and quartiles) and in FLOPs, GFLOPs and GMACs, all net of scores, searches and exit maps.
+Weights, direction, bank and exit maps are random: they cost what fitted ones cost. On a GPU, if there is one, in bf16,
+timed by CUDA events; else in fp32 on the CPU. `covtoken clock` times the settings that gate 6 chose.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 
 import timm
 import torch
-from torch import Tensor
 
-from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import load_backbone
-from covtoken.bank.neighbors import nearest
-from covtoken.economy.exit_maps import AffineMap, ExitMaps
-from covtoken.economy.flops import macs, matching_flops, route_flops, vit_flops
+from covtoken.economy.flops import macs
 from covtoken.economy.keep import budget
-from covtoken.economy.merging import merge_through, schedule
-from covtoken.economy.routing import route_through
-from covtoken.economy.stages import Stage
-from covtoken.economy.timing import medians
-from covtoken.errors import CovtokenError
-from covtoken.subspace.direction import Direction
-
-BANK = 12_000  # tokens that a search compares with
-PUBLISHED = (6, 0.25)  # block and keep ratio of the published setting
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row: its name, what it runs on a batch, and the FLOPs of a picture."""
-
-    name: str
-    run: Callable[[Tensor], object]
-    flops: int
+from covtoken.gates.economy.clock import passes_of, time_rows
 
 
 def main() -> None:
@@ -62,101 +37,24 @@ def main() -> None:
     for size in args.sizes:
         vit = load_backbone(args.backbone, size)
         vit.model.to("cuda" if gpu else "cpu")
-        methods = methods_of(vit, args.block, args.ratio, precision)
+        k = budget(vit.rows * vit.cols, args.ratio)
+        schedules = ("equal", f"at once after {args.block}")
+        passes = passes_of(vit, args.block, k, f"{args.ratio:.0%} after block {args.block}", schedules, precision)
         for batch in args.batches:
-            images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(vit.device)
-            seconds = [s / batch for s in medians([partial(m.run, images) for m in methods], args.repeats, gpu)]
-            print_table(f"{size} px, batch {batch}, median of {args.repeats}", methods, seconds)
+            print_table(
+                f"{size} px, batch {batch}, {args.repeats} rounds", time_rows(vit, passes, batch, args.repeats, gpu)
+            )
 
 
-def methods_of(vit: FrozenViT, block: int, ratio: float, precision: str) -> list[Method]:
-    """List the plain pass first, then routes, and merging at the FLOPs nearest to the first route's."""
-    n_tokens = vit.rows * vit.cols
-    bank = torch.randn(BANK, vit.dim, generator=torch.Generator().manual_seed(1)).to(vit.device)
-
-    def searched(tokens: Tensor) -> Tensor:
-        distances, _ = nearest(tokens.reshape(-1, tokens.shape[-1]), bank, 10)
-        return distances.mean(dim=-1).reshape(tokens.shape[:-1])
-
-    def plain(images: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(images, precision):
-            return vit.model.forward_features(images)
-
-    def routed(name: str, stage: Stage, with_maps: bool = False) -> Method:
-        maps = random_maps(vit, stage) if with_maps else None
-        flops = route_flops(vit, [stage], [budget(n_tokens, stage.ratio)], maps=with_maps).total
-        return Method(name, lambda images: route_through(vit, images, [stage], maps, precision), flops)
-
-    def named(block: int, ratio: float) -> str:
-        return f"{ratio:.0%} after block {block}"
-
-    scored = partial(random_direction, vit)
-    stage = Stage(block, scored(block), ratio=ratio, sigma=0.5)
-    first = routed(f"{named(block, ratio)}, exit maps", stage, with_maps=True)
-    whole = vit_flops(vit, [n_tokens + vit.n_prefix] * vit.n_blocks)
-    return [
-        Method("plain pass", plain, whole),
-        first,
-        routed(named(block, ratio), stage),
-        routed(f"{named(block, ratio)}, search in {BANK}", Stage(block, searched, ratio=ratio, n_compared=BANK)),
-        routed(named(*PUBLISHED), Stage(PUBLISHED[0], scored(PUBLISHED[0]), ratio=PUBLISHED[1], sigma=0.5)),
-        *merging(vit, first.flops, precision),
-    ]
-
-
-def merging(vit: FrozenViT, flops: int, precision: str) -> list[Method]:
-    """Merge to as many clusters as come nearest to these FLOPs; nothing where the model cannot merge."""
-    n_tokens = vit.rows * vit.cols
-    head_dim = vit.dim // vit.model.blocks[0].attn.num_heads
-    costs = {}
-    for n_clusters in range(1, n_tokens + 1):
-        try:
-            planned = schedule(n_tokens, n_clusters, vit.n_blocks)
-        except CovtokenError:  # fewer clusters than halving in every block reaches
-            continue
-        counts = [n_tokens + vit.n_prefix - sum(planned[:i]) for i in range(vit.n_blocks)]
-        costs[n_clusters] = vit_flops(vit, counts) + matching_flops(counts, head_dim, vit.n_prefix)
-    n_clusters = min(costs, key=lambda n: abs(costs[n] - flops))
-
-    def merged(images: Tensor) -> object:
-        with autocast(images, precision):
-            return merge_through(vit, images, n_clusters)
-
-    if getattr(vit.model, "rope", None) is not None:
-        print(f"{vit.name} has rotary positions: no merging")
-        return []
-    return [Method(f"merging to {n_clusters} clusters", merged, costs[n_clusters])]
-
-
-def autocast(images: Tensor, precision: str):
-    return torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def print_table(title: str, methods: list[Method], seconds: list[float]) -> None:
-    width = max(len(method.name) for method in methods)
-    print(f"\n{title}\n{'':{width}}{'ms/picture':>12}{'× clock':>9}{'× FLOPs':>9}{'share':>7}{'GFLOPs':>9}{'GMACs':>8}")
-    for method, spent in zip(methods, seconds, strict=True):
-        clock, work = seconds[0] / spent, methods[0].flops / method.flops
-        numbers = f"{1e3 * spent:12.2f}{clock:9.2f}{work:9.2f}{clock / work:7.2f}"
-        print(f"{method.name:{width}}{numbers}{method.flops / 1e9:9.2f}{macs(method.flops) / 1e9:8.2f}")
-
-
-def random_direction(vit: FrozenViT, block: int) -> Direction:
-    weight, mean = torch.randn(2, vit.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(block))
-    return Direction(weight, mean, fitted_on(vit) | {"kind": "direction", "block": block, "pooled": True})
-
-
-def random_maps(vit: FrozenViT, stage: Stage) -> ExitMaps:
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(n * vit.dim, vit.dim, generator=generator) / vit.dim for n in (1, 2)]
-    dropped, kept = (AffineMap(weight.to(vit.device), torch.zeros(vit.dim, device=vit.device)) for weight in weights)
-    return ExitMaps((dropped,), kept, fitted_on(vit) | {"kind": "set of exit maps", "blocks": [stage.block]})
-
-
-def fitted_on(vit: FrozenViT) -> dict:
-    """Give the header fields by which a route knows what was fitted on this backbone."""
-    made = {"backbone": vit.name, "weights_sha256": vit.weights_sha256, "preprocessing": vit.preprocessing}
-    return made | {"cohort_fingerprint": "random"}
+def print_table(title: str, rows: list[dict]) -> None:
+    width = max(len(row["pass"]) for row in rows)
+    heads = f"{'ms/picture':>12}{'× clock':>9}{'quartiles':>14}{'× FLOPs':>9}{'share':>7}{'GFLOPs':>9}{'GMACs':>8}"
+    print(f"\n{title}\n{'':{width}}{heads}")
+    for row in rows:
+        clock, work = row["speedup_wall"], row["speedup_flops"]
+        quartiles = f"{row['low']:.2f} … {row['high']:.2f}"
+        numbers = f"{row['ms']:12.2f}{clock:9.2f}{quartiles:>14}{work:9.2f}{clock / work:7.2f}"
+        print(f"{row['pass']:{width}}{numbers}{row['flops'] / 1e9:9.2f}{macs(row['flops']) / 1e9:8.2f}")
 
 
 if __name__ == "__main__":

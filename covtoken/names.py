@@ -70,6 +70,8 @@ ROUTE_NAMES = {
     "merging_tuned": "token merging, tuned",
     "merging_protected": "token merging, lesions protected",
     "stop_early": "stop early",
+    "chosen_without_maps": "chosen route, without exit maps",
+    "chosen_search": "as many tokens, by a search of 12,000",
 }
 TASK_NAMES = {
     "segmentation_auroc": "lesion tokens, AUROC",

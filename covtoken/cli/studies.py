@@ -1,7 +1,9 @@
-"""Run a study on selection splits: settings of the directions, their banks, O, and the alarm."""
+"""Run a study: settings of the directions, their banks, O, the alarm, and budgets of volumes."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -80,6 +82,25 @@ def ablate(
     say(f"written: {ablation.STUDY.write(content, recorded=record)}")
 
 
+def clock(
+    cohort: Annotated[str, typer.Option(help="A cohort with a committed report of gate 6.")] = "busi",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which the passes take turns.")] = 15,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed table.")] = False,
+) -> None:
+    """Time the settings that gate 6 chose, on this machine: routes, merging and the plain pass. No data are needed."""
+    from covtoken.gates.economy import clock as study
+    from covtoken.paper.tables.studies import clock_table
+    from covtoken.protocol.looks import refuse_uncommitted
+    from covtoken.protocol.report import read_report, report_path
+
+    if record:
+        refuse_uncommitted()
+    report = read_report(report_path(cohort, 6, recorded=True))
+    content = study.time_settings(report, repeats, progress=partial(print, file=sys.stderr))
+    console.print(clock_table(content))
+    say(f"written: {study.STUDY.write(content, recorded=record)}")
+
+
 def in_organ(
     cohort: StudiedOption = None,
     backbone: StudiedBackboneOption = None,
@@ -139,3 +160,18 @@ def alarm(
     say(study.agreement_line(study.right_counts(rows)))
     if path is not None:
         say(f"report: {path}")
+
+
+def volumes(
+    cohort: Annotated[str, typer.Option("--cohort", help="phantom, or chest CT: msd-task06, lidc-idri.")] = "phantom",
+    data: DataOption = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the committed table; logs the look.")] = False,
+) -> None:
+    """Spend one token budget on a whole volume or the same on each slice: which keeps more 3-D lesions?"""
+    from covtoken.paper.tables import volumes as tables
+    from covtoken.studies import volumes as study
+
+    content, path = study.run_and_write(cohort, record=record, data=data)
+    console.print(tables.volumes_table(content))
+    say(tables.volumes_text(content))
+    say(f"written: {path}")

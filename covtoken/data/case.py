@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from covtoken.data.pictures import Window
 from covtoken.data.regions import BodyBox
 from covtoken.errors import CovtokenError
-from covtoken.leak_guard import refuse_labels
+from covtoken.leak_guard import LabelLeak, refuse_labels
 
 MODALITIES = ("ultrasound", "ct", "ct8")
 DIAGNOSES = ("benign", "malignant", "normal")
@@ -165,3 +166,52 @@ class Cohort:
         """Choose the cases of some units, in the cohort's order."""
         wanted = set(units)
         return tuple(case for case in self.cases if case.unit in wanted)
+
+
+@dataclass(frozen=True)
+class SlicedVolume:
+    """A volume of S slices, each shown in the same number W of pictures.
+
+    Attributes:
+        name: unique within its cohort.
+        unit: the patient.
+        cases: S · W pictures, slice by slice, the windows of a slice in one order.
+        z_mm: S positions along z.
+        lesions: gives the size of each 3-D lesion by number, in mm³, and a function that gives the number of each pixel
+            of a case, [H, W] of whole numbers, 0 outside. It reads labels, so it raises ``LabelLeak`` while something
+            label-free is being built.
+    """
+
+    name: str
+    unit: str
+    cases: tuple[Case, ...]
+    z_mm: tuple[float, ...]
+    lesions: Callable[[], tuple[dict[int, float], Callable[[Case], np.ndarray]]] = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.cases or not self.z_mm or len(self.cases) % len(self.z_mm):
+            raise CovtokenError(
+                f"volume {self.name!r}: expected as many pictures in each of {len(self.z_mm)} slices, got "
+                f"{len(self.cases)} in all"
+            )
+
+    @property
+    def n_windows(self) -> int:
+        """Number of pictures of a slice."""
+        return len(self.cases) // len(self.z_mm)
+
+
+@contextmanager
+def noting(faults: list[tuple[str, str]] | None, file: str | Path) -> Iterator[None]:
+    """Append (file, reason) for a CovtokenError in the block to ``faults``, so that whoever collects faults goes on.
+
+    Where ``faults`` is None the error passes: everyone else stops at the first one. A LabelLeak always passes.
+    """
+    try:
+        yield
+    except LabelLeak:
+        raise
+    except CovtokenError as error:
+        if faults is None:
+            raise
+        faults.append((str(file), str(error)))

@@ -35,7 +35,8 @@ def open_cohort(
         folder: where a named cohort's data lie, if not under ``COVTOKEN_DATA``.
         open_external: open one of ``EXTERNAL`` by its name; the confirmation alone says so.
         options: of the reader, for instance ``n`` and ``seed`` (phantom), ``modality`` and ``organ`` (a folder), or
-            ``every`` and ``region`` (volumes).
+            ``every`` and ``region`` (volumes); ``faults``, a list, makes readers of folders note a faulty file there,
+            with the reason, and go on.
 
     Raises:
         LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
@@ -68,7 +69,8 @@ def open_cohort(
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
             opened = read_folder(path, **options)
-            check_mask_files(opened)  # committed cohorts are bound by their locks
+            if options.get("faults") is None:  # who collects them reads every mask himself
+                check_mask_files(opened)  # committed cohorts are bound by their locks
             return opened
     except TypeError as error:  # an option that the reader does not have
         if "argument" not in str(error):

@@ -99,7 +99,7 @@ def check_mask_files(cohort: Cohort) -> None:
         CovtokenError: as ``read_mask`` and ``one_mark``, or the pictures look like masks and the masks like pictures.
     """
     refuse_labels(f"the masks of cohort {cohort.name!r}")
-    _refuse_swapped(cohort)
+    refuse_swapped(cohort)
     shown = len(cohort.masks) >= MANY and sys.stderr.isatty()
     full, marks = [], {}
     refs = [(ref, False) for ref in cohort.masks.values()] + [(ref, True) for ref in cohort.organs.values()]
@@ -153,7 +153,7 @@ def check_masks(cohort: Cohort, cases: Sequence[Case] | None = None) -> None:
     )
 
 
-def _refuse_swapped(cohort: Cohort) -> None:
+def refuse_swapped(cohort: Cohort) -> None:
     """Refuse a cohort whose first picture that has a mask and is not flat is two-valued, its mask not."""
     for case in cohort.cases:
         ref = cohort.masks.get(case.name)

@@ -18,6 +18,7 @@ from covtoken.data.splits import load_splits
 
 SIDE = 32
 CORRELATION = 0.95
+SAME_PICTURE = 0.9999  # correlation of two thumbnails of one picture, but for rounding
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -36,7 +37,7 @@ def groups(names: list[str], thumbnails: Iterable[np.ndarray]) -> dict[str, str]
         thumbnails: a ``thumbnail`` for each name, streamed.
     """
     order = np.argsort(np.array(names))
-    pairs = _pairs(np.stack(list(thumbnails))[order])
+    pairs = alike_pairs(np.stack(list(thumbnails))[order])
     links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(names), len(names)))
     _, component = connected_components(links, directed=False)
     first: dict[int, str] = {}
@@ -52,15 +53,28 @@ def pairs_across_units(cohort: Cohort, across_splits: bool = True) -> list[tuple
     cases, splits = cohort.cases, load_splits(cohort)
     vectors = np.stack([thumbnail(case.pixels()) for case in cases])
     pairs = []
-    for i, j in _pairs(vectors):
+    for i, j in alike_pairs(vectors):
         a, b = cases[i], cases[j]
         if a.unit != b.unit and (not across_splits or splits[a.unit] != splits[b.unit]):
             pairs.append((a.name, b.name, float(vectors[i] @ vectors[j])))
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
-def _pairs(vectors: np.ndarray, chunk: int = 1024) -> np.ndarray:
-    """Find index pairs i < j with correlation above the threshold, [P, 2]; two flat pictures count as alike."""
+def drawn(cohort: Cohort) -> bool:
+    """Say whether the pictures are drawn from independent seeds, so that look-alikes share only the generator.
+
+    Among such pictures only the same picture twice is a near-duplicate; look-alikes are counted and reported.
+    """
+    return all(ref.kind == "phantom" for ref in cohort.masks.values())
+
+
+def alike_pairs(vectors: np.ndarray, chunk: int = 1024) -> np.ndarray:
+    """Find index pairs i < j with correlation above the threshold, [P, 2]; two flat pictures count as alike.
+
+    Args:
+        vectors: thumbnails [N, SIDE·SIDE], as ``thumbnail`` gives them.
+        chunk: how many are compared with all at a time.
+    """
     flat, pairs = ~vectors.any(axis=1), []
     for start in range(0, len(vectors), chunk):
         close = vectors[start : start + chunk] @ vectors.T > CORRELATION

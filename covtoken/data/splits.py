@@ -109,6 +109,14 @@ def listed_files(name: str, folder: Path | None = None) -> dict[str, str]:
     return {unit: unit for unit in record["units"]} | record.get("joined", {})
 
 
+def parts(cohort: Cohort) -> dict[str, str]:
+    """Give every unit's split, or its fold where the cohort is small and cross-fitted."""
+    splits = load_splits(cohort)
+    if FEWEST_UNITS <= len(cohort.units) < SMALL_COHORT:
+        return {unit: f"fold {fold}" for unit, fold in folds(cohort.units, N_FOLDS).items()}
+    return splits
+
+
 def shared_units(cohort: Cohort, other: Cohort) -> frozenset[str]:
     """Find units that occur in both cohorts: they may feed no bank that scores the other cohort."""
     return frozenset(cohort.units) & frozenset(other.units)

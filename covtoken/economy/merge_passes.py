@@ -79,19 +79,17 @@ def tuned_merging(
     schedules: Mapping[str, Sequence[int]] | None = None,
     batch: int = 8,
     plain: Pass | None = None,
-    tuned_on: int = 1,
 ) -> TunedMerging:
     """Choose a schedule within a budget, without labels: the one whose completed map is nearest to the full pass.
 
-    Each schedule's ridge is fitted on four fifths of the pictures that tune and judged on every fifth, by the squared
-    error of all tokens. The chosen schedule's ridge is then fitted on all of the bank's pictures.
+    Each schedule's ridge is fitted on four fifths of the bank's pictures and judged on every fifth, by the squared
+    error of all tokens. The chosen schedule's ridge is then fitted on all of them.
 
     Args:
         flops: of one picture.
         protect: as in ``merging_pass``.
         schedules: to choose among, by name; without it ``merge_schedules.schedules_for``.
         plain: ``plain_pass``, where it remembers these pictures.
-        tuned_on: every how many-th picture of the bank tunes, as far as ``HELD_OUT`` are left.
 
     Raises:
         LabelLeak: a picture is a registered mask file.
@@ -108,9 +106,8 @@ def tuned_merging(
             f"{len(plans)} schedules and {len(bank_cases)} pictures: expected at least one schedule, and {HELD_OUT} "
             "pictures, every fifth of which judges"
         )
-    tuning = list(bank_cases)[::tuned_on] if len(bank_cases) >= tuned_on * HELD_OUT else list(bank_cases)
     pairs = _pairs(vit, list(plans.values()), protect, plain)
-    fitted, held_out = sum_pairs(vit, tuning, pairs, "the schedule of merging", batch)
+    fitted, held_out = sum_pairs(vit, bank_cases, pairs, "the schedule of merging", batch)
     tried, sums = [], {}
     for (name, planned), one, other in zip(plans.items(), fitted, held_out, strict=True):
         error = squared_error(other, solve_exit_map(one)) if any(planned) else 0.0
@@ -118,11 +115,9 @@ def tuned_merging(
         sums[name] = one + other
     best = min(tried, key=lambda one: one.error)
     kind = "merging" if protect is None else f"merging, {protect.count(vit.rows * vit.cols)} protected"
-    name = f"{kind}, {best.name}"
-    if len(tuning) < len(bank_cases):
-        return TunedMerging(merging_pass(vit, bank_cases, best.planned, protect, name, batch, plain), tuple(tried))
     exit_map = solve_exit_map(sums[best.name]) if any(best.planned) else None
-    return TunedMerging(_pass(vit, best.planned, protect, exit_map, best.flops, name), tuple(tried))
+    chosen = _pass(vit, best.planned, protect, exit_map, best.flops, f"{kind}, {best.name}")
+    return TunedMerging(chosen, tuple(tried))
 
 
 def squared_error(moments: MapMoments, exit_map: AffineMap) -> float:
@@ -142,7 +137,7 @@ def _pass(
     name: str,
 ) -> Pass:
     def run(images: Tensor) -> PassOutput:
-        both, prefix = _merged(vit, images, planned, protect)
+        both, prefix = merged_tokens(vit, images, planned, protect)
         return PassOutput(both[..., : vit.dim].contiguous() if exit_map is None else exit_map(both), prefix)
 
     return Pass(name, flops, run)
@@ -156,13 +151,15 @@ def _pairs(
 
     def pairs(images: Tensor) -> list[tuple[Tensor, Tensor]]:
         full = plain.run(images).tokens
-        return [(_merged(vit, images, planned, protect)[0], full) for planned in plans]
+        return [(merged_tokens(vit, images, planned, protect)[0], full) for planned in plans]
 
     return pairs
 
 
 @torch.no_grad()
-def _merged(vit: FrozenViT, images: Tensor, planned: Sequence[int], protect: Stage | None) -> tuple[Tensor, Tensor]:
+def merged_tokens(
+    vit: FrozenViT, images: Tensor, planned: Sequence[int], protect: Stage | None = None
+) -> tuple[Tensor, Tensor]:
     """Give [normed value of its cluster, own raw value] of each token, [n, T, 2·D], and the normed prefix."""
     merged = merge_planned(vit, images, planned, protect)
     normed, prefix = vit.model.norm(merged.tokens).float(), vit.model.norm(merged.prefix).float()

@@ -115,7 +115,7 @@ def stop_early_pass(
         LabelLeak: a picture is a registered mask file.
         CovtokenError: a block out of range, no case, a picture that cannot be read.
     """
-    flops = _stop_flops(vit, block)
+    flops = stop_early_flops(vit, block)
 
     def stopped(images: Tensor) -> list[Tensor]:
         vit.check_request(images, [], [], False, "fp32")
@@ -144,11 +144,11 @@ def stop_early_block_for(vit: FrozenViT, flops: int) -> int:
     Raises:
         CovtokenError: the budget is below one block and the exit maps.
     """
-    within = [block for block in range(1, vit.n_blocks) if _stop_flops(vit, block) <= flops]
+    within = [block for block in range(1, vit.n_blocks) if stop_early_flops(vit, block) <= flops]
     if not within:
         raise CovtokenError(
             f"{flops / 1e9:.3g} GFLOPs a picture are out of reach of {vit.name}: the patch embedding, one block and "
-            f"the exit maps take {_stop_flops(vit, 1) / 1e9:.3g}"
+            f"the exit maps take {stop_early_flops(vit, 1) / 1e9:.3g}"
         )
     return within[-1]
 
@@ -179,7 +179,7 @@ def solve_exit_map(moments: MapMoments) -> AffineMap:
     return AffineMap(weight.float(), bias.float())
 
 
-def _stop_flops(vit: FrozenViT, block: int) -> int:
+def stop_early_flops(vit: FrozenViT, block: int) -> int:
     """Count the FLOPs of one picture that stops after a block, with an exit map of every token."""
     vit.check_block(block, allow_norm=False)
     if block == vit.n_blocks:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from covtoken.backbone.cache import features
 from covtoken.data.case import Case, Cohort
-from covtoken.data.near_duplicates import CORRELATION
+from covtoken.data.near_duplicates import CORRELATION, drawn
+from covtoken.data.splits import parts
 from covtoken.gates.substrate.agreement import BATCH, BOUNDS, OTHER_BATCH, agreement_rows
-from covtoken.gates.substrate.checks import BANK_TOKENS, bank_checks, drawn, guard_checks, parts, split_checks
+from covtoken.gates.substrate.checks import BANK_TOKENS, bank_checks, guard_checks, split_checks
 from covtoken.gates.substrate.geometry import OFFSET_BOUND, PLACES, SEED, SHAPES, Geometry, follow_marks
 from covtoken.protocol.report import GateRun, check_defect, metric
 from covtoken.protocol.setting import Setting

@@ -138,9 +138,6 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         only = (probing.CHOSEN,) if setting.small else probing.FEW if quick else ()
         found = probing.ways(setting, taps, shown, costs, header, routed.maps, only)
         more["wall"] = probing.wall_rows(setting, found[:2] if quick else found, shown, 1 if quick else probing.REPEATS)
-        if setting.split == "test" and not quick:
-            ks = {speedup: costs.within(choice.key, costs.plain / speedup) for speedup in SPEEDUPS}
-            more["wall_curve"] = probing.wall_curve(setting, routed, ks, shown)
         own_wall = (row for row in more["wall"] if row["route"] == probing.CHOSEN)
         header["speedup_wall_net"] = {f"batch{row['batch']}": row["speedup_wall"] for row in own_wall}
         if setting.split == "test":

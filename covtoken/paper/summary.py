@@ -64,8 +64,6 @@ NUMBERS = {
         "retention_all.published": "… all, at the published setting",
         "speedup_flops_net": "times fewer FLOPs, net",
         "speedup_flops_net.published": "… at the published setting",
-        "speedup_wall_net.batch8": "times faster by the clock, 8 pictures at once",
-        "speedup_wall_net.batch1": "… 1 picture at once",
         "coverage.rank.alpha0.1": "units that keep every lesion, certified at α = 0.1",
         "certified_keep.rank.alpha0.1": "share of tokens that this certifies",
         "probe.segmentation_ap.chosen": "lesion tokens from routed features, average precision",

@@ -72,19 +72,34 @@ def log_look(report: GateReport, lock: str, *, recorded: bool, root: Path | None
     """
     if report.split in ("selection", "calibration"):
         return report
-    look = {
-        "cohort": report.cohort,
-        "gate": report.gate if report.gate == 1 else str(report.gate),
-        "split": report.split,
-        "source_digest": source_digest()[:16],
-        "lock": lock,
-        "decision": report.decision,
-        "report": report_digest(report)[:16],
-    }
+    gate = report.gate if report.gate == 1 else str(report.gate)
+    about = (report.cohort, gate, report.split, report.decision, report_digest(report)[:16], lock)
+    link = log_content(*about, recorded=recorded, root=root)
+    return replace(report, provenance=report.provenance | {"look": link})
+
+
+def log_content(
+    cohort: str,
+    gate: int | str,
+    split: str,
+    decision: str,
+    digest: str,
+    lock: str,
+    *,
+    recorded: bool,
+    root: Path | None = None,
+) -> str:
+    """Log a look of a gate, or of a study on a test split; return the link of its line.
+
+    Args:
+        digest: of what the report or table says.
+        lock: as in ``log_look``.
+    """
+    look = {"cohort": cohort, "gate": gate, "split": split, "source_digest": source_digest()[:16], "lock": lock}
+    look |= {"decision": decision, "report": digest}
     if recorded:
         look["commit"] = _git("rev-parse", "--short=12", "HEAD", root=root).strip()
-    link = append_look(look, recorded=recorded, root=root)
-    return replace(report, provenance=report.provenance | {"look": link})
+    return append_look(look, recorded=recorded, root=root)
 
 
 def report_digest(report: GateReport) -> str:

@@ -1,4 +1,4 @@
-"""Studies: tables of variants tried on a selection split, all in the same form, beside the gate reports."""
+"""Studies: tables of variants in one form beside the gate reports, tried on a selection split, or seen by a test."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ class Study:
         schema: named by the content.
         command: records the table; named by errors.
         rows: key of the content that must hold rows.
+        split: that the table is about.
     """
 
     stem: str
     schema: str
     command: str
     rows: str = "variants"
+    split: str = "selection"
 
     def write(self, content: dict[str, Any], *, recorded: bool, root: Path | None = None) -> Path:
         """Write to ``gate_reports/<cohort>/<stem>.json`` with a digest, or to the ignored ``_run`` folder."""
@@ -66,8 +68,8 @@ class Study:
         except ValueError as error:
             raise CovtokenError(f"{path}: not readable as JSON ({error}); restore it from git") from error
         known = content if isinstance(content, dict) else {}
-        if known.get("schema") != self.schema or known.get("split") != "selection":
-            raise CovtokenError(f"{path}: expected schema {self.schema!r} on the selection split; {again}")
+        if known.get("schema") != self.schema or known.get("split") != self.split:
+            raise CovtokenError(f"{path}: expected schema {self.schema!r} on the {self.split} split; {again}")
         if not content.get(self.rows):
             raise CovtokenError(f"the table {self.stem}.json of {cohort} holds no {self.rows}: restore it from git")
         if "digest" in content and content["digest"] != _digest(content):

@@ -202,18 +202,6 @@ def test_merging_nothing_is_the_plain_pass(vit, bank, unseen):
     assert [(one.name, one.error) for one in tuned.tried] == [("equal", 0.0)]
 
 
-def test_a_part_of_the_bank_may_tune_and_all_of_it_fits_the_map(vit, bank, unseen):
-    flops = plain_pass(vit).flops * 2 // 3
-    quick, alone = tuned_merging(vit, bank, flops, tuned_on=2), tuned_merging(vit, bank[::2], flops)
-    assert quick.tried == alone.tried and len(quick.tried) > 1
-    best = min(quick.tried, key=lambda one: one.error)
-    expected = merging_pass(vit, bank, best.planned).run(unseen).tokens
-    torch.testing.assert_close(quick.best.run(unseen).tokens, expected)
-    assert not torch.allclose(alone.best.run(unseen).tokens, expected, atol=1e-4)
-    few = tuned_merging(vit, bank, flops, tuned_on=len(bank))  # fewer than five would be left: all tune
-    assert few.tried == tuned_merging(vit, bank, flops).tried
-
-
 def test_an_equal_schedule_is_merging_as_before(vit, unseen):
     one, other = merge_planned(vit, unseen, schedule(64, 20, 4)), merge_through(vit, unseen, 20)
     assert torch.equal(one.cluster, other.cluster) and torch.equal(one.tokens, other.tokens)

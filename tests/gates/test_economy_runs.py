@@ -134,9 +134,7 @@ def test_a_report_carries_its_certificate(tested, tmp_path):
     assert certificate.k / certificate.n_tokens == tested.report.metrics["certified_keep.rank.alpha0.1"]["value"]
 
 
-def test_the_clock_runs_along_the_curve_and_probes_are_paired_with_rivals(tested):
-    rows, choice = tested.report.chart_data["wall_curve"], tested.pictures.choice
-    assert rows and all(row["speedup_wall"] > 0 and 1 <= row["k"] < choice.n_tokens for row in rows)
+def test_probes_are_paired_with_rivals(tested):
     metrics = tested.report.metrics
     for rival in ("random", "stop_early"):
         found = metrics[f"probe_gain.segmentation_ap.chosen_minus_{rival}"]["value"]

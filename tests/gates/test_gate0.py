@@ -101,7 +101,7 @@ def test_an_edited_split_file_fails_its_check(monkeypatch, cohort):
     def refuse(*arguments):
         raise CovtokenError("edited")
 
-    monkeypatch.setattr(substrate, "load_splits", refuse)
+    monkeypatch.setattr(substrate, "parts", refuse)
     checks, pairs = substrate.split_checks(cohort)
     assert not any(checks.values()) and pairs == []
 

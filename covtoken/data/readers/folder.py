@@ -25,7 +25,7 @@ import warnings
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
-from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef
+from covtoken.data.case import DIAGNOSES, MODALITIES, Case, Cohort, MaskRef, noting
 from covtoken.data.external import refuse_external_files, refuse_external_folder
 from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.pictures import Window, is_array, read_picture, size_of
@@ -52,6 +52,7 @@ def read(
     curated: str = "",
     splits_folder: Path | None = None,
     open_external: bool = False,
+    faults: list[tuple[str, str]] | None = None,
 ) -> Cohort:
     """List the cohort of ``folder/index.csv``; masks are registered, and none is opened.
 
@@ -66,6 +67,7 @@ def read(
         curated: upstream curation that a table must mention.
         splits_folder: for tests.
         open_external: open a folder that is kept for the confirmation.
+        faults: takes (file, reason) of rows whose files are missing, unreadable or tiny, which are then left out.
 
     Raises:
         LabelLeak: something label-free is being built.
@@ -77,7 +79,7 @@ def read(
     if not open_external:
         refuse_external_folder(root, name)
     index = root / "index.csv"
-    rows = _rows(root)
+    rows = _rows(root, faults)
     files = _named(rows, index)
     name = name or root.resolve().name
     given = {"lesion_value": lesion_value, "mask_at_least": mask_at_least, "organ_at_least": organ_at_least}
@@ -92,14 +94,23 @@ def read(
     register_mask_files(file for file in organ_files.values() if file)
     register_mask_files([index])  # its other columns tell which slices hold lesions, and how large
 
-    sizes = {case: _size(root / row["image"]) for case, row in files.items()}
+    sizes = {}
+    for case, row in files.items():
+        with noting(faults, root / row["image"]):
+            sizes[case] = _size(root / row["image"])
+    files = {case: row for case, row in files.items() if case in sizes}
     unknown = sorted(case for case, row in files.items() if not row.get("patient"))
-    units, left_out = _groups_of(name, unknown, files, root, channel, splits_folder)
+    units, left_out = _groups_of(name, unknown, files, root, channel, splits_folder, faults)
     if unknown and not any("patient" in row for row in rows):
         n = len(set(units.values()))
         warnings.warn(
             f"{index} has no column patient: its {len(rows)} pictures are grouped by likeness into {n} units; name the "
             "patients if one has several pictures",
+            stacklevel=3,
+        )
+    elif unknown and faults is not None:
+        warnings.warn(
+            f"{index} names no patient for {len(unknown)} of its {len(rows)} pictures, which are grouped by likeness",
             stacklevel=3,
         )
     cases, masks, organs = [], {}, {}
@@ -139,41 +150,44 @@ def read(
     return Cohort(name, modality, tuple(cases), masks, organs, curated, left_out)
 
 
-def _rows(root: Path) -> list[dict[str, str]]:
+def _rows(root: Path, faults: list[tuple[str, str]] | None = None) -> list[dict[str, str]]:
     index = root / "index.csv"
     refuse_labels(f"the list {index}")
     rows = []
     for line, row in _cells(index):
-        if not row["image"]:
-            raise CovtokenError(f"{index}, line {line}: no image; take the line out")
-        for column, text in row.items():
-            if any(ord(letter) < 32 for letter in text):
-                raise CovtokenError(f"{index}, line {line}: {column} {text[:40]!r} holds a control character; mend it")
-        if row.get("diagnosis", "").lower() not in ("", *DIAGNOSES):
-            raise CovtokenError(
-                f"{index}, line {line}: diagnosis {row['diagnosis'][:40]!r}: expected {', '.join(DIAGNOSES)} or nothing"
-            )
-        try:
-            for column in FILES:
-                if row.get(column):
-                    row[column] = _relative(root, row[column])
-                    if not (root / row[column]).is_file():
-                        raise CovtokenError(
-                            f"{index}, line {line}: {column} file {root / row[column]} does not exist; restore it or "
-                            "take the line out"
-                        )
-            same = row["mask"] and (root / row["mask"]).samefile(root / row["image"])
-        except OSError as error:
-            raise CovtokenError(
-                f"{index}, line {line}: {str(error.filename)[:200]} cannot be opened ({error.strerror}); mend the line "
-                "or the file's permissions"
-            ) from error
-        except ValueError as error:
-            raise CovtokenError(f"{index}, line {line}: {error}; paths are relative to the folder") from error
-        if same:
-            raise CovtokenError(f"{index}, line {line}: image and mask are one file, {row['image']}: name the mask")
-        rows.append(row)
+        with noting(faults, root / row["image"]):
+            _check_row(root, f"{index}, line {line}", row)
+            rows.append(row)
     return rows
+
+
+def _check_row(root: Path, line: str, row: dict[str, str]) -> None:
+    """Refuse a row by its cells and by what its paths lead to; ``line`` begins the error."""
+    if not row["image"]:
+        raise CovtokenError(f"{line}: no image; take the line out")
+    for column, text in row.items():
+        if any(ord(letter) < 32 for letter in text):
+            raise CovtokenError(f"{line}: {column} {text[:40]!r} holds a control character; mend it")
+    if row.get("diagnosis", "").lower() not in ("", *DIAGNOSES):
+        raise CovtokenError(f"{line}: diagnosis {row['diagnosis'][:40]!r}: expected {', '.join(DIAGNOSES)} or nothing")
+    try:
+        for column in FILES:
+            if row.get(column):
+                row[column] = _relative(root, row[column])
+                if not (root / row[column]).is_file():
+                    raise CovtokenError(
+                        f"{line}: {column} file {root / row[column]} does not exist; restore it or take the line out"
+                    )
+        same = row["mask"] and (root / row["mask"]).samefile(root / row["image"])
+    except OSError as error:
+        raise CovtokenError(
+            f"{line}: {str(error.filename)[:200]} cannot be opened ({error.strerror}); mend the line or the file's "
+            "permissions"
+        ) from error
+    except ValueError as error:
+        raise CovtokenError(f"{line}: {error}; paths are relative to the folder") from error
+    if same:
+        raise CovtokenError(f"{line}: image and mask are one file, {row['image']}: name the mask")
 
 
 def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
@@ -285,14 +299,17 @@ def _size(file: Path) -> tuple[int, int]:
     return size
 
 
-def _groups_of(name, unknown, files, root, channel, splits_folder) -> tuple[dict[str, str], tuple]:
+def _groups_of(name, unknown, files, root, channel, splits_folder, faults) -> tuple[dict[str, str], tuple]:
     if not unknown:
         return {}, ()
     if set(unknown) <= set(listed_files(name, splits_folder)):
         grouped = {case: case for case in unknown}
     else:
-        pictures = (read_picture(root / files[case]["image"], channel) for case in unknown)
-        grouped = groups(unknown, (thumbnail(picture) for picture in pictures))
+        thumbnails = {}
+        for case in unknown:
+            with noting(faults, root / files[case]["image"]):
+                thumbnails[case] = thumbnail(read_picture(root / files[case]["image"], channel))
+        grouped = groups(list(thumbnails), thumbnails.values())
     return settle_groups(name, grouped, splits_folder)
 
 

@@ -7,7 +7,7 @@ what the chosen route costs, but for the full pass, the published setting and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from typing import Any
@@ -31,7 +31,7 @@ from covtoken.evaluation.measure import Measured
 from covtoken.evaluation.probe_metrics import FULL, TASKS, add_probe_metrics
 from covtoken.evaluation.probes import fit_malignancy, fit_segmentation, picture_features
 from covtoken.gates.economy.choice import Costs
-from covtoken.gates.economy.running import Route, exit_maps_of
+from covtoken.gates.economy.running import exit_maps_of
 from covtoken.gates.economy.taps import Tap
 from covtoken.leak_guard import LabelLeak
 from covtoken.protocol.setting import Setting
@@ -44,8 +44,7 @@ ROUTED = (
 FEW = (CHOSEN,)  # on the phantom, whose notebook has a minute and a half
 OTHER_SPEEDUPS = (1.15, 1.3, 1.55)  # of the chosen score, beside its setting
 STARTS = (1, 2, 3)  # blocks at which a tuned merging may start
-TUNED_ON = 4  # every fourth picture of the bank tunes a schedule of merging; its map is then fitted on all
-BATCHES, REPEATS = (1, 8), 5
+BATCHES, REPEATS = (1, 8), 3
 
 
 @dataclass(frozen=True)
@@ -197,21 +196,6 @@ def wall_rows(setting: Setting, found: Sequence[Way], sides: Sides, repeats: int
     return rows
 
 
-def wall_curve(setting: Setting, route: Route, ks: Mapping[float, int], sides: Sides) -> list[dict[str, Any]]:
-    """Time the chosen score's drop at each k beside the full pass, eight pictures at once: {k, speedup, speedup_wall}.
-
-    Args:
-        ks: speed-up in FLOPs → k.
-    """
-    _, images, _ = next(batches(sides.cases["test"][: max(BATCHES)], setting.vit, max(BATCHES)))
-    ks = {speedup: k for speedup, k in ks.items() if k}
-    runs = [partial(plain_pass(setting.vit).run, images)]
-    stages = [replace(route.stage, k=k) for k in ks.values()]
-    runs += [partial(route_through, setting.vit, images, [stage], route.maps) for stage in stages]
-    whole, *seconds = medians(runs, REPEATS)
-    return [{"k": k, "speedup": s, "speedup_wall": whole / t} for (s, k), t in zip(ks.items(), seconds, strict=True)]
-
-
 def _plain_way(route: str, made: Pass) -> Way:
     return Way(route, made.flops, lambda images, side, part: made.run(images))
 
@@ -244,7 +228,7 @@ def _tuned_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) ->
     """Tune merging among the schedules that start early: later ones lie further from the full pass."""
     starts = {"equal"} | {f"{kind} {block}" for kind in ("from", "at once after") for block in STARTS}
     schedules = {name: plan for name, plan in schedules_for(vit, budget).items() if name in starts}
-    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain, tuned_on=TUNED_ON).best
+    return tuned_merging(vit, bank_cases, budget, schedules=schedules, plain=plain).best
 
 
 def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Pass:
@@ -257,7 +241,7 @@ def _equal_merging(vit, bank_cases: Sequence[Case], budget: int, plain: Pass) ->
 def _protected(setting: Setting, tap: Tap, k: int, bank_cases: Sequence[Case], budget: int, plain: Pass) -> Way:
     """Merge what the chosen score does not protect: half of what the route keeps."""
     stage = Stage(tap.block, tap.score, k=max(1, k // 2), sigma=tap.recipe.sigma, n_compared=tap.n_compared)
-    tuned = tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain, tuned_on=TUNED_ON)
+    tuned = tuned_merging(setting.vit, bank_cases, budget, protect=stage, plain=plain)
     return _plain_way("merging_protected", tuned.best)
 
 

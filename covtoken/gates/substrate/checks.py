@@ -15,15 +15,14 @@ import numpy as np
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.bank.token_bank import build_bank, load_bank
 from covtoken.data.case import Cohort
-from covtoken.data.near_duplicates import pairs_across_units
-from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, assign, folds, load_splits
+from covtoken.data.near_duplicates import SAME_PICTURE, drawn, pairs_across_units
+from covtoken.data.splits import SMALL_COHORT, assign, parts
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import label
 from covtoken.keys import hash_unit
 from covtoken.leak_guard import LabelLeak, construction, register_mask_files
 
 BANK_TOKENS = 2000
-SAME_PICTURE = 0.9999  # correlation of two thumbnails of one picture, but for rounding
 
 
 def split_checks(cohort: Cohort, defect: str | None = None) -> tuple[dict[str, bool], list[tuple[str, str, float]]]:
@@ -54,22 +53,6 @@ def split_checks(cohort: Cohort, defect: str | None = None) -> tuple[dict[str, b
         "splits.disjoint_by_unit": max(n_parts.values()) == 1,
         "splits.no_near_duplicates": not alike,
     }, pairs
-
-
-def drawn(cohort: Cohort) -> bool:
-    """Say whether the pictures are drawn from independent seeds, so that look-alikes share only the generator.
-
-    Among such pictures only the same picture twice is a near-duplicate; look-alikes are counted and reported.
-    """
-    return all(ref.kind == "phantom" for ref in cohort.masks.values())
-
-
-def parts(cohort: Cohort) -> dict[str, str]:
-    """Give every unit's split, or its fold where the cohort is small and cross-fitted."""
-    splits = load_splits(cohort)
-    if FEWEST_UNITS <= len(cohort.units) < SMALL_COHORT:
-        return {unit: f"fold {fold}" for unit, fold in folds(cohort.units, N_FOLDS).items()}
-    return splits
 
 
 def bank_checks(features: FeatureSet, block: int, bank_units: set[str], corrupted: bool = False) -> dict[str, bool]:

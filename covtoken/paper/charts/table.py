@@ -9,6 +9,7 @@ from covtoken.paper.charts.economy import certificate_coverage, probe_pareto, re
 from covtoken.paper.charts.scores import auroc_by_block, gain_forest, score_densities
 from covtoken.paper.charts.substrate import agreement_by_block, token_marks
 from covtoken.paper.charts.transfer import transfer_heatmap
+from covtoken.paper.charts.volumes import volume_retention
 
 CHARTS = {
     "alarm_against_failure": alarm_against_failure,
@@ -28,4 +29,5 @@ CHARTS = {
     "retention_by_clock": retention_by_clock,
     "certificate_coverage": certificate_coverage,
     "probe_pareto": probe_pareto,
+    "volume_retention": volume_retention,
 }

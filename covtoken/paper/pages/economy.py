@@ -1,7 +1,7 @@
 """Show gate 6's rows, a column a cohort: ``{economy-table} certificates``.
 
-The parts are aims, certificates, setting, equal, missed, strata, route, probes and wall. ``:show:`` names the columns
-of a part that a cell holds, one below the other, with ``|`` between them and ``column = name`` for another name;
+The parts are aims, certificates, clock, setting, equal, missed, strata, route, probes and wall. ``:show:`` names the
+columns of a part that a cell holds, one below the other, with ``|`` between them, ``column = name`` for another name;
 ``:score:`` (``chosen``: the report's own) and ``:alpha:`` narrow the certificates. A cohort that has no rows of a part
 is named under the table.
 """
@@ -34,6 +34,10 @@ class EconomyTable(Reader, SphinxDirective):
             reports = self.reports("6", self.options.get("cohorts", "").split())
             if not reports:
                 raise CovtokenError(f"gate 6: {MISSING}")
+            if part == "clock":  # a record of its own, for seconds differ by machine
+                reports = {
+                    cohort: report | {"clock": self.report(f"{cohort}/clock")} for cohort, report in reports.items()
+                }
             frames = {cohort: frame_of(part, report, self.options) for cohort, report in reports.items()}
         except CovtokenError as error:
             return self.refused(error)
@@ -107,11 +111,13 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
     if part == "route":
         about = data.get("route_certificate")
         return economy.route_table(about[0]) if about else None
+    if part == "clock":
+        return economy.clock_frame(report["clock"]) if report.get("clock") else None
     if part == "aims":
         return economy.aims_table(report)
     if part not in tables:
         raise CovtokenError(
-            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, aims, probes, wall"
+            f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, aims, clock, probes"
         )
     return tables[part](data[part]) if data.get(part) else None
 

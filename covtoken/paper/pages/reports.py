@@ -126,7 +126,7 @@ class ReportChart(Reader, SphinxDirective):
                 options["marks"] = setting_marks(report["metrics"], report["parameters"])
             if chart == "retention_by_clock":
                 options["block"] = report["parameters"]["setting"]["chosen"]["block"]
-                options["clock"] = report["chart_data"].get("wall_curve") or []
+                options["clock"] = self.report(place.replace("gate6", "clock"))["curve"]
             spec = CHARTS[chart](rows, **options).to_dict()
         except CovtokenError as error:
             return self.refused(error)

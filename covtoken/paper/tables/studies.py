@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from covtoken.bank.token_bank import KEY
+from covtoken.names import route_name
 from covtoken.studies import banks as bank_choice
 from covtoken.studies import in_organ as in_organ_choice
 from covtoken.studies.ablation import settings
@@ -93,6 +94,19 @@ def banks_table(rows: list[dict[str, Any]], n: int = 14) -> Table:
         numbers = (" / ".join(f"{row[c][k]:.3f}" for k in ("auroc", "image_auroc", "lowest")) for c in cohorts)
         settings_texts = (str(row[k]) for k in fields)
         table.add_row(*settings_texts, f"{row['mean']:.4f}", *numbers, style="" if row["tied"] else "dim")
+    return table
+
+
+def clock_table(content: dict[str, Any]) -> Table:
+    """Lay out what passes take: speed-up by the clock with quartiles, beside that in FLOPs, a row a pass and batch."""
+    about, machine = content["chosen"], content["machine"]
+    title = f"{content['cohort']}: {about['k']} of {about['n_tokens']} tokens after block {about['block']}, "
+    title += f"{machine['threads']} threads, {content['repeats']} rounds"
+    table = _table(title, "pass", "pictures at once", "ms a picture", "times faster", "quartiles", "times fewer FLOPs")
+    for row in content["passes"]:
+        numbers = (f"{row[name]:.2f}" for name in ("ms", "speedup_wall"))
+        quartiles = f"{row['low']:.2f} to {row['high']:.2f}"
+        table.add_row(route_name(row["pass"]), str(row["batch"]), *numbers, quartiles, f"{row['speedup_flops']:.2f}")
     return table
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from covtoken.data.masks import read_mask
 from covtoken.data.readers import phantom
-from covtoken.data.readers.growing_lesion import SIZES, grown
+from covtoken.gates.budgets.grown_pictures import SIZES, grown
 
 COHORT = phantom.read(40)
 FREE = [case for case in COHORT.cases if not read_mask(COHORT.masks[case.name]).any()]
