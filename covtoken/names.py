@@ -52,7 +52,7 @@ MEASURE_NAMES = {
 }
 # Ways in which gate 5 scores the same pictures.
 WAYS = {
-    "refitted": "own recipe, own bank",
+    "refitted": "usual recipe, own bank",
     "elsewhere": "recipe chosen elsewhere, own bank",
     "carried": "bank of another cohort, same modality",
     "foreign": "bank of the other modality",

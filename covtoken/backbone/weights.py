@@ -48,6 +48,7 @@ HEADS = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 """Classifiers and poolings, which tokens do not need: left out where the model has none."""
 
 HUB_TIMEOUT_S = 5
+_HU = {"mean": meddinov3.MEAN_HU, "std": meddinov3.STD_HU, "input": "hu"}  # what MedDINOv3 is given
 
 
 def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file: str | Path | None = None) -> FrozenViT:
@@ -56,7 +57,8 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
     Args:
         name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``,
             ``meddinov3`` (takes CT in HU; its file by ``weights_file`` or ``COVTOKEN_MEDDINOV3``), a timm name, or
-            ``random:<timm name>``: seeded random weights, the floor that any trained backbone must beat.
+            ``random:<timm name>`` or ``random:meddinov3``: seeded random weights, the floor that any trained backbone
+            must beat.
         picture_size: S, pixels, a multiple of the patch.
         weights_file: weights on disk instead of the named source (the ONNX file for ``embedded``; the published
             checkpoint for ``meddinov3``; safetensors or a PyTorch state dict for timm models, on their native grid).
@@ -87,7 +89,7 @@ def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file:
 
 def check_backbone_name(name: str) -> None:
     """Refuse a name that no backbone has, before anything is read. Raises CovtokenError."""
-    if name not in ("embedded", meddinov3.NAME):
+    if name not in ("embedded", meddinov3.NAME, f"random:{meddinov3.NAME}"):
         _check_name(name, NAMES.get(name, name).removeprefix("random:"))
 
 
@@ -131,18 +133,20 @@ def _meddinov3(picture_size: int, file: Path | None) -> FrozenViT:
     file = file or meddinov3.file_from_environment()
     file = file or _from_hub(name, meddinov3.HUB_ID, meddinov3.HUB_FILE, meddinov3.HOW_TO_GET)
     state = meddinov3.meddinov3_state(file)
-    fields = {"label": meddinov3.LABEL, "mean": meddinov3.MEAN_HU, "std": meddinov3.STD_HU, "input": "hu"}
-    return _frozen(name, timm_name, state, picture_size, file_sha256(file), options, **fields)
+    return _frozen(name, timm_name, state, picture_size, file_sha256(file), options, label=meddinov3.LABEL, **_HU)
 
 
 def _random(name: str, picture_size: int) -> FrozenViT:
-    timm_name = name.removeprefix("random:")
+    timm_name, label, options, fields = name.removeprefix("random:"), "", {}, {}
+    if timm_name == meddinov3.NAME:
+        timm_name, label, options, fields = meddinov3.TIMM_NAME, meddinov3.LABEL, meddinov3.TIMM_OPTIONS, _HU
     _check_name(name, timm_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _create(timm_name)
+        model = _create(timm_name, **options)
     digest = hashlib.sha256(f"{name};seed=0;timm={timm.__version__};torch={torch.__version__}".encode()).hexdigest()
-    return _frozen(name, timm_name, model.state_dict(), picture_size, digest, label=f"{timm_name}, random weights")
+    fields = {"label": f"{label or timm_name}, random weights"} | fields
+    return _frozen(name, timm_name, model.state_dict(), picture_size, digest, options, **fields)
 
 
 def _frozen(

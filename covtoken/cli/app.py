@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from covtoken.cli import data, gates, studies
+from covtoken.cli import data, gates, studies, transfer
 from covtoken.errors import CovtokenError
 
 app = typer.Typer(
@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
     app.command()(command)
-for command in (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes):
+STUDIES = (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes)
+for command in (*STUDIES, transfer.transfer_backbones):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

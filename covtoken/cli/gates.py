@@ -22,7 +22,10 @@ def gate(
     ],
     cohort: CohortOption = "phantom",
     split: Annotated[
-        str, typer.Option(help="selection (choose), test (needs the lock) or crossfit; gate 0 has none.")
+        str,
+        typer.Option(
+            help="selection (choose) or test (needs the lock); a small cohort has crossfit or carried, gate 0 none."
+        ),
     ] = "selection",
     backbone: BackboneOption = "embedded",
     data: DataOption = None,
@@ -48,7 +51,7 @@ def gate(
         console.print(terminal.full_table(report))
         for check, outcome in sorted(report.checks.items()):
             say(f"  {check}: {outcome}")
-    for line in terminal.brief(report):
+    for line in (*terminal.every_way(report), *terminal.brief(report)):
         say(line)
     if table is not None:
         say(f"csv: {terminal.write_csv(report, Path(table).expanduser())}")

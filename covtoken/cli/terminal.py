@@ -8,13 +8,15 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from covtoken.gates import gate2, gate3, gate4, gate5
+from covtoken.gates import gate2, gate3, gate4
 from covtoken.gates.economy import certificates
 from covtoken.gates.gate1 import FEW_UNITS
+from covtoken.gates.transfer.ways import deciding
 from covtoken.names import METHOD_NAMES
 from covtoken.paper.numbers import as_text, gate_name
 from covtoken.paper.readme_table import ROWS
 from covtoken.paper.summary import NUMBERS
+from covtoken.paper.tables.transfer import transfer_table
 from covtoken.paths import write_then_rename
 from covtoken.protocol.report import GateReport
 
@@ -40,6 +42,14 @@ def brief(report: GateReport) -> list[str]:
     width = max((len(words) for words, _ in shown), default=0)
     head = f"{gate_name(gate)}, {report.cohort}, {report.split}: {units} units, {images} images, {report.backbone}"
     return [head, *(f"  {words:<{width}}  {number}" for words, number in shown), f"{report.decision}: {why(report)}"]
+
+
+def every_way(report: GateReport) -> list[str]:
+    """Lay out every score and baseline in every way of gate 5, pooled AUROC; nothing for another gate."""
+    if str(report.gate) != "5":
+        return []
+    table = transfer_table(report.metrics)
+    return table.loc[:, (table != "").any()].to_string().splitlines()
 
 
 def why(report: GateReport) -> str:
@@ -129,7 +139,7 @@ def _why4(report: GateReport) -> str:
 
 
 def _why5(report: GateReport) -> str:
-    name, checks = f"auroc.recommended.{gate5.DECIDING}", report.checks
+    name, checks = f"auroc.recommended.{deciding(report.split)}", report.checks
     entry, cohort = report.metrics[name], report.parameters["elsewhere"]
     reaches = checks["lower_bound_beats_threshold"]
     threshold = f"{report.thresholds[name]:.3f} ({report.thresholds['reason']})"

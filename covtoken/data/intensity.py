@@ -11,6 +11,7 @@ from covtoken.errors import CovtokenError, unknown
 # kidney 80/400, pancreas 60/320. Fixed, so that one grey level means one tissue in every picture of a cohort.
 WINDOWS_HU: dict[str, tuple[float, float]] = {
     "lung": (-1350.0, 150.0),
+    "lung-crops": (-1000.0, 1200.0),  # on which lung and tissue are as grey as in the lung windows, scaled by crop
     "abdomen": (-160.0, 240.0),
     "liver": (-100.0, 200.0),
     "kidney": (-120.0, 280.0),

@@ -13,6 +13,7 @@ from covtoken.evaluation.froc import froc
 from covtoken.evaluation.labels import SplitLabels
 
 N_DRAWS = 2000
+FEWEST_FOR_INTERVAL = 5  # units
 FP_RATES = (1, 4)
 
 
@@ -57,7 +58,9 @@ class Measured:
         self.add(name, self.values[a] - of.values[b], self.draws[a] - of.draws[b], n)
 
     def interval(self, name: str) -> tuple[float, float]:
-        """Compute the 95 % percentile interval over units."""
+        """Compute the 95 % percentile interval over units; NaN where fewer than five were evaluated."""
+        if self.n[0] < FEWEST_FOR_INTERVAL:
+            return np.nan, np.nan
         return stats.interval(self.draws[name])
 
     def entries(self) -> dict[str, dict]:

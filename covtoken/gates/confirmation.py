@@ -23,7 +23,7 @@ from covtoken.data.external import EXTERNAL, check_index
 from covtoken.economy.keep import kept_counts, kept_tokens, retained
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import SplitLabels, label, mark_small, small_cuts
-from covtoken.evaluation.measure import Measured, measure
+from covtoken.evaluation.measure import FEWEST_FOR_INTERVAL, Measured, measure
 from covtoken.evaluation.records import RecordedScores, Records, records_path, save_scores, to_float16
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.names import COLUMNS, LABELS
@@ -47,7 +47,6 @@ RECORDED = (
     *("saliency_head", "head_student", "patchcore", "musc", "intensity", "variance"),
 )
 KEEP = 0.25  # of the tokens, where small lesions are counted
-FEWEST_FOR_INTERVAL = 5  # units
 DEFECTS = ("shuffled_masks",)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from covtoken.data.case import Case
+from covtoken.data.splits import SMALL_SPLITS
 from covtoken.evaluation.labels import SplitLabels, mark_small, small_cuts
 from covtoken.evaluation.measure import Measured, measure
 from covtoken.evaluation.records import RecordedScores
@@ -65,7 +66,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
     vit, grid = setting.vit, setting.grid
     maps, labels, cases, alarms = score(setting, plan)
     need_lesions(labels, setting.cohort, setting.split)
-    if setting.split == "crossfit":
+    if setting.small:
         plan = replace(plan, small_cuts=small_cuts(labels, cases))
     labels = mark_small(labels, cases, plan.small_cuts)
     if defect:
@@ -88,7 +89,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         pair = f"{kind}.{ours}", f"{kind}.{other}"
         if other in (*BASELINES, "in_organ") and pair[0] in measured.values and pair[1] in others.values:
             measured.difference(f"{kind}_gain.{ours}_minus_{other}", *pair, of=others)
-    own_threshold = plan.locked or setting.split != "crossfit"  # an unlocked recipe of a small cohort is another's
+    own_threshold = plan.locked or not setting.small  # an unlocked recipe of a small cohort is another's
     decision, checks = decide(measured, plan.threshold, measured.n[0], own_threshold)
     metrics = others.entries() | measured.entries()
     report = setting.report(
@@ -128,7 +129,7 @@ def headline(recorded: RecordedScores) -> Measured:
     n_blocks = recorded.header["n_blocks"]
     maps = dict(recorded.scores)
     maps["centre_prior"] = centre_maps(plan, rows, cols, len(recorded.labels.unit))
-    if recorded.header["split"] == "crossfit":  # a small cohort chooses no sign: the recipe's and its opposite
+    if recorded.header["split"] in SMALL_SPLITS:  # a small cohort chooses no sign: the recipe's and its opposite
         maps["intensity_flipped"] = -maps["intensity"]
     measured = measure(maps, recorded.labels, rows, cols)
     finals = [f"auroc.density.block{n_blocks}", "auroc.density.norm"]

@@ -82,7 +82,7 @@ def evaluate(
         threshold: maps the threshold of this run to the one that holds, each ``{value, reason, …}``.
         flops: see ``flops_of``.
     """
-    if pictures.setting.split == "crossfit" and "intensity" in pictures.maps:  # it chose no sign
+    if pictures.setting.small and "intensity" in pictures.maps:  # it chose no sign
         pictures.maps["intensity_flipped"] = -pictures.maps["intensity"]
     n_greedy = n_greedy or rows.greedy_pictures(pictures.setting.cohort.name)
     arrays = _arrays(pictures, n_greedy) | pictures.lesion_arrays()
@@ -170,7 +170,7 @@ def _add_gains(numbers: LesionNumbers, missed: dict[str, np.ndarray]) -> None:
             if name == DECIDES:
                 won, lost, p = sign_test(gains, numbers.unit)
                 numbers.measured.more[name] |= {"units_won": won, "units_lost": lost, "p_exact": p}
-            elif np.isfinite(draws).all():
+            elif np.isfinite([*draws, *numbers.measured.interval(name)]).all():
                 families.setdefault(place, {})[name] = p_of(draws)
         for p_values in families.values():
             for name, adjusted in holm(p_values).items():

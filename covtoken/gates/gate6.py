@@ -135,7 +135,7 @@ def run(setting: Setting, plan: Plan, *, defect: str | None = None) -> GateRun:
         header["checks"] = routed.checks(evaluated.cases, made_by, certificate, defect)
     records, probed, more = Records(arrays, header), {}, {}
     if routed is not None:
-        only = (probing.CHOSEN,) if setting.split == "crossfit" else probing.FEW if quick else ()
+        only = (probing.CHOSEN,) if setting.small else probing.FEW if quick else ()
         found = probing.ways(setting, taps, shown, costs, header, routed.maps, only)
         more["wall"] = probing.wall_rows(setting, found[:2] if quick else found, shown, 1 if quick else probing.REPEATS)
         own_wall = (row for row in more["wall"] if row["route"] == probing.CHOSEN)
@@ -177,7 +177,7 @@ def _sides(setting: Setting, plan: Plan) -> tuple[tuple[Case, ...], FeatureSet, 
     """
     blocks, attention = _blocks(setting, plan)
     what = {"blocks": blocks, "attention": attention, "saliency": setting.vit.has_saliency_head}
-    if setting.split != "crossfit":
+    if not setting.small:
         cases = setting.cases_of("bank")
         calibration = () if setting.split == "selection" else setting.cases_of("calibration")
         return cases, setting.features(cases, **what), [setting.cases_of(setting.split), calibration]
@@ -197,7 +197,7 @@ def _blocks(setting: Setting, plan: Plan) -> tuple[list, list[int]]:
 
 def _bank_of(setting: Setting) -> str:
     cohort = setting.cohort
-    return RECIPE_COHORTS.get(cohort.modality, "busi") if setting.split == "crossfit" else cohort.name
+    return RECIPE_COHORTS.get(cohort.modality, "busi") if setting.small else cohort.name
 
 
 def _scored(
@@ -223,7 +223,7 @@ def _scored(
     labels = label(cases, setting.cohort, *setting.grid)
     need_lesions(labels, setting.cohort, setting.split)
     cuts = plan.small_cuts
-    if setting.split == "crossfit":  # the tercile of its own lesions, of both halves
+    if setting.small:  # the tercile of its own lesions, of both halves
         every = setting.cohort.cases
         cuts = small_cuts(label(every, setting.cohort, *setting.grid), every)
     return Side(tuple(cases), mark_small(labels, cases, cuts), maps, pictures, spans, cuts)

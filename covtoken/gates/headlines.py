@@ -69,7 +69,7 @@ def measure_spreads(
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["COVTOKEN_CACHE"] = folder
                 for gate in gates:
-                    n_units = FEWER_UNITS if opened.split == "crossfit" else SPREAD_UNITS.get(gate, FEWER_UNITS)
+                    n_units = FEWER_UNITS if opened.small else SPREAD_UNITS.get(gate, FEWER_UNITS)
                     setting = replace(opened, precision=precision).limited(n_units)
                     plan = plan or replace(plan_for(setting, may_choose=gate in runs.CHOOSING), locked=True)
                     metrics = runs.GATES[gate](setting, plan, **SPREAD_OPTIONS.get(gate, {})).report.metrics

@@ -39,8 +39,8 @@ def run_and_write(
     Args:
         gate: 0 to 6, or ``negative_result``.
         cohort: a committed name, a folder with ``index.csv``, or a Cohort.
-        split: ``selection``, ``test`` or ``crossfit``; gate 0 looks at every split.
-        record: write the committed files; needs a test or crossfit split under a lock, and counts as a look.
+        split: ``selection``, ``test`` or, of a small cohort, ``crossfit`` or ``carried``; gate 0 looks at every split.
+        record: write the committed files; needs a test split, or a small cohort's, under a lock, and counts as a look.
         precision: ``fp32`` or ``bf16``.
         inputs: ``backbone``, ``data``, ``weights``, ``name``, ``cache`` and ``progress`` of ``open_setting``.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from covtoken.backbone.vit import FrozenViT
 from covtoken.data.cohorts import RECIPE_COHORTS
-from covtoken.data.splits import FEWEST_UNITS, SMALL_COHORT
+from covtoken.data.splits import SMALL_COHORT
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import label, small_cuts
 from covtoken.protocol import locks
@@ -29,7 +29,7 @@ def plan_for(setting: Setting, need_lock: bool = False, may_choose: bool = True)
         CovtokenError: a needed lock is missing, or was made for other data, weights or parameters.
     """
     cohort, vit = setting.cohort, setting.vit
-    if setting.split == "crossfit":
+    if setting.small:
         return recipe_plan(setting, need_lock)
     if setting.split == "test" or not may_choose:
         entry = locks.entry(locks.THRESHOLDS, cohort.name, 1)
@@ -93,16 +93,11 @@ def recipe_plan(setting: Setting, need_lock: bool = False) -> Plan:
         need_lock: refuse (3).
 
     Raises:
-        CovtokenError: an unknown modality, too few units, or no usable lock.
+        CovtokenError: an unknown modality, or no usable lock.
     """
     cohort, vit = setting.cohort, setting.vit
     if cohort.modality not in RECIPE_COHORTS:
         raise unknown(f"modality of {cohort.name} (it names the recipe)", cohort.modality, list(RECIPE_COHORTS))
-    if len(cohort.units) < FEWEST_UNITS:
-        raise CovtokenError(
-            f"{cohort.name} has {len(cohort.units)} units: cross-fitting needs at least {FEWEST_UNITS}, so that the "
-            "others give a bank; add patients"
-        )
     recipe_cohort = RECIPE_COHORTS[cohort.modality]
     entries = {name: locks.entry(locks.THRESHOLDS, name, 1) for name in (recipe_cohort, "busi")}
     entries = {name: entry for name, entry in entries.items() if entry is not None}

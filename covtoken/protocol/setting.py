@@ -18,16 +18,18 @@ from covtoken.backbone.feature_set import FeatureSet
 from covtoken.backbone.vit import Block, FrozenViT
 from covtoken.backbone.weights import check_backbone_name, load_backbone
 from covtoken.data.case import Case, Cohort
-from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, fingerprint_of, open_cohort
+from covtoken.data.cohorts import COMMITTED, PICTURE_SIZE, RECIPE_COHORTS, fingerprint_of, open_cohort
 from covtoken.data.external import refuse_external
 from covtoken.data.masks import check_masks
-from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, folds, load_splits
-from covtoken.errors import CovtokenError
+from covtoken.data.readers.volume_cohorts import VOLUMES
+from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, SMALL_COHORT, SMALL_SPLITS, folds, load_splits
+from covtoken.errors import CovtokenError, unknown
 from covtoken.keys import smallest
 from covtoken.leak_guard import construction
 from covtoken.protocol.report import GateReport, provenance
 
 SEED = 0
+HU_BANK = "msd-task06"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Setting:
 
     Attributes:
         cohort: the cases and where their masks lie.
-        split: ``selection``, ``test``, ``crossfit``, or ``all`` where a gate looks at no label.
+        split: ``selection``, ``test``, ``crossfit``, ``carried`` (a cohort too small to feed a bank of its own), or
+            ``all`` where a gate looks at no label.
         precision: ``fp32`` or ``bf16``.
         cache: whether features are kept on disk.
         progress: whether long work shows a bar.
@@ -57,6 +60,27 @@ class Setting:
     def grid(self) -> tuple[int, int]:
         """Grid rows and columns of the tokens."""
         return self.vit.rows, self.vit.cols
+
+    @property
+    def small(self) -> bool:
+        """Whether the cohort is evaluated as a whole and chooses nothing."""
+        return self.split in SMALL_SPLITS
+
+    @property
+    def bank_cohort(self) -> str:
+        """Name of the cohort that feeds the bank: its modality's recipe cohort where its own units are too few.
+
+        Recipe cohorts have 8 bit, which a backbone that takes Hounsfield units cannot read: it gets a volume cohort.
+
+        Raises:
+            CovtokenError: a modality without a recipe cohort.
+        """
+        if self.split != "carried":
+            return self.cohort.name
+        modality = self.cohort.modality
+        if modality not in RECIPE_COHORTS:
+            raise unknown(f"modality of {self.cohort.name} (it names the bank)", modality, list(RECIPE_COHORTS))
+        return HU_BANK if self.vit.input == "hu" else RECIPE_COHORTS[modality]
 
     @cached_property
     def splits(self) -> dict[str, str]:
@@ -121,8 +145,11 @@ class Setting:
     def pairs(self) -> tuple[list[tuple[FeatureSet, FeatureSet]], tuple[Case, ...]]:
         """Extract pairs of bank and pictures, and give the evaluated cases in the order of all their pictures.
 
-        A split of a large cohort has a single pair; a cross-fitted cohort has a pair for each fold.
+        A split of a large cohort has a single pair; a cross-fitted cohort has a pair for each fold; a cohort too small
+        for that takes the bank of ``bank_cohort``.
         """
+        if self.split == "carried":
+            return [(carried_bank(self.bank_cohort, self), self.features(self.cohort.cases))], self.cohort.cases
         if self.split != "crossfit":
             cases = self.cases_of(self.split)
             return [(self.features(self.cases_of("bank")), self.features(cases))], cases
@@ -160,6 +187,8 @@ class Setting:
             started: ``time.perf_counter`` before the work (None: not timed).
             parts: parameters, thresholds, metrics, checks, decision and chart_data.
         """
+        if self.split == "carried":
+            parts["parameters"] = parts["parameters"] | {"bank_of": self.bank_cohort}
         about = (gate, title, question, self.cohort.name, self.split, self.vit.name)
         return GateReport(*about, **parts, provenance=self.provenance(started))
 
@@ -212,7 +241,10 @@ def open_setting(
     if not isinstance(cohort, Cohort):
         if name and cohort in COMMITTED:
             raise CovtokenError(f"cohort {cohort!r} has its name already: --name {name} is for a folder of one's own")
-        cohort = open_cohort(cohort, data, open_external=open_external, **({"name": name} if name else {}))
+        view = VOLUMES[cohort].view if cohort in VOLUMES else None
+        options = ({"name": name} if name else {}) | (view.options() if view else {})
+        cohort = open_cohort(cohort, data, open_external=open_external, **options)
+        cohort = view.of(cohort) if view else cohort
     if split is not None:
         split = resolve_split(cohort, split)
         check_masks(cohort)  # before minutes of extraction
@@ -224,10 +256,12 @@ def open_setting(
 
 
 def resolve_split(cohort: Cohort, split: str) -> str:
-    """Check a split's name: a small cohort's is always ``crossfit``, a large cohort has selection and test."""
-    if split not in ("selection", "test", "crossfit"):
-        raise CovtokenError(f"split {split!r}: expected selection, test or crossfit")
-    return "crossfit" if len(cohort.units) < SMALL_COHORT else ("test" if split == "crossfit" else split)
+    """Check a split's name: a small cohort has one, ``crossfit`` or ``carried``, a large one selection and test."""
+    if split not in ("selection", "test", *SMALL_SPLITS):
+        raise CovtokenError(f"split {split!r}: expected selection, test, crossfit or carried")
+    if len(cohort.units) < SMALL_COHORT:
+        return "carried" if len(cohort.units) < FEWEST_UNITS else "crossfit"
+    return "test" if split in SMALL_SPLITS else split
 
 
 def carried_bank(name: str, setting: Setting) -> FeatureSet:
@@ -246,9 +280,10 @@ def carried_bank(name: str, setting: Setting) -> FeatureSet:
 
 
 def not_scored(source: Setting, scored: Iterable[str]) -> list[Case]:
-    """List the bank cases of a recipe cohort whose units are not scored."""
+    """List the bank cases of a cohort whose units are not scored; one too small for splits gives all its cases."""
     scored = set(scored)
-    cases = [case for case in source.cases_of("bank") if case.unit not in scored]
+    offered = source.cases_of("bank") if len(source.cohort.units) >= FEWEST_UNITS else source.cohort.cases
+    cases = [case for case in offered if case.unit not in scored]
     if not cases:
         name = source.cohort.name
         raise CovtokenError(f"every unit of the bank of {name} is also scored: there is no bank to carry over")

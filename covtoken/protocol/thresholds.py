@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from covtoken.data.cohorts import RECIPE_COHORTS, cohort_name, external_folder
 from covtoken.data.external import EXTERNAL, check_index, refuse_external
-from covtoken.data.splits import SMALL_COHORT
+from covtoken.data.splits import SMALL_COHORT, SMALL_SPLITS
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.labels import label
 from covtoken.evaluation.records import to_float16
@@ -47,7 +47,7 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
         entry = locks.entry(locks.THRESHOLDS, name, gate)
         if entry is not None and entry["backbone"] == setting.vit.name:
             bound = binding(setting)
-            data = {"data_fingerprint": bound["data_fingerprint"]} if setting.split == "crossfit" else {}
+            data = {"data_fingerprint": bound["data_fingerprint"]} if setting.small else {}
             locks.check_binding(entry | data, bound, f"{name} gate {gate}")
             source = "" if setting.split == "test" else f" of {name}"
             return {
@@ -55,7 +55,7 @@ def threshold_of(setting: Setting, gate: int, own: dict, selection: Callable[[],
                 "reason": entry["threshold_reason"] + source,
                 "locked": True,
             } | _setting(entry)
-    if setting.split == "crossfit":
+    if setting.small:
         raise _nothing_locked(setting, gate)
     selected = selection().report.thresholds
     return {"value": selected["value"], "reason": selected["reason"], "locked": False} | _setting(selected)
@@ -68,7 +68,7 @@ def _setting(found: dict) -> dict:
 
 def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
     """Refuse a run that needs a locked threshold and has none, before minutes of work: to record, or to cross-fit."""
-    if not record and setting.split != "crossfit":
+    if not record and not setting.small:
         return
     entries = [locks.entry(locks.THRESHOLDS, name, gate) for name in sources(setting)]
     if not any(entry and entry["backbone"] == setting.vit.name for entry in entries):
@@ -77,7 +77,7 @@ def need_threshold(setting: Setting, gate: int | str, record: bool) -> None:
 
 def sources(setting: Setting) -> list[str]:
     """Name the cohorts whose threshold may hold, in order: the cohort itself, or recipe cohorts for a small cohort."""
-    if setting.split != "crossfit":
+    if not setting.small:
         return [setting.cohort.name]
     return list(dict.fromkeys((RECIPE_COHORTS.get(setting.cohort.modality, "busi"), "busi")))
 
@@ -100,7 +100,7 @@ def lock_threshold(cohort: str, gate: int | str, reason: str = "") -> list[str]:
     refuse_external(cohort)
     cohort = cohort_name(cohort)
     report = read_report(report_path(cohort, gate, recorded=False))
-    if report.split == "crossfit":
+    if report.split in SMALL_SPLITS:
         raise CovtokenError(
             f"{cohort} has fewer than {SMALL_COHORT} units: it chooses nothing and takes the locked recipe and "
             "threshold of a large cohort, so there is nothing to lock"

@@ -34,7 +34,7 @@ def _run(*arguments, **environment):
         (["gate", "1", "--cohort", "bussi"], "did you mean busi"),
         (["gate", "9"], "unknown gate '9'"),
         (["gate", "1", "--record"], "--record needs --split test"),
-        (["gate", "1", "--cohort", "phantom", "--split", "training"], "expected selection, test or crossfit"),
+        (["gate", "1", "--cohort", "phantom", "--split", "training"], "expected selection, test, crossfit or carried"),
         (["gate", "1", "--backbone", "vit_smal_patch14_dinov2"], "vit_small_patch14_dinov2"),
         (["alarm", "--cohort", "bussi"], "did you mean busi"),
         (["lock", "everything"], "expected thresholds, headline or confirmation"),

@@ -47,7 +47,7 @@ def test_recorded_scores_give_the_reported_numbers(report):
 
 
 @pytest.mark.parametrize("defect", ["shuffled_masks", "transposed_grid", "final_as_middle"])
-@pytest.mark.parametrize("report", REPORTS, ids=lambda r: r.cohort)
+@pytest.mark.parametrize("report", [r for r in REPORTS if r.split != "carried"], ids=lambda r: r.cohort)
 def test_a_planted_defect_turns_the_verdict(report, defect):
     recorded = _scores(report.cohort)
     plan = gate1.Plan.from_json(recorded.header["plan"])
@@ -162,7 +162,6 @@ def test_a_small_cohort_takes_a_recipe_of_its_own_weights_or_says_what_to_run(mo
             "Run without --record.*`covtoken gate 1 --cohort busi --backbone dinov2-base`",
         ),
         (_folder(30, "mri"), "embedded", {}, "unknown modality of mine .*'mri'.*Known: ultrasound"),
-        (_folder(11), "embedded", {}, "mine has 11 units: cross-fitting needs at least 12"),
     ):
         with pytest.raises(CovtokenError, match=message):
             planning.recipe_plan(_setting(cohort, **weights | {"name": backbone} | changed), need_lock=True)

@@ -13,6 +13,8 @@ from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.records import load_records, records_path
 from covtoken.gates import gate5
+from covtoken.gates.transfer import ways
+from covtoken.names import WAYS
 from covtoken.paper.charts.offline_renderer import to_svg
 from covtoken.paper.charts.transfer import transfer_heatmap
 from covtoken.paper.tables import transfer
@@ -38,7 +40,7 @@ def test_committed_maps_give_the_committed_numbers_and_decision(report):
         assert entry["value"] == pytest.approx(report.metrics[name]["value"], abs=bound, nan_ok=True), name
         assert entry["ci95"] == pytest.approx(report.metrics[name]["ci95"], abs=bound), name
     needed = {name: report.checks[name] for name in ("bank_fits", "recipe_chosen_elsewhere")}
-    threshold = report.thresholds[f"auroc.recommended.{gate5.DECIDING}"]
+    threshold = report.thresholds[f"auroc.recommended.{ways.DECIDING}"]
     decision, checks = gate5.decide(found, threshold, needed)
     assert decision == report.decision and checks.items() <= report.checks.items()
 
@@ -46,7 +48,7 @@ def test_committed_maps_give_the_committed_numbers_and_decision(report):
 @ids
 def test_the_committed_threshold_is_gate_1s(report):
     gate1 = next(r for r in committed_reports() if r.gate == 1 and r.cohort == report.cohort)
-    assert report.thresholds[f"auroc.recommended.{gate5.DECIDING}"] == gate1.thresholds["auroc.recommended"]
+    assert report.thresholds[f"auroc.recommended.{ways.DECIDING}"] == gate1.thresholds["auroc.recommended"]
 
 
 @ids
@@ -59,31 +61,31 @@ def test_records_hold_only_what_the_scores_do_not_and_stay_small(report):
 @ids
 def test_the_recipe_that_does_worse_decides(report):
     assert report.parameters["elsewhere"] != report.cohort
-    name = f"auroc.recommended.{gate5.DECIDING}"
+    name = f"auroc.recommended.{ways.DECIDING}"
     others = [m for n, m in report.metrics.items() if n.startswith("auroc.recommended.recipe_of_")]
-    assert len(others) == (0 if report.cohort in gate5.SOURCES else 1)
+    assert len(others) == (0 if report.cohort in ways.SOURCES else 1)
     assert all(report.metrics[name]["value"] <= other["value"] for other in others)
 
 
 def test_every_recipe_cohort_and_the_phantom_are_recorded():
-    assert {"phantom", *gate5.SOURCES} <= {report.cohort for report in REPORTS}
+    assert {"phantom", *ways.SOURCES} <= {report.cohort for report in REPORTS}
 
 
-@pytest.mark.parametrize("cohort", gate5.SOURCES)
+@pytest.mark.parametrize("cohort", ways.SOURCES)
 def test_a_source_takes_every_setting_from_its_own_cohort(cohort):
-    found = gate5.source(cohort, VIT)
+    found = ways.source(cohort, VIT)
     entry = locks.entry(locks.THRESHOLDS, cohort, 1)
     assert found.data_fingerprint == entry["data_fingerprint"]
     assert found.recipes["density"] == Recipe.from_json(entry["recipes"]["density"])
     recipe = found.recipes["recommended"]
     assert recipe.scorer == "consensus" and recipe.block == RECOMMENDED.block
-    assert recipe != gate5.source(*(name for name in gate5.SOURCES if name != cohort), VIT).recipes["recommended"]
+    assert recipe != ways.source(*(name for name in ways.SOURCES if name != cohort), VIT).recipes["recommended"]
     assert recipe.settings != RECOMMENDED.settings, "the rule over one cohort gives what it gives over both"
 
 
 def test_a_source_without_a_lock_is_refused():
     with pytest.raises(CovtokenError, match=r"no recipe of kits19 is locked.*covtoken lock thresholds"):
-        gate5.source("kits19", VIT)
+        ways.source("kits19", VIT)
 
 
 def test_a_carried_bank_holds_nobody_who_is_scored():
@@ -102,14 +104,14 @@ def test_each_half_is_scored_with_the_bank_of_the_other():
         StubFeatures([case.name for case in cases]).made() for cases in (cohort.cases[:6], cohort.cases[6:])
     )
     kind = {case.name: case.modality for case in cohort.cases}
-    triples = gate5._crossed(cohort, bank, pictures)
+    triples = ways._crossed(cohort, bank, pictures)
     assert sorted(np.concatenate([rows for *_, rows in triples])) == list(range(6))
     for some, shown, rows in triples:
         assert len({kind[name] for name in some.names}) == 1
         assert not {kind[name] for name in some.names} & {kind[name] for name in shown.names}
         assert [pictures.names[row] for row in rows] == shown.names
-    maps = gate5.all_maps({"foreign": ({"density": Recipe("density", 2)}, triples)}, 6)["density.foreign"]
-    alone = gate5.score_maps(Recipe("density", 2), triples[0][0], triples[0][1])
+    maps = ways.all_maps({"foreign": ({"density": Recipe("density", 2)}, triples)}, 6, ["density"])["density.foreign"]
+    alone = ways.score_maps(Recipe("density", 2), triples[0][0], triples[0][1])
     order = np.argsort(alone, axis=None)
     assert (np.diff(maps[triples[0][2]].astype(float).ravel()[order]) >= 0).all(), "rows were put elsewhere"
 
@@ -149,6 +151,6 @@ def test_the_heat_map_shows_every_cell_and_the_table_every_way():
     for row in (row for row in rows if row["score"] == "recommended"):
         assert (f"{row['value']:.3f}" + (" inside" if row["kind"] == "image_auroc" else "")) in svg
     table = transfer.transfer_table(REPORTS[0].metrics)
-    assert list(table.columns) == list(gate5.WAYS.values()) and "attention, tuned" in table.index
+    assert list(table.columns) == list(WAYS.values()) and "attention, tuned" in table.index
     said = transfer.verdicts(REPORTS[0]).splitlines()
     assert len(said) == len(REPORTS) and all(report.cohort in "\n".join(said) for report in REPORTS)

@@ -174,7 +174,7 @@ def prepare(
     held = np.flatnonzero(labels.lesion.any(axis=1))
     y, centred = _projected(plan, pairs, references, held)
     labels, cases = only_pictures(labels, held), tuple(cases[i] for i in held)
-    if split == "crossfit":
+    if setting.small:
         plan = replace(plan, small_cuts=small_cuts(labels, cases))
     labels = mark_small(labels, cases, plan.small_cuts)
     if shuffled:

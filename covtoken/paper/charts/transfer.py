@@ -10,7 +10,7 @@ from covtoken.names import WAYS
 from covtoken.paper.charts.style import styled, table_of
 
 HEADS = {  # short enough for four beside each other on a phone; a bar ends a line
-    "refitted": "own recipe|own bank",
+    "refitted": "usual recipe|own bank",
     "elsewhere": "recipe from|elsewhere",
     "carried": "bank of same|modality",
     "foreign": "bank of other|modality",
@@ -18,26 +18,36 @@ HEADS = {  # short enough for four beside each other on a phone; a bar ends a li
 LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
 
 
+SHORT = {"random:vit_small_patch14_dinov2": "random ViT-S", "random:meddinov3": "random ViT-B, HU"}
+
+
 def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe elsewhere", score: str = "recommended"):
     """Plot token AUROC by cohort and way: pooled over all tokens, large and as colour; inside one picture, small.
 
     Args:
-        rows: mappings with ``cohort``, ``way``, ``score``, ``kind`` (auroc, image_auroc) and ``value``.
+        rows: mappings with ``cohort``, ``way``, ``score``, ``kind`` (auroc, image_auroc) and ``value``; where they name
+            a ``backbone``, each has lines of its own.
         score: the score whose rows are drawn.
     """
+    rows = [dict(row) for row in rows]
+    for row in (row for row in rows if row.get("backbone")):
+        row["cohort"] += f"|{SHORT.get(row['backbone'], row['backbone'])}"
     table = table_of(rows, "cohort", "way", "score", "kind", "value")
     table = table[table["score"] == score].pivot_table(index=["cohort", "way"], columns="kind", values="value")
     table = table.reset_index()
     table["title"], table["head"] = table["way"].map(WAYS), table["way"].map(HEADS)
     table["pooled"] = table["auroc"].map("{:.3f}".format)
     table["inside"] = table["image_auroc"].map("{:.3f} inside".format)
-    cohorts = sorted(set(table["cohort"]), key=lambda name: (name != "phantom", name))
+    cohorts = sorted(set(table["cohort"]), key=lambda name: (name.split("|")[0] != "phantom", name))
     lines = alt.Axis(
         labelExpr="split(datum.label, '|')", labelAngle=0, labelPadding=22, labelLineHeight=14, labelFontSize=11.5,
         orient="top", title=None, ticks=False, domain=False,
     )  # fmt: skip
+    sides = alt.Axis(
+        labelExpr="split(datum.label, '|')", labelLimit=110, labelLineHeight=13, title=None, ticks=False, domain=False
+    )
     x = alt.X("head:N", sort=list(HEADS.values()), axis=lines)
-    y = alt.Y("cohort:N", sort=cohorts, axis=alt.Axis(title=None, labelLimit=110, ticks=False, domain=False))
+    y = alt.Y("cohort:N", sort=cohorts, axis=sides)
     base = alt.Chart(table).encode(x=x, y=y)
     colour = alt.Color(
         "auroc:Q", scale=alt.Scale(domain=[LOWEST, 1], scheme="cividis", clamp=True), title="pooled AUROC"
@@ -51,4 +61,4 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
         base.mark_text(fontSize=15, dy=-7).encode(text="pooled:N", color=ink),
         base.mark_text(fontSize=11, dy=10).encode(text="inside:N", color=ink),
     )
-    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such bank.")
+    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such way.")

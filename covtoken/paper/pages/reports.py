@@ -16,6 +16,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
+from covtoken.gates.gate5 import cells
+from covtoken.gates.transfer.rows import joined_metrics, joined_paths
 from covtoken.names import with_short_names
 from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.history_table import HEAD, history_rows
@@ -112,6 +114,10 @@ class ReportChart(Reader, SphinxDirective):
                 if not report["chart_data"].get(key):
                     raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
                 rows += with_short_names(report["chart_data"][key])
+            if chart == "transfer_heatmap" and cohorts and place == "gate5":  # cohorts without a report of gate 5
+                for path in joined_paths(self.root()).values():
+                    self.depends_on(path)
+                rows += [row for name, found in joined_metrics(self.root()).items() for row in cells(name, found)]
             options = {name: self.options[name] for name in self.option_spec if name in self.options}
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]

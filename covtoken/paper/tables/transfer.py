@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from covtoken.gates.gate5 import DECIDING, RECORDED, cells
+from covtoken.gates.gate5 import cells
+from covtoken.gates.transfer.rows import SCORES, joined_metrics
+from covtoken.gates.transfer.ways import deciding
 from covtoken.names import METHOD_NAMES, WAYS
 from covtoken.paper.numbers import as_text, cell
 from covtoken.protocol.plan import BASELINES
@@ -12,22 +14,41 @@ from covtoken.protocol.report import GateReport, committed_reports
 
 
 def heat_rows(report: GateReport, recorded: dict[str, dict[str, dict]]) -> list[dict]:
-    """Give the heat map's rows of this run and of every recomputed cohort.
+    """Give the heat map's rows of this run, of every recomputed cohort, and of external and tiny cohorts.
 
     Args:
         recorded: cohort → metrics, recomputed from its records.
     """
-    return [*report.chart_data["cells"], *(row for c, metrics in recorded.items() for row in cells(c, metrics))]
+    found = joined_metrics() | recorded
+    found.pop(report.cohort, None)
+    return [*report.chart_data["cells"], *(row for c, metrics in found.items() for row in cells(c, metrics))]
+
+
+def backbone_rows() -> list[dict]:
+    """Give the cells of every committed record of backbones."""
+    return [row for r in committed_reports() if str(r.gate) == "backbones" for row in r.chart_data["cells"]]
 
 
 def transfer_table(metrics: dict[str, dict], kind: str = "auroc") -> pd.DataFrame:
     """Lay out one kind of AUROC with 95 % intervals: a row a score with any, a column a way."""
     rows = []
-    for score in (*RECORDED, *BASELINES):
+    for score in (*SCORES, *BASELINES):
         entries = {title: metrics.get(f"{kind}.{score}.{way}") for way, title in WAYS.items()}
         if any(entries.values()):
             rows.append({"score": METHOD_NAMES[score]} | {title: cell(e) for title, e in entries.items()})
     return pd.DataFrame(rows).set_index("score")
+
+
+def backbones_table(rows: list[dict]) -> pd.DataFrame:
+    """Lay out pooled AUROC with 95 % intervals: a row a cohort, backbone and score, a column a way."""
+    table: dict[tuple, dict] = {}
+    for row in (row for row in rows if row["kind"] == "auroc"):
+        key = row["cohort"], row["backbone"], METHOD_NAMES[row["score"]], row["n_units"]
+        ci95 = None if row["lo"] is None else [row["lo"], row["hi"]]
+        table.setdefault(key, {})[WAYS[row["way"]]] = cell({"value": row["value"], "ci95": ci95})
+    keys = ("cohort", "backbone", "score", "units")
+    columns = [title for title in WAYS.values() if any(title in row for row in table.values())]
+    return pd.DataFrame([dict(zip(keys, key)) | row for key, row in table.items()]).set_index(list(keys))[columns]
 
 
 def verdicts(report: GateReport) -> str:
@@ -38,7 +59,7 @@ def verdicts(report: GateReport) -> str:
 
 def verdict(report: GateReport) -> str:
     """Say of one cohort, by anatomy and modality, whether a recipe chosen elsewhere holds."""
-    name, p = f"auroc.recommended.{DECIDING}", report.parameters
+    name, p = f"auroc.recommended.{deciding(report.split)}", report.parameters
     entry, threshold = report.metrics[name], report.thresholds[name]
     where = f"{report.cohort} ({', '.join(p['organs']) or 'no organ named'}; {p['modality']})"
     holds = {"GO": "holds", "NO-GO": "does not hold", "NO-VERDICT": "decides nothing"}[report.decision]
