@@ -119,6 +119,21 @@ def test_pages_draw_offline_and_fit(html, browser, width):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("button", "link"), [("primary", "a[href='claim.html']"), ("secondary", "a[href='#tokens-and-membership']")]
+)
+def test_a_click_opens_menu_and_contents_on_a_phone(html, browser, button, link):
+    """Both lie behind a button there, and the menu is the only way to a chapter that is not the next one."""
+    page = opened_page(browser, html, "method", PHONE)
+    inside = page.locator(f"#pst-{button}-sidebar-modal {link}, .bd-sidebar-{button} {link}")
+    assert not any(entry.is_visible() for entry in inside.all())
+    page.click(f".bd-header-article .{button}-toggle")
+    page.wait_for_function("() => document.querySelector('dialog[open]')", timeout=15_000)
+    assert any(entry.is_visible() for entry in inside.all())
+    page.close()
+
+
+@pytest.mark.slow
 def test_charts_and_formulas_have_ink(html, browser):
     page = opened_page(browser, html, "gate1_results", DESK)
     marks = page.eval_on_selector_all(
