@@ -24,6 +24,7 @@ from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.protocol.history import history_path, read_history
 from covtoken.protocol.looks import log_path, read_looks
 
+UNITS = {"gate3": "small lesions missed (share)"}  # of differences that are not of AUROC, by report
 CHART_OPTIONS = ("score", "size", "task")  # of single charts, by their arguments' names
 
 
@@ -116,6 +117,8 @@ class ReportChart(Reader, SphinxDirective):
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
+            if chart == "gain_forest":
+                options["unit"] = UNITS.get(place.rpartition("/")[2], "token AUROC")
             if chart == "retention_curves":
                 options["marks"] = setting_marks(report["metrics"], report["parameters"])
             if chart == "retention_by_clock":
