@@ -203,7 +203,7 @@ def negative_result(reports: Iterable[GateReport]) -> str:
             "",
             f"{report.split} split, {p['n_lesion_images']} lesion pictures, small lesions in "
             f"{metrics['recall_small.membership']['n_units']} units, {report.backbone}; floor: a drop of at most "
-            f"{p['slack']:g} of C\\*.{curated}",
+            f"{p['slack']:g} of what all tokens cover.{curated}",
             "",
             *markdown_lines([*head, "missed by membership A"], rows),
             "",

@@ -83,10 +83,10 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
     unknown = sorted({gate for gate, _ in found} - {"1", *QUESTIONS})
     if unknown:
         raise CovtokenError(f"gate {unknown[0]}: add its question to covtoken/paper/verdict_grid.py")
-    rows = []
+    columns, rows = columns_of(cohort for _, cohort in found), []
     for gate in ROWS:
         page = PAGES.get(gate, f"gate{gate}_results" if gate.isdigit() else gate)
-        of_gate = {c: found.get((gate, FURTHER.get(c, "") if gate == "confirmation" else c)) for c in COHORTS}
+        of_gate = {c: found.get((gate, FURTHER.get(c, "") if gate == "confirmation" else c)) for c in columns}
         if gate == "1":
             for score, question in SCORES.items():
                 cells = {
@@ -97,6 +97,12 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
             cells = {c: r and _cell(r.decision, r, _deciding(r)) for c, r in of_gate.items()}
             rows.append(Row(gate, *QUESTIONS[gate], page, cells))
     return rows
+
+
+def columns_of(cohorts: Iterable[str]) -> list[str]:
+    """List the cohorts of the grid: those named here, then any other that is not external, the phantom last."""
+    others = sorted(set(cohorts) - set(COHORTS) - set(FURTHER.values()))
+    return [*(c for c in COHORTS if c != "phantom"), *others, "phantom"]
 
 
 def _deciding(report: GateReport) -> str | None:

@@ -66,7 +66,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
     layers.append(end_labels(marks, floor, ceiling, height, y_scale))
-    subtitle = "Bands: 95 % intervals over units. Dashed: scores without a block."
+    subtitle = "Curves: plain tokens, neither pooled nor smoothed. Dashed: other scores, tuned. Bands: 95 % over units."
     return styled(alt.layer(*layers), title, height, subtitle)
 
 
