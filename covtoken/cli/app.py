@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
     app.command()(command)
-for command in (studies.ablate, studies.in_organ, studies.alarm):
+for command in (studies.ablate, studies.in_organ, studies.alarm, studies.figure):
     app.command()(command)
 
 

@@ -142,7 +142,7 @@ def test_overlay_is_bright_where_the_score_is_high():
     score = np.zeros((4, 4))
     score[0, 3] = 1  # top right
     case = lesion_case(score=score) | {"picture": np.full((64, 64), 0.5), "mask": None}
-    pixels = np.asarray(Image.open(io.BytesIO(pictures._overlay(case, 64)))).astype(int)
+    pixels = np.asarray(Image.open(io.BytesIO(pictures._jpeg(pictures.overlay(case, 64))))).astype(int)
     top_right, bottom_left = pixels[4:12, 52:60].mean((0, 1)), pixels[52:60, 4:12].mean((0, 1))
     assert top_right[0] - top_right[2] > 30  # yellow: red above blue
     assert bottom_left[0] <= bottom_left[2]  # dark blue over grey
