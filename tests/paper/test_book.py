@@ -191,6 +191,10 @@ def test_metrics_are_read_by_place_and_name(tmp_path):
 def test_differences_carry_their_sign_and_names_are_words():
     entry = {"value": -0.0312, "ci95": [-0.05, 0.01]}
     assert as_text(entry, signed=True) == "−0.031 [−0.050, +0.010]"
+    assert readable("gflops.whole.all") == "GFLOP a picture, the whole pass"
+    assert readable("gflops.pruning_with_search.keep0.25") == "GFLOP a picture, pruning, A's search included, keep 0.25"
+    assert readable("dual.mu_cv") == "dual as specified, CV of μ over seeds"
+    assert readable("repaired.drop.slack0.05") == "repaired dual, coverage lost, slack 0.05"
     assert readable("auroc_gain.density_minus_centre_prior") == "difference in token AUROC, membership A − centre prior"
 
 

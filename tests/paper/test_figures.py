@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts import alarm, pictures, scores, style, substrate
+from covtoken.paper.charts import alarm, captions, pictures, scores, style, substrate
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, write_bundle
 
 BLOCKS = [
@@ -202,3 +202,15 @@ def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_le
     }
     with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
         alarm.alarm_against_failure(ALARMS, statistic="luck")
+
+
+def test_a_caption_counts_what_came_out_and_says_n():
+    reports = {"busi": {"split": "test", "metrics": {"a": {"n_units": 4}, "b": {"n_units": 7}}}}
+    rows = [*GAINS, {"label": "better", "value": -0.2, "lo": -0.3, "hi": -0.1}]
+    words = captions.caption_of("gain_forest", "A minus each", rows, reports)
+    assert words == (
+        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. busi, test split, 7 units."
+    )
+    blocks = [{"scorer": "A", "block": b, "value": v} for b, v in ((1, 0.5), (2, 0.7), ("norm", 0.9), (None, 0.95))]
+    assert "Highest, on plain tokens: A at block 2 (0.700)." in captions.caption_of("auroc_by_block", "x", blocks, {})
+    assert 'aria-label="x. y"' in to_html({"title": "t"}, svg="", words="x. y")
