@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
     app.command()(command)
-STUDIES = (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes)
+STUDIES = (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes, studies.figure)
 for command in (*STUDIES, transfer.transfer_backbones):
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -175,3 +175,15 @@ def volumes(
     console.print(tables.volumes_table(content))
     say(tables.volumes_text(content))
     say(f"written: {path}")
+
+
+def figure(backbone: StudiedBackboneOption = None) -> None:
+    """Draw the first figure: two pictures of each recipe cohort's selection split, chosen by lesion size."""
+    from covtoken.paper.first_figure import caption_of, write_figure
+    from covtoken.studies.figure import chosen_panels
+    from covtoken.studies.study import recipe_cohorts
+
+    panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone or "embedded")]
+    for panel in panels:
+        say(caption_of(panel.numbers))
+    say(f"written: {write_figure(panels)}")

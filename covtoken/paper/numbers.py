@@ -44,6 +44,18 @@ READABLE = {
 READABLE |= {f"organ_{name}": f"{READABLE[name]} inside the organ" for name in ("auroc", "aupr", "froc")}
 READABLE |= {f"{name}_gain": f"difference in {words}" for name, words in READABLE.items() if name.endswith("auroc")}
 
+# Parts of names that are no method, in words.
+TERMS = {
+    "whole.all": "the whole pass",
+    "pruning_with_search": "pruning, A's search included",
+    "pruning": "pruning, no search",
+    "mu_cv": "CV of μ over seeds",
+    "mu_falls": "share of pictures on which μ falls as the floor loosens",
+    "drop": "coverage lost",
+    "constraint_met": "floor met",
+    "met_before_repair": "floor met before tokens are added",
+}
+
 FORMS = {"rank": "by rank", "threshold": "by threshold"}
 
 
@@ -136,6 +148,9 @@ def readable(name: str) -> str:
     if kind.startswith(("speedup_", "retention_")) and "_minus_" not in rest:
         place = re.sub(r"^batch(\d+)$", r"\1 pictures at once", rest)
         return f"{READABLE[kind]}, {route_name(place)}" if rest else READABLE[kind]
+    if kind in ("gflops", "dual", "repaired"):
+        term = next((name for name in TERMS if rest == name or rest.startswith(f"{name}.")), "")
+        rest = TERMS.get(term, "") + rest[len(term) :]
     methods, dot, after = rest.partition(".")
     named = " − ".join(METHOD_NAMES.get(name, name.replace("_", " ")) for name in methods.split("_minus_"))
     words = named + dot + after.replace("_", " ").replace(" minus ", " − ")

@@ -89,7 +89,20 @@ def test_help_is_quick_of_imports_and_names_the_commands():
     code = "import sys, covtoken.cli.app; assert 'torch' not in sys.modules; covtoken.cli.app.app(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("gate", "lock", "confirm", "report", "signoff", "ablate", "banks", "in-organ", "alarm", "volumes"):
+    known = (
+        "gate",
+        "lock",
+        "confirm",
+        "report",
+        "signoff",
+        "ablate",
+        "in-organ",
+        "alarm",
+        "volumes",
+        "figure",
+        "clock",
+    )
+    for command in known:
         assert command in result.stdout
 
 

@@ -119,6 +119,21 @@ def test_pages_draw_offline_and_fit(html, browser, width):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("button", "link"), [("primary", "a[href='claim.html']"), ("secondary", "a[href='#tokens-and-membership']")]
+)
+def test_a_click_opens_menu_and_contents_on_a_phone(html, browser, button, link):
+    """Both lie behind a button there, and the menu is the only way to a chapter that is not the next one."""
+    page = opened_page(browser, html, "method", PHONE)
+    inside = page.locator(f"#pst-{button}-sidebar-modal {link}, .bd-sidebar-{button} {link}")
+    assert not any(entry.is_visible() for entry in inside.all())
+    page.click(f".bd-header-article .{button}-toggle")
+    page.wait_for_function("() => document.querySelector('dialog[open]')", timeout=15_000)
+    assert any(entry.is_visible() for entry in inside.all())
+    page.close()
+
+
+@pytest.mark.slow
 def test_charts_and_formulas_have_ink(html, browser):
     page = opened_page(browser, html, "gate1_results", DESK)
     marks = page.eval_on_selector_all(
@@ -176,6 +191,10 @@ def test_metrics_are_read_by_place_and_name(tmp_path):
 def test_differences_carry_their_sign_and_names_are_words():
     entry = {"value": -0.0312, "ci95": [-0.05, 0.01]}
     assert as_text(entry, signed=True) == "−0.031 [−0.050, +0.010]"
+    assert readable("gflops.whole.all") == "GFLOP a picture, the whole pass"
+    assert readable("gflops.pruning_with_search.keep0.25") == "GFLOP a picture, pruning, A's search included, keep 0.25"
+    assert readable("dual.mu_cv") == "dual as specified, CV of μ over seeds"
+    assert readable("repaired.drop.slack0.05") == "repaired dual, coverage lost, slack 0.05"
     assert readable("auroc_gain.density_minus_centre_prior") == "difference in token AUROC, membership A − centre prior"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts import alarm, pictures, scores, substrate
+from covtoken.paper.charts import alarm, captions, pictures, scores, style, substrate
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, write_bundle
 
 BLOCKS = [
@@ -108,10 +108,30 @@ def _label_place(svg: str, label: str) -> float:
     return float(tag.split("translate(")[1].split(")")[0].split(",")[1])
 
 
-def test_forest_tells_intervals_with_and_without_zero_apart():
-    datasets = scores.gain_forest(GAINS).to_dict()["datasets"].values()
-    found = {row["label"]: row["reading"] for data in datasets for row in data if "label" in row}
-    assert found == {"centre prior": "excludes 0", "random": "includes 0"}
+def test_forest_tells_wins_from_losses_and_has_a_tick_at_zero():
+    rows = [*GAINS, {"label": "better", "value": -0.2, "lo": -0.3, "hi": -0.1}]
+    spec = scores.gain_forest(rows, unit="small lesions missed (share)").to_dict()
+    found = {row["label"]: row["reading"] for data in spec["datasets"].values() for row in data if "label" in row}
+    assert found == {"centre prior": "wins", "random": "undecided", "better": "loses"}
+    colour = spec["layer"][1]["encoding"]["color"]["scale"]
+    assert colour["range"][colour["domain"].index("wins")] != colour["range"][colour["domain"].index("loses")]
+    axis = spec["layer"][1]["encoding"]["x"]
+    assert axis["title"] == "Difference in small lesions missed (share)" and 0 in axis["axis"]["values"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-0.07, 0.0), (0.01, 0.6), (-0.31, -0.02), (-0.004, 0.012), (0.0, 0.0), (-0.4, 0.5)]
+)
+def test_ticks_are_round_and_hold_zero(low, high):
+    ticks = style.ticks_around_zero(low, high)
+    assert 0 in ticks and ticks[0] <= low and ticks[-1] >= high and 1 <= len(ticks) <= 9
+
+
+@pytest.mark.parametrize("colour", [*style.COLOURS, style.GREY])
+def test_colours_of_text_can_be_read_on_white(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    assert 1.05 / (np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05) >= 4.5
 
 
 def test_overlay_is_bright_where_the_score_is_high():
@@ -122,7 +142,7 @@ def test_overlay_is_bright_where_the_score_is_high():
     score = np.zeros((4, 4))
     score[0, 3] = 1  # top right
     case = lesion_case(score=score) | {"picture": np.full((64, 64), 0.5), "mask": None}
-    pixels = np.asarray(Image.open(io.BytesIO(pictures._overlay(case, 64)))).astype(int)
+    pixels = np.asarray(Image.open(io.BytesIO(pictures._jpeg(pictures.overlay(case, 64))))).astype(int)
     top_right, bottom_left = pixels[4:12, 52:60].mean((0, 1)), pixels[52:60, 4:12].mean((0, 1))
     assert top_right[0] - top_right[2] > 30  # yellow: red above blue
     assert bottom_left[0] <= bottom_left[2]  # dark blue over grey
@@ -182,3 +202,15 @@ def test_alarm_and_outcome_are_drawn_as_they_are_and_what_was_not_computed_is_le
     }
     with pytest.raises(CovtokenError, match="expected one of backing, agreement, drift, units"):
         alarm.alarm_against_failure(ALARMS, statistic="luck")
+
+
+def test_a_caption_counts_what_came_out_and_says_n():
+    reports = {"busi": {"split": "test", "metrics": {"a": {"n_units": 4}, "b": {"n_units": 7}}}}
+    rows = [*GAINS, {"label": "better", "value": -0.2, "lo": -0.3, "hi": -0.1}]
+    words = captions.caption_of("gain_forest", "A minus each", rows, reports)
+    assert words == (
+        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. busi, test split, 7 units."
+    )
+    blocks = [{"scorer": "A", "block": b, "value": v} for b, v in ((1, 0.5), (2, 0.7), ("norm", 0.9), (None, 0.95))]
+    assert "Highest, on plain tokens: A at block 2 (0.700)." in captions.caption_of("auroc_by_block", "x", blocks, {})
+    assert 'aria-label="x. y"' in to_html({"title": "t"}, svg="", words="x. y")

@@ -3,7 +3,7 @@
 import pytest
 
 from covtoken.gates import gate0
-from covtoken.paper.pages.checks import READABLE, scientific, word, worst
+from covtoken.paper.pages.checks import READABLE, in_words, scientific, word, worst
 from covtoken.protocol.report import committed_reports
 
 REPORTS = [report for report in committed_reports() if report.gate == 0]
@@ -19,6 +19,18 @@ def test_small_numbers_are_readable(value, text):
 
 def test_a_failed_check_is_loud():
     assert [word(outcome) for outcome in (True, False, None, "wins")] == ["holds", "FAILS", "–", "wins"]
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ("coding_rate.keep0.25", "coding rate, keep 0.25"),
+        ("dual.mu_is_stable", "dual: mu is stable"),
+        ("miss.density_against_random", "missed: membership A against random"),
+    ],
+)
+def test_names_of_checks_are_words(check, words):
+    assert in_words(check) == words
 
 
 def test_the_worst_block_is_shown():

@@ -58,12 +58,16 @@ def mime_bundle(spec: dict[str, Any]) -> dict[str, str]:
     return {"text/html": to_html(spec, svg), "image/svg+xml": svg, "text/plain": f"<chart: {title_of(spec)}>"}
 
 
-def to_html(spec: dict[str, Any], svg: str | None = None) -> str:
-    """Write a ``div``, named by the specification's hash, with the SVG in it and the script that makes it live."""
+def to_html(spec: dict[str, Any], svg: str | None = None, words: str = "") -> str:
+    """Write a ``div``, named by the specification's hash, with the SVG in it and the script that makes it live.
+
+    Args:
+        words: what a reader who does not see the chart is told; its title, if not given.
+    """
     # "</" would end the script element early, wherever it stands in the data.
     text = json.dumps(spec, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
     name = "chart-" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    label = title_of(spec).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = (words or title_of(spec)).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return _HTML.format(id=name, label=label, spec=text, svg=to_svg(spec) if svg is None else svg)
 
 

@@ -26,7 +26,7 @@ def lesion_maps(cases: Iterable[Mapping], title: str = "Score maps", columns: in
     """
     panels = []
     for case in cases:
-        url = "data:image/jpeg;base64," + base64.b64encode(_overlay(case, size)).decode()
+        url = "data:image/jpeg;base64," + base64.b64encode(_jpeg(overlay(case, size))).decode()
         place = {"name": [str(case["name"])], "case": [str(case.get("case", case["name"]))]}
         pixels = alt.Chart(pd.DataFrame({"url": [url]} | place))
         image = pixels.mark_image(width=size, height=size).encode(
@@ -45,8 +45,8 @@ RAMP = np.array(
 )
 
 
-def _overlay(case: Mapping, size: int) -> bytes:
-    """Draw the picture in grey, the score as colour over it, the mask's outline in white; a square JPEG."""
+def overlay(case: Mapping, size: int) -> np.ndarray:
+    """Draw the picture in grey, the score as colour over it, the mask's outline in white: [size, size, 3], 0…255."""
     picture = np.clip(np.asarray(case["picture"], dtype=np.float32), 0, 1)
     score = np.asarray(case["score"], dtype=np.float32)
     grey = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
@@ -61,12 +61,21 @@ def _overlay(case: Mapping, size: int) -> bytes:
     alpha = (0.15 + 0.45 * heat)[..., None]
     pixels = grey[..., None] * 255 * (1 - alpha) + colour * alpha
     if case.get("mask") is not None:
-        mask = Image.fromarray(np.asarray(case["mask"]).astype(np.uint8) * 255).resize((size, size))
-        inside = np.pad(np.asarray(mask) >= 128, 1, mode="edge")
-        core = inside[1:-1, 1:-1].copy()
-        for rows, cols in ((0, 1), (2, 1), (1, 0), (1, 2)):
-            core &= inside[rows : rows + size, cols : cols + size]
-        pixels[inside[1:-1, 1:-1] & ~core] = 255
+        pixels[outline_of(case["mask"], size)] = 255
+    return pixels
+
+
+def outline_of(mask: np.ndarray, size: int) -> np.ndarray:
+    """Mark the pixels [size, size] on the inner edge of a mask [H, W]."""
+    image = Image.fromarray(np.asarray(mask).astype(np.uint8) * 255).resize((size, size))
+    inside = np.pad(np.asarray(image) >= 128, 1, mode="edge")
+    core = inside[1:-1, 1:-1].copy()
+    for rows, cols in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        core &= inside[rows : rows + size, cols : cols + size]
+    return inside[1:-1, 1:-1] & ~core
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     # JPEG: speckle makes a PNG three times larger, and notebooks are kept in git.
     Image.fromarray(pixels.round().astype(np.uint8)).save(stream, "JPEG", quality=80, subsampling=0, optimize=True)

@@ -1,6 +1,6 @@
 """Chart scores: AUROC by block, densities, gains over baselines.
 
-Colours are Okabe and Ito's, told apart with any colour vision; the proposed scores are drawn strong, baselines grey.
+Colours have the hues of Okabe and Ito, told apart with any colour vision; scores without a block are grey.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from covtoken.paper.charts.style import (
     block_axis,
     cycle,
     end_labels,
+    plain_legend,
     styled,
     table_of,
+    ticks_around_zero,
     with_bounds,
 )
 
@@ -64,7 +66,7 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
     layers.append(end_labels(marks, floor, ceiling, height, y_scale))
-    subtitle = "Bands: 95 % intervals over units. Dashed: scores without a block."
+    subtitle = "Curves: plain tokens, neither pooled nor smoothed. Dashed: other scores, tuned. Bands: 95 % over units."
     return styled(alt.layer(*layers), title, height, subtitle)
 
 
@@ -84,32 +86,32 @@ def score_densities(rows: Iterable[Mapping], title: str = "Scores of lesion toke
 
 
 def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline", unit: str = "AUROC"):
-    """Plot differences with 95 % intervals beside a zero line: right of it favours the proposed score.
+    """Plot differences with 95 % intervals beside a zero line; colour and mark tell wins from losses.
 
     Args:
-        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``.
+        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``. Positive favours the score
+            that the rows are about.
+        unit: what differs, as the axis names it.
     """
     table = table_of(rows, "label", "value", "lo", "hi")
     table["row"] = table["label"] if "cohort" not in table else table["cohort"] + ": " + table["label"]
-    excludes = (table["lo"] > 0) | (table["hi"] < 0)
-    table["reading"] = np.where(excludes, "excludes 0", "includes 0")
-    order = list(dict.fromkeys(table["row"]))
+    table["reading"] = np.select([table["lo"] > 0, table["hi"] < 0], ["wins", "loses"], "undecided")
+    order, readings = list(dict.fromkeys(table["row"])), ["wins", "undecided", "loses"]
     y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, grid=False, labelFontSize=12))
-    scale = alt.Scale(domain=["excludes 0", "includes 0"], range=[COLOURS[0], GREY])
-    legend = alt.Legend(title="95 % interval", orient="top", labelFontSize=12, titleFontSize=12)
-    colour = alt.Color("reading:N", scale=scale, legend=legend)
-    tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
-    x_title = f"Difference in {unit}"
+    scale = alt.Scale(domain=readings, range=[COLOURS[0], GREY, COLOURS[1]])
+    colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=3))
+    shapes = alt.Scale(domain=readings, range=["circle", "diamond", "triangle-left"])
+    shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=3))
+    tips = ["row:N", "reading:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
+    axis = alt.Axis(values=ticks_around_zero(table["lo"].min(), table["hi"].max()), format="~g")
+    low, value, nothing = (alt.X(f"{c}:Q", title=f"Difference in {unit}", axis=axis) for c in ("lo", "value", "zero"))
     base = alt.Chart(table)
-    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(x="zero:Q")
-    chart = alt.layer(
-        zero,
-        base.mark_rule(strokeWidth=2.5).encode(x=alt.X("lo:Q", title=x_title), x2="hi:Q", y=y, color=colour),
-        base.mark_point(filled=True, size=70, opacity=1).encode(
-            x="value:Q", y=y, color=colour, shape=alt.Shape("reading:N", legend=None), tooltip=tips
-        ),
-    )
-    return styled(chart, title, max(120, 30 * len(order)), "95 % intervals over units, paired.")
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(x=nothing)
+    rules = base.mark_rule(strokeWidth=2.5).encode(x=low, x2="hi:Q", y=y, color=colour)
+    points = base.mark_point(filled=True, size=70, opacity=1)
+    chart = alt.layer(zero, rules, points.encode(x=value, y=y, color=colour, shape=shape, tooltip=tips))
+    words = "95 % intervals over units, paired. Right of 0 it wins; undecided: the interval holds 0."
+    return styled(chart, title, max(120, 30 * len(order)), words)
 
 
 def _density(table: pd.DataFrame, colour: alt.Color) -> alt.Chart:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from textwrap import wrap
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from covtoken.errors import CovtokenError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Hues of Okabe and Ito, darker: names at a line's end have its colour, and text needs a contrast of 4.5 to 1 on white.
+COLOURS = ("#0072B2", "#B84E00", "#007A59", "#A8437C", "#866100", "#2C7DA0", "#000000")
 GREY = "#6b6b6b"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
@@ -60,6 +62,14 @@ def with_bounds(table: pd.DataFrame, value: str = "value") -> pd.DataFrame:
     for bound in ("lo", "hi"):
         table[bound] = pd.to_numeric(table[bound]).fillna(table[value]) if bound in table else table[value]
     return table
+
+
+def ticks_around_zero(low: float, high: float) -> list[float]:
+    """Give four to nine round ticks from ``low`` to ``high``, with 0 among them."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    size = 10.0 ** np.floor(np.log10((high - low) or 1.0))
+    step = next(s * size for s in (0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / (s * size) <= 7)
+    return [round(i * step, 10) for i in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
 
 
 def in_order(values: pd.Series, first: Iterable[str]) -> list[str]:

@@ -10,11 +10,22 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from covtoken.paper.pages import checks, confirmation, economy, reports, scores, scripts, studies, volumes
+from covtoken.paper.pages import (
+    checks,
+    confirmation,
+    economy,
+    recipes,
+    reports,
+    scores,
+    scripts,
+    studies,
+    verdicts,
+    volumes,
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part of the extension."""
-    for part in (reports, checks, scores, confirmation, studies, economy, volumes, scripts):
+    for part in (reports, checks, scores, verdicts, recipes, confirmation, studies, economy, volumes, scripts):
         part.register(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -102,7 +102,8 @@ def in_words(check: str) -> str:
     ours, against, other = pair.partition("_against_")
     if kind in VERBS and against:
         return f"{VERBS[kind]}: {METHOD_NAMES.get(ours, ours)} against {METHOD_NAMES.get(other, other)}"
-    return check.replace("_", " ").replace(".keep", ", keep ").replace(".", ": ", 1)
+    what, keep, ratio = check.partition(".keep")
+    return what.replace("_", " ").replace(".", ": ") + (f", keep {ratio}" if keep else "")
 
 
 def word(outcome: Any) -> str:

@@ -19,13 +19,15 @@ from covtoken.errors import CovtokenError
 from covtoken.gates.gate5 import cells
 from covtoken.gates.transfer.rows import joined_metrics, joined_paths
 from covtoken.names import with_short_names
-from covtoken.paper.charts.offline_renderer import to_html
+from covtoken.paper.charts.captions import caption_of
+from covtoken.paper.charts.offline_renderer import title_of, to_html
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.protocol.history import history_path, read_history
 from covtoken.protocol.looks import log_path, read_looks
 
+UNITS = {"gate3": "small lesions missed (share)"}  # of differences that are not of AUROC, by report
 CHART_OPTIONS = ("score", "size", "task")  # of single charts, by their arguments' names
 
 
@@ -108,9 +110,9 @@ class ReportChart(Reader, SphinxDirective):
         try:
             if chart not in CHARTS:
                 raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(CHARTS)}")
-            rows = []
+            rows, reports = [], {}
             for name in places:
-                report = self.report(name)
+                report = reports[name.partition("/")[0]] = self.report(name)
                 if not report["chart_data"].get(key):
                     raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
                 rows += with_short_names(report["chart_data"][key])
@@ -122,6 +124,8 @@ class ReportChart(Reader, SphinxDirective):
             if chart == "auroc_by_block":
                 thresholds = report["thresholds"]
                 options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
+            if chart == "gain_forest":
+                options["unit"] = UNITS.get(place.rpartition("/")[2], "token AUROC")
             if chart == "retention_curves":
                 options["marks"] = setting_marks(report["metrics"], report["parameters"])
             if chart == "retention_by_clock":
@@ -130,7 +134,11 @@ class ReportChart(Reader, SphinxDirective):
             spec = CHARTS[chart](rows, **options).to_dict()
         except CovtokenError as error:
             return self.refused(error)
-        return [nodes.raw("", to_html(spec), format="html")]
+        words = caption_of(chart, self.options.get("title", title_of(spec)), rows, reports)
+        # A figure with an id and a caption: Sphinx numbers it.
+        drawn = nodes.raw("", to_html(spec, words=words), format="html")
+        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
+        return [nodes.figure("", drawn, nodes.caption(text=words), ids=[name], classes=["covtoken-figure"])]
 
 
 class PublishedTable(Reader, SphinxDirective):

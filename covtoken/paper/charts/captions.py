@@ -1,0 +1,51 @@
+"""Write one line under a chart: what came out where that can be counted, then split and number of units."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def caption_of(chart: str, title: str, rows: Iterable[Mapping[str, Any]], reports: Mapping[str, Mapping]) -> str:
+    """Write a chart's caption.
+
+    Args:
+        chart: its name in ``charts.table``.
+        title: of the chart.
+        rows: the recorded rows that it draws.
+        reports: the reports that they come from, by cohort.
+    """
+    found = FINDINGS[chart](list(rows)) if chart in FINDINGS else ""
+    return " ".join(filter(None, (f"{title.rstrip('.')}.", found, _about(reports))))
+
+
+def _forest(rows: list[Mapping]) -> str:
+    """Count wins, losses and what is undecided, and name the losses."""
+    words = Counter("wins" if row["lo"] > 0 else "loses" if row["hi"] < 0 else "undecided" for row in rows)
+    lost = [str(row["label"]) for row in rows if row["hi"] < 0]
+    to = f" (to {', '.join(lost)})" if lost else ""
+    counts = f"{words['wins']} are won, {words['loses']} lost{to}, {words['undecided']} undecided"
+    return f"Of {len(rows)} comparisons {counts}."
+
+
+def _blocks(rows: list[Mapping]) -> str:
+    """Name the block at which each plain curve is highest."""
+    best: dict[str, Mapping] = {}
+    for row in (row for row in rows if isinstance(row["block"], int) and row["value"] is not None):
+        if row["scorer"] not in best or row["value"] > best[row["scorer"]]["value"]:
+            best[row["scorer"]] = row
+    parts = [f"{name} at block {row['block']} ({row['value']:.3f})" for name, row in best.items()]
+    return f"Highest, on plain tokens: {', '.join(parts)}." if parts else ""
+
+
+FINDINGS = {"gain_forest": _forest, "auroc_by_block": _blocks}
+
+
+def _about(reports: Mapping[str, Mapping]) -> str:
+    """Name split and units, from the largest number that a report has."""
+    parts = []
+    for cohort, report in reports.items():
+        units = max((entry.get("n_units") or 0 for entry in report["metrics"].values()), default=0)
+        parts.append(f"{cohort}, {report['split']} split" + (f", {units} units" if units else ""))
+    return f"{'; '.join(parts)}." if parts else ""

@@ -1,0 +1,126 @@
+"""Show what the first page opens with: verdicts as a grid (``{verdict-grid}``), pictures (``{picture-figure}``)."""
+
+from __future__ import annotations
+
+from html import escape
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from covtoken.errors import CovtokenError
+from covtoken.paper.first_figure import FOLDER, NAMES, VIEWS, caption_of, read_figure
+from covtoken.paper.numbers import MISSING, stem_of
+from covtoken.paper.pages.base import Reader, make_note
+from covtoken.paper.verdict_grid import COHORTS, Cell, verdict_rows
+from covtoken.protocol.report import committed_reports
+
+CLASSES = {"GO": "verdict-go", "NO-GO": "verdict-no-go", "NO-VERDICT": "verdict-none"}
+WORDS = (
+    "GO and NO-GO answer the question of their row; NO-VERDICT: too few units, or no answer possible. Brackets: 95 % "
+    "intervals over units; n: units (patients; in BUSI, groups of near-duplicates). Grey: the phantom, drawn pictures "
+    "that test the code and say nothing about patients. Slices of liver and kidney were chosen by lesion upstream, as "
+    "were the lung crops."
+)
+
+
+class VerdictGrid(Reader, SphinxDirective):
+    """Lay out the verdicts: a row a question that links to its chapter, a column a kind of picture."""
+
+    def run(self) -> list[nodes.Node]:
+        reports = committed_reports(self.root())
+        for report in reports:
+            self.depends_on(self.root() / "gate_reports" / report.cohort / f"{stem_of(str(report.gate))}.json")
+        try:
+            rows = verdict_rows(reports)
+        except CovtokenError as error:
+            return self.refused(error)
+        first = {report.cohort: report for report in reports if str(report.gate) == "1"}
+        if not first:
+            return self.refused(CovtokenError(f"gate 1: {MISSING}"))
+        head = nodes.row("", nodes.entry("", nodes.paragraph(text="")))
+        for cohort in rows[0].cells:
+            kind, name = COHORTS.get(cohort, ("", cohort))
+            entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
+            n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
+            head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
+        body = [
+            nodes.row("", nodes.entry("", self._question(row)), *(_cell(c, cell) for c, cell in row.cells.items()))
+            for row in rows
+        ]
+        n_columns = len(rows[0].cells) + 1
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in range(n_columns)), cols=n_columns)
+        group += [nodes.thead("", head), nodes.tbody("", *body)]
+        return [nodes.table("", group, classes=["covtoken-table", "verdict-grid"]), make_note(WORDS)]
+
+    def _question(self, row) -> nodes.paragraph:
+        link = addnodes.pending_xref(
+            *("", nodes.inline(text=row.question)),
+            **{"refdomain": "std", "reftype": "doc", "reftarget": f"/{row.page}", "refexplicit": True},
+            refdoc=self.env.docname,
+            refwarn=True,
+        )
+        return nodes.paragraph("", "", link, nodes.inline(text=row.quantity, classes=["covtoken-n"]))
+
+
+class PictureFigure(Reader, SphinxDirective):
+    """Show the committed pictures of ``covtoken figure``: a row a case, its views, its numbers and credit."""
+
+    def run(self) -> list[nodes.Node]:
+        self.depends_on(self.root() / FOLDER / "figure1.json")
+        try:
+            panels = read_figure(self.root())
+        except CovtokenError as error:
+            return self.refused(error)
+        static = FOLDER.removeprefix("book/")
+        heads = "".join(f"<th>{escape(words)}</th>" for words in VIEWS.values())
+        rows = []
+        for panel in panels:
+            caption = escape(caption_of(panel))
+            images = zip(panel["views"], VIEWS.values(), strict=True)
+            cells = "".join(
+                f'<td><img class="dark-light" src="{static}/{name}" alt="{escape(words)}. {caption}" width="224" '
+                'height="224" loading="lazy"></td>'
+                for name, words in images
+            )
+            rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{caption}</td></tr>')
+        credit = "; ".join(dict.fromkeys(escape(panel["credit"]) for panel in panels))
+        one = {panel["cohort"]: panel for panel in panels}
+        counts = " and ".join(
+            f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({NAMES[c]})"
+            for c, p in one.items()
+        )
+        words = (
+            "<b>Figure 1.</b> Two pictures of each kind from the selection split: among pictures with one lesion, the "
+            "retained and the missed one whose size is nearest to the median. Size chooses, not the score. Retained: "
+            f"at least half of the lesion's tokens are kept. Of a quarter of the tokens, C− retains {counts} of these "
+            f"splits. Drawn by <code>covtoken figure</code>. Pictures: {credit}; shrunk to 224 px."
+        )
+        html = (
+            f'<figure class="covtoken-pictures" id="figure-1"><table><thead><tr>{heads}</tr></thead><tbody>'
+            f"{''.join(rows)}</tbody></table><figcaption>{words}</figcaption></figure>"
+        )
+        return [nodes.raw("", html, format="html")]
+
+
+def _cell(cohort: str, cell: Cell | None) -> nodes.entry:
+    """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked."""
+    if cell is None:
+        return _entry(cohort, [("", "–")])
+    number, _, interval = cell.number.partition(" [")
+    lines = [("verdict", cell.verdict), ("covtoken-n", number)]
+    lines += [("covtoken-n", f"[{interval}")] if interval else []
+    return _entry(cohort, [*lines, *([("covtoken-n", cell.n)] if cell.n else [])], CLASSES.get(cell.verdict))
+
+
+def _entry(cohort: str, lines: list[tuple[str, str]], colour: str | None = None) -> nodes.entry:
+    parts = [nodes.inline(text=text, classes=[name] if name else []) for name, text in lines]
+    classes = [name for name in (colour, "phantom" if cohort == "phantom" else None) if name]
+    return nodes.entry("", nodes.paragraph("", "", *parts), classes=classes)
+
+
+def register(app: Sphinx) -> None:
+    """Register the directives."""
+    app.add_directive("verdict-grid", VerdictGrid)
+    app.add_directive("picture-figure", PictureFigure)
