@@ -10,12 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
+from covtoken.data.pictures import Window
+from covtoken.data.regions import BodyBox
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
 MODALITIES = ("ultrasound", "ct", "ct8")
 DIAGNOSES = ("benign", "malignant", "normal")
 _TELLING = frozenset({"kind", "files", "key", "diagnosis"})  # attributes of a MaskRef that tell a case's label
+
+
+@dataclass(frozen=True)
+class LabelSlice:
+    """A slice of a label volume: where it lies, and what the volume's values mean. It is the same for every lesion.
+
+    Attributes:
+        index, axis: as in ``covtoken.data.volumes.VolumeSlice``.
+        inside: the values that are lesion (or organ).
+        known: all values that the task has; any other is an error.
+    """
+
+    index: int
+    axis: int
+    inside: tuple[int, ...]
+    known: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,12 +44,15 @@ class MaskRef:
     is free of lesions, or what its lesion is. It can still be pickled there.
 
     Attributes:
-        kind: ``"png"`` (files of any format, OR-ed), ``"phantom"`` (drawn from ``key``) or ``"empty"`` (no lesion).
+        kind: ``"png"`` (files of any format, OR-ed), ``"nifti"`` (a slice of a label volume), ``"lidc"`` (a slice of
+            the readers' contours), ``"phantom"`` (drawn from ``key``) or ``"empty"`` (no lesion).
         files: read only through the mask door.
-        key: input of a generator that needs no files.
+        key: input of a generator that needs no files; the slice's SOP UID for ``"lidc"``.
         at_least: smallest pixel value inside; None: the mask is black (0) with one other value.
         lesion_value: the pixel value inside, whatever others there are; None: as ``at_least`` says.
-        window: (row, column, height, width) in pixels, cut from mask and picture alike; None: all.
+        labels: which slice of a label volume this is, and what its values mean.
+        window: what is cut from mask and picture alike: (row, column, height, width) in pixels, or the body's box;
+            None: nothing is cut.
         size: (H, W) of the whole picture where the reader knows it; a mask of another size is refused.
         picture: the picture's file, for that refusal.
         diagnosis: one of ``DIAGNOSES`` as the data set gives it for the picture, or ``""`` where it gives none; read it
@@ -43,7 +64,8 @@ class MaskRef:
     key: str = ""
     at_least: float | None = None
     lesion_value: float | None = None
-    window: tuple[int, int, int, int] | None = None
+    labels: LabelSlice | None = None
+    window: Window | BodyBox | None = None
     size: tuple[int, int] | None = None
     picture: str = ""
     diagnosis: str = ""
@@ -67,6 +89,8 @@ class Case:
         spacing_mm: (row, column) pixel spacing in mm, or None where unknown.
         slice_index: position in a volume, or None.
         organ: names the HU window (``covtoken.data.intensity``).
+        volume: name of the volume that the slice is cut from, or "".
+        slice_mm: distance between neighbouring slices of that volume in mm, or None.
     """
 
     name: str
@@ -77,6 +101,8 @@ class Case:
     spacing_mm: tuple[float, float] | None = None
     slice_index: int | None = None
     organ: str = ""
+    volume: str = ""
+    slice_mm: float | None = None
 
     def pixels(self) -> np.ndarray:
         """Load the picture, [H, W] float32, physical units.

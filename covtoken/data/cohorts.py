@@ -14,6 +14,8 @@ from covtoken.data.external import EXTERNAL, check_index, refuse_external, refus
 from covtoken.data.masks import check_mask_files
 from covtoken.data.readers import busi, phantom
 from covtoken.data.readers.folder import read as read_folder
+from covtoken.data.readers.volume_cohorts import VOLUMES
+from covtoken.data.readers.volume_cohorts import read as read_volumes
 from covtoken.errors import CovtokenError, unknown
 from covtoken.paths import data_root
 
@@ -26,13 +28,14 @@ PICTURE_SIZE = 224  # side in pixels to which pictures are squashed (518 is an a
 def open_cohort(
     name_or_folder: str | Path, folder: str | Path | None = None, *, open_external: bool = False, **options
 ) -> Cohort:
-    """Open the cohort of a committed name, or of a folder with ``index.csv``.
+    """Open the cohort of a committed name, of a volume cohort's name, or of a folder with ``index.csv``.
 
     Args:
-        name_or_folder: one of ``COMMITTED``, or a folder.
-        folder: where a committed cohort's data lie, if not under ``COVTOKEN_DATA``.
+        name_or_folder: one of ``COMMITTED`` or ``VOLUMES``, or a folder.
+        folder: where a named cohort's data lie, if not under ``COVTOKEN_DATA``.
         open_external: open one of ``EXTERNAL`` by its name; the confirmation alone says so.
-        options: of the reader, for instance ``n`` and ``seed`` (phantom) or ``modality`` and ``organ`` (a folder).
+        options: of the reader, for instance ``n`` and ``seed`` (phantom), ``modality`` and ``organ`` (a folder), or
+            ``every`` and ``region`` (volumes).
 
     Raises:
         LabelLeak: a folder is opened while something label-free is being built: its masks are checked at once.
@@ -58,9 +61,9 @@ def open_cohort(
         path = _folder_of(name)
         if path is not None:
             taken = options.get("name") or path.resolve().name
-            if taken in COMMITTED:  # its reports and locks must not mix with the committed cohort's
+            if taken in _READERS:  # its reports and locks must not mix with the committed cohort's
                 raise CovtokenError(
-                    f"the folder {path} bears the name of the committed cohort {taken!r}: open it as {taken!r} with "
+                    f"the folder {path} bears the name of the cohort {taken!r}: open it as {taken!r} with "
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
             opened = read_folder(path, **options)
@@ -72,9 +75,9 @@ def open_cohort(
         raise CovtokenError(f"cohort {name!r}: {error}; see the reader's docstring") from error
     if "/" in name:
         raise CovtokenError(
-            f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join(COMMITTED)}"
+            f"{name} is no folder: give a folder that holds index.csv, or one of {', '.join([*COMMITTED, *VOLUMES])}"
         )
-    raise CovtokenError(f"{unknown('cohort', name, list(COMMITTED))}, or a folder that holds index.csv")
+    raise CovtokenError(f"{unknown('cohort', name, [*COMMITTED, *VOLUMES])}, or a folder that holds index.csv")
 
 
 def cohort_name(name_or_folder: str | Path) -> str:
@@ -169,4 +172,5 @@ _READERS: dict[str, Callable[..., Cohort]] = {
     "lidc-external": partial(
         _external, "lidc-external", modality="ct8", organ="lung", mask_at_least=2, window_sides=(64, 80)
     ),
+    **{name: partial(read_volumes, name) for name in VOLUMES},
 }

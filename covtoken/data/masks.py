@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from rich.progress import track
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.data.mask_values import FULL, brightest, inside
 from covtoken.data.pictures import is_array, open_image, read_array, read_picture
+from covtoken.data.regions import cut
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_labels
 
@@ -53,10 +55,26 @@ def read_marked(ref: MaskRef) -> tuple[np.ndarray, Mark | None]:
             f"mask of {ref.picture or ref.files}: unknown kind {ref.kind!r}; known: {', '.join(_KINDS)}"
         )
     mask, mark = _KINDS[ref.kind](ref)
-    if ref.window is None:
-        return mask, mark
-    row, column, height, width = ref.window
-    return mask[row : row + height, column : column + width], mark
+    return cut(mask, ref.window), mark
+
+
+def read_lesion_ids(ref: MaskRef) -> tuple[dict[int, int], Callable[[MaskRef], np.ndarray]]:
+    """Number the 3-D lesions of the volume that a mask's slice belongs to.
+
+    Args:
+        ref: of any slice of the volume.
+
+    Returns:
+        number → voxels of the lesion in the whole volume, and a function that gives the numbers [H, W] int32 in the
+        slice of a reference, cut as the reference says, 0 outside lesions.
+
+    Raises:
+        LabelLeak: something label-free is being built.
+        CovtokenError: as ``read_mask``, or the mask is no slice of a volume.
+    """
+    refuse_labels(f"the lesions of {ref.picture or 'a volume'}")
+    voxels, numbers = _of_volumes(ref).lesion_ids(ref)
+    return voxels, lambda other: cut(numbers(other), other.window)
 
 
 def one_mark(first: Mark | None, now: Mark | None) -> Mark | None:
@@ -215,6 +233,19 @@ def _phantom(ref: MaskRef) -> tuple[np.ndarray, None]:
     return phantom.mask_of(ref.key), None
 
 
+def _of_volume(ref: MaskRef) -> tuple[np.ndarray, None]:
+    return _of_volumes(ref).mask_of(ref), None
+
+
+def _of_volumes(ref: MaskRef):
+    """Import the module that reads the masks of a volume's kind; pictures need neither."""
+    if ref.kind not in _VOLUMES:
+        raise CovtokenError(f"mask of {ref.picture or ref.files}: kind {ref.kind!r} is no slice of a volume")
+    return import_module(f"covtoken.data.readers.{_VOLUMES[ref.kind]}")
+
+
+_VOLUMES = {"nifti": "label_volume", "lidc": "lidc_contours"}
 _Reader = Callable[[MaskRef], tuple[np.ndarray, Mark | None]]
 _KINDS: dict[str, _Reader] = {"png": _any_of, "phantom": _phantom, "empty": _empty}
+_KINDS |= dict.fromkeys(_VOLUMES, _of_volume)
 """Readers of masks by kind; a reader of another format adds its own here."""
