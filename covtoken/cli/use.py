@@ -120,9 +120,8 @@ def fit(
     scorer = fit_bank(cases, vit, {}, whole=True, progress=True)
     fitted = with_scores(scorer, fitted_on=name, grey=grey)
     fitted.save(out)
-    say(
-        f"fitted to {scorer.about['slices']} slices of {scorer.about['units']} units, {time.perf_counter() - started:.0f} s"
-    )
+    seconds, about = time.perf_counter() - started, scorer.about
+    say(f"fitted to {about['slices']} slices of {about['units']} units in {seconds:.0f} s")
     if scorer.alarm["fired"]:
         print(f"covtoken: warning: {run.alarm_words(scorer.alarm)}", file=sys.stderr)
     say(f"wrote {out}; now: covtoken map -i PICTURES -o OUT --direction {out}")

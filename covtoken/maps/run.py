@@ -194,8 +194,8 @@ def alarm_words(alarm: dict[str, Any]) -> str:
     """Write the sentence of an alarm that has fired."""
     which = f"{alarm['banks_fired']} of {alarm['banks']} banks ({'; '.join(alarm['reasons'])})"
     return (
-        f"the label-free alarm fired for {which}: do not trust these maps; give a larger bank (--bank FOLDER) or take a "
-        "shipped direction (--direction ultrasound)"
+        f"the label-free alarm fired for {which}: do not trust these maps; give a larger bank (--bank FOLDER) or take "
+        "a shipped direction (--direction ultrasound)"
     )
 
 

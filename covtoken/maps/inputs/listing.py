@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from covtoken.data.external import refuse_external_files
-from covtoken.data.pictures import reading
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import register_mask_files
 from covtoken.maps.inputs import dicom
@@ -183,8 +182,12 @@ def _of_index(root: Path) -> list[Input]:
 
 
 def _rows(index: Path) -> list[dict[str, str]]:
-    with reading(index, "the list"):
+    try:
         text = index.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CovtokenError(f"{index} is no UTF-8 text ({error}): save it as UTF-8, separated by commas") from error
+    except OSError as error:
+        raise CovtokenError(f"{index} may not be read ({error.strerror}): give yourself the right to read it") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     lines = text.splitlines()

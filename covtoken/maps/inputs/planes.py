@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 
 from covtoken.data.case import Case
-from covtoken.data.pictures import MOST_PIXELS, open_image, read_array, read_picture, reading
+from covtoken.data.pictures import MOST_PIXELS, npy_header, open_image, read_array, read_picture, reading
 from covtoken.data.volumes import VolumeSlice, slice_of, space_of
 from covtoken.errors import CovtokenError
 from covtoken.maps.inputs import dicom
@@ -158,7 +158,10 @@ def _picture(item: Input):
 
 def _npy(item: Input):
     file = item.files[0]
-    with reading(file, "picture"):
+    with reading(file, "picture"), file.open("rb") as stream:
+        _, dtype = npy_header(stream)
+        if dtype.hasobject:
+            raise CovtokenError(f"picture {file} holds Python objects, which are never loaded: save plain numbers")
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     if values.dtype.kind not in "biuf":
         raise CovtokenError(f"picture {file} cannot be read as numbers: it holds {values.dtype}; save it anew")
