@@ -42,7 +42,7 @@ class Scorer:
         recipe: of C−, for the backbone's depth.
         directions: by fold; ``None`` is the key of the direction of the whole bank.
         scores: held-out, of the bank.
-        fold_of: unit → fold; units that fed nothing are scored by the whole bank's direction.
+        fold_of: unit → fold; a unit that fed nothing is scored by the whole bank's direction, or by any fold's.
         about: where it came from, for records.
         alarm: what the label-free alarm says of the bank.
         held: features of the bank's slices; its own pictures are not extracted again.
@@ -62,7 +62,8 @@ class Scorer:
         Raises:
             CovtokenError: a slice cannot be read, or the directions do not fit the backbone.
         """
-        direction = self.directions[self.fold_of.get(cases[0].unit)]
+        fold = self.fold_of.get(cases[0].unit, None if None in self.directions else 0)
+        direction = self.directions[fold]
         rows = {} if self.held is None else {name: row for row, name in enumerate(self.held.names)}
         if all(case.name in rows for case in cases):
             found = self.held.subset([rows[case.name] for case in cases])

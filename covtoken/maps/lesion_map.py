@@ -103,11 +103,11 @@ def scored(
     for start in range(0, len(cases), CHUNK):
         part = cases[start : start + CHUNK]
         same = [is_constant(to_input(case.pixels(), case, vit.input)) for case in part]
-        for scores, constant in zip(scorer.maps(part, vit, precision), same, strict=True):
-            yield (
-                np.full((vit.rows, vit.cols), lowest, np.float32) if constant else scores.reshape(vit.rows, -1),
-                constant,
-            )
+        left = [case for case, constant in zip(part, same) if not constant]
+        maps = iter(scorer.maps(left, vit, precision) if left else ())
+        for constant in same:
+            flat = np.full(vit.rows * vit.cols, lowest, np.float32) if constant else next(maps)
+            yield flat.reshape(vit.rows, vit.cols), constant
 
 
 def upsampled(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -187,7 +187,7 @@ def _rows(index: Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise CovtokenError(f"{index} is no UTF-8 text ({error}): save it as UTF-8, separated by commas") from error
     except OSError as error:
-        raise CovtokenError(f"{index} may not be read ({error.strerror}): give yourself the right to read it") from error
+        raise CovtokenError(f"{index} may not be read ({error.strerror}): mend its permissions") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     lines = text.splitlines()
