@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import data_fingerprint, open_cohort
-from covtoken.data.masks import read_mask
+from covtoken.data.masks import read_lesion_ids, read_mask
 from covtoken.data.splits import SPLITS, load_splits
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root, write_then_rename
@@ -31,11 +32,35 @@ def describe(cohort: Cohort) -> str:
         ("pictures with a lesion", len(with_lesion)),
         ("lesion area in them, share of the picture: median (5 % to 95 %)", f"{middle:.4f} ({low:.4f} to {high:.4f})"),
         ("height × width, smallest to largest", "{} × {} to {} × {}".format(*shapes.min(0), *shapes.max(0))),
+        *(_lesions_3d(cohort) if any(case.volume for case in cohort.cases) else ()),
         *((f"{split} split: units, pictures", f"{units[split]}, {pictures[split]}") for split in SPLITS),
         ("files left out by the reader", len(cohort.left_out)),
         ("fingerprint of the data", f"`{data_fingerprint(cohort)[:16]}`"),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _lesions_3d(cohort: Cohort) -> list[tuple[str, object]]:
+    """Count the volumes of a cohort and the 3-D lesions in them, with their sizes."""
+    first = {case.volume: case for case in cohort.cases}
+    voxels = {name: read_lesion_ids(cohort.masks[case.name])[0] for name, case in first.items()}
+    diameters = [
+        (6 * n * math.prod(first[name].spacing_mm) * first[name].slice_mm / math.pi) ** (1 / 3)
+        for name, of_volume in voxels.items()
+        for n in of_volume.values()
+    ]
+    low, middle, high = np.percentile(diameters, [5, 50, 95]) if diameters else (np.nan,) * 3
+    slices = sorted(case.slice_mm for case in first.values())
+    return [
+        ("volumes", len(first)),
+        ("distance of slices in mm, smallest to largest", f"{slices[0]:.2f} to {slices[-1]:.2f}"),
+        ("volumes with a lesion", sum(map(bool, voxels.values()))),
+        ("lesions of three dimensions", len(diameters)),
+        (
+            "their diameter in mm (of a ball of their volume): median (5 % to 95 %)",
+            f"{middle:.1f} ({low:.1f} to {high:.1f})",
+        ),
+    ]
 
 
 def write_card(name: str, root: Path | None = None) -> Path:

@@ -61,9 +61,10 @@ def open_cohort(
         path = _folder_of(name)
         if path is not None:
             taken = options.get("name") or path.resolve().name
-            if taken in _READERS:  # its reports and locks must not mix with the committed cohort's
+            if taken in COMMITTED or taken in VOLUMES:  # its reports and locks must not mix with that cohort's
+                which = "committed" if taken in COMMITTED else "volume"
                 raise CovtokenError(
-                    f"the folder {path} bears the name of the cohort {taken!r}: open it as {taken!r} with "
+                    f"the folder {path} bears the name of the {which} cohort {taken!r}: open it as {taken!r} with "
                     "`folder` (--data), rename it, or give it a `name` of its own"
                 )
             opened = read_folder(path, **options)

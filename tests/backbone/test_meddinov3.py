@@ -15,6 +15,7 @@ from covtoken.backbone import meddinov3, weights
 from covtoken.backbone.cache import cache_key, features
 from covtoken.backbone.weights import load_backbone
 from covtoken.data.case import Case
+from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
 
 SIZE = 64  # 4 × 4 patches
@@ -221,3 +222,20 @@ def test_other_checkpoints_are_refused(tmp_path):
         torch.save(content, file)
         with pytest.raises(CovtokenError, match=f"under the key 'teacher', found .*{found}"):
             load_backbone("meddinov3", weights_file=file)
+
+
+@pytest.mark.parametrize("cohort", ["lidc-idri", "msd-task06"])
+def test_slices_of_volumes_reach_it_in_hounsfield_units(vit, covtoken_data, monkeypatch, tmp_path, cohort):
+    """A DICOM slice and a NIfTI slice: clamped to ±1000 HU and normalised by its own mean and deviation."""
+    monkeypatch.setenv("COVTOKEN_CACHE", str(tmp_path))
+    try:
+        case = open_cohort(cohort, every=20).cases[1]
+    except CovtokenError as error:
+        pytest.skip(str(error))
+    pixels = case.pixels()
+    assert pixels.min() <= -1000 and pixels.max() > 300, "air and bone"
+    seen = features([case], vit, blocks=[3, 12]).tokens(3)[0]
+    normalised = (vit.squash(np.clip(pixels, -1000, 1000)) - 65.1084) / 178.0167
+    with torch.no_grad():
+        _, layers = vit.model.forward_intermediates(normalised.expand(1, 3, -1, -1), indices=[2], norm=False)
+    assert torch.allclose(seen, layers[0][0].flatten(1).T, atol=1e-4) and seen.std() > 0

@@ -87,5 +87,5 @@ def test_the_cohort_is_found_with_or_without_its_dataset_folder(tmp_path, monkey
 
 def test_an_empty_clone_says_how_to_get_cases(tmp_path):
     (tmp_path / "kits23").mkdir()
-    with pytest.raises(CovtokenError, match="holds no folder case_00000.*kits23_download_data"):
+    with pytest.raises(CovtokenError, match=r"holds no folder case_00000.*kits23_download_data"):
         kits23.read(tmp_path / "kits23")

@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_named(patient, tmp_path):
         with pytest.raises(CovtokenError, match=rf"069\.xml.*({words})"):
             lidc.read(patient)
     xml.unlink()
-    with pytest.raises(CovtokenError, match="holds no readings of a CT series.*TCIA"):
+    with pytest.raises(CovtokenError, match=r"holds no readings of a CT series.*TCIA"):
         lidc.read(patient)
     xml.write_text(whole.replace("<SeriesInstanceUid>1.2<", "<SeriesInstanceUid>8.8<"))
     with pytest.raises(CovtokenError, match="6 CT slices, and no whole series that its 1 files of readings name"):

@@ -54,7 +54,7 @@ def test_every_nth_slice_and_options_that_do_not_exist(tmp_path):
     assert [case.slice_index for case in msd.read(root, every=2).cases] == [0, 2, 4]
     with pytest.raises(CovtokenError, match="every=0"):
         msd.read(root, every=0)
-    with pytest.raises(CovtokenError, match="msd-task03.*evry"):
+    with pytest.raises(CovtokenError, match=r"msd-task03.*evry"):
         open_cohort("msd-task03", root, evry=2)
 
 
@@ -203,6 +203,12 @@ def test_cohorts_are_found_by_the_name_of_their_folder(tmp_path, monkeypatch):
     for name in VOLUMES:
         with pytest.raises(CovtokenError, match=f"COVTOKEN_DATA is not set.*covtoken data fetch {name}"):
             open_cohort(name)
+
+
+def test_a_folder_of_pictures_may_not_bear_a_volume_cohorts_name(tmp_path):
+    (tmp_path / "kits23").mkdir()
+    with pytest.raises(CovtokenError, match="name of the volume cohort 'kits23'"):
+        open_cohort(tmp_path / "kits23")
 
 
 def test_real_chest_ct(covtoken_data):
