@@ -166,6 +166,22 @@ def test_interrupted_it_records_and_leaves_nothing_half_written(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c0", "cases.csv", "run.json"]
 
 
+def test_the_command_says_how_it_ended(tmp_path, monkeypatch, capsys):
+    class Stopped(BrightScorer):
+        def maps(self, cases, vit, precision="fp32"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "loaded", lambda *_: VIT)
+    line = ("map", "-i", _folder(tmp_path / "in", 2), "-o", tmp_path / "out", "--direction", "ultrasound")
+    monkeypatch.setattr("covtoken.maps.prepare.of_direction", lambda *_: Stopped())
+    assert _cli(monkeypatch, capsys, *line, "--quiet") == (130, "", "")
+    monkeypatch.setattr("covtoken.maps.prepare.of_direction", lambda *_: BrightScorer())
+    code, out, err = _cli(monkeypatch, capsys, *line, "--json")
+    assert (code, err) == (0, "") and json.loads(out) == json.loads((tmp_path / "out/run.json").read_text())
+    code, out, err = _cli(monkeypatch, capsys, *line)
+    assert (code, err) == (0, "") and "2 kept from before" in out and "not a medical device" in out
+
+
 def test_a_foreign_folder_is_not_overwritten(tmp_path):
     _folder(tmp_path / "in", 2)
     (tmp_path / "out/c0").mkdir(parents=True)
@@ -183,17 +199,18 @@ def test_the_output_is_no_input(tmp_path):
         mapped(tmp_path / "in", tmp_path / "in")
 
 
-def test_masks_are_neither_mapped_nor_opened(tmp_path, monkeypatch):
+def test_masks_are_neither_mapped_nor_opened(tmp_path):
     _folder(tmp_path / "in", 2)
     masks = [tmp_path / "in/c0_mask.png", tmp_path / "in/c0_mask_1.png", tmp_path / "in/masks/c1.png"]
     (tmp_path / "in/masks").mkdir()
     for mask in masks:
         Image.fromarray((_picture(1) > 200).astype(np.uint8) * 255).save(mask)
-    opened = []
-    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    for mask in masks:
+        mask.chmod(0)  # nobody but root may open them
     finished = mapped(tmp_path / "in", tmp_path / "out")
     assert [outcome.item.name for outcome in finished.outcomes] == ["c0", "c1"]
     assert len(finished.record["left_out"]) == 3
+    (tmp_path / "in/c0_mask.png").chmod(0o600)
     with pytest.raises(CovtokenError, match="mask file"), construction("a test"):
         (tmp_path / "in/c0_mask.png").read_bytes()
 
