@@ -46,6 +46,8 @@ _MODULES = {
     "protocol.setting": ["open_setting"],
     "gates.runs": ["run_and_write"],
     "protocol.report": ["GateReport"],
+    "maps.lesion_map": ["lesion_map"],
+    "maps.shipped": ["shipped_direction"],
     "leak_guard": ["construction"],
 }
 _PUBLIC = {name: f"covtoken.{module}" for module, names in _MODULES.items() for name in names}

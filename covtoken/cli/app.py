@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from covtoken.cli import data, gates, studies, transfer
+from covtoken.cli import data, gates, studies, transfer, use
 from covtoken.errors import CovtokenError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("map")(use.map_pictures)
+app.command()(use.fit)
 for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
     app.command()(command)
 STUDIES = (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes, studies.figure)

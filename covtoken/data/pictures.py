@@ -81,7 +81,7 @@ def read_array(file: Path, what: str) -> np.ndarray:
     with reading(file, what):
         if file.name.lower().endswith(".npy"):
             with file.open("rb") as stream:
-                _check_header(file, what, *_npy_header(stream))
+                _check_header(file, what, *npy_header(stream))
                 stream.seek(0)
                 return np.load(stream, allow_pickle=False).squeeze()
         import nibabel
@@ -172,7 +172,7 @@ def _format_of(file: Path) -> str:
     return next((name for start, name in _STARTS.items() if head.startswith(start)), "")
 
 
-def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
+def npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
     """Read shape and type from a .npy file's header; raise EOFError where fewer bytes follow."""
     first = np.lib.format.read_magic(stream) == (1, 0)
     # A third version exists for named fields alone, which the reader of the second refuses.

@@ -23,7 +23,7 @@ FORBIDDEN = (
 )
 ORDER = [
     *("leak_guard", "data", "backbone", "bank", "subspace", "scores", "coverage", "economy", "evaluation"),
-    *("protocol", "studies", "gates", "paper", "cli"),
+    *("protocol", "studies", "gates", "maps", "paper", "cli"),
 ]  # ground floor first
 MOST_FILES, LARGEST_SHARE = 13, 0.2
 

@@ -76,7 +76,7 @@ def test_the_recipe_table_says_what_the_locks_say():
         for name, recipe in report.parameters.get("fixed", {}).items():
             if name not in FIXED or recipe["scorer"] != "consensus":
                 continue
-            sources, target, quantile, ridge, rounds, inside, _, attention = recipe["extra"]
+            sources, target, quantile, ridge, rounds, inside, *_ = recipe["extra"]
             assert rows["quantile above which a token is called"][name] == f"{quantile:g}"
             assert rows["ridge λ"][name] == f"{ridge:g}" and rows["rounds of agreement"][name] == f"{rounds}"
             assert rows["weight v of the view inside the picture"][name] == f"{inside:g}"
