@@ -7,7 +7,7 @@ import pytest
 from covtoken.errors import CovtokenError
 from covtoken.paper.charts import budgets, coverage
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_svg
-from covtoken.paper.charts.table import CHARTS
+from covtoken.paper.charts_by_name import CHARTS
 
 KEEPS = ("0.5", "0.25", "0.1")
 SCHEDULES = ("as specified", "repaired")

@@ -9,7 +9,7 @@ import pytest
 from covtoken.errors import CovtokenError
 from covtoken.paper.charts import economy as charts
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_svg
-from covtoken.paper.charts.table import CHARTS
+from covtoken.paper.charts_by_name import CHARTS
 from covtoken.paper.numbers import as_text, readable
 from covtoken.paper.pages.economy import cells_of, frame_of
 from covtoken.paper.tables import economy

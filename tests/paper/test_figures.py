@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts import alarm, captions, pictures, scores, style, substrate
+from covtoken.paper import captions
+from covtoken.paper.charts import alarm, pictures, scores, style, substrate
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, write_bundle
 
 BLOCKS = [

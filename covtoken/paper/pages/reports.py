@@ -19,7 +19,7 @@ from covtoken.errors import CovtokenError
 from covtoken.gates.gate5 import cells
 from covtoken.gates.transfer.rows import joined_metrics, joined_paths
 from covtoken.names import with_short_names
-from covtoken.paper.charts.captions import caption_of
+from covtoken.paper.captions import caption_of
 from covtoken.paper.charts.offline_renderer import title_of, to_html
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
@@ -101,7 +101,7 @@ class ReportChart(Reader, SphinxDirective):
     option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", *CHART_OPTIONS)}
 
     def run(self) -> list[nodes.Node]:
-        from covtoken.paper.charts.table import CHARTS
+        from covtoken.paper.charts_by_name import CHARTS
         from covtoken.paper.tables.economy import setting_marks
 
         place, chart, key = self.arguments
