@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from covtoken.backbone.vit import FrozenViT
 from covtoken.data.case import Case, Cohort, MaskRef
 from covtoken.evaluation.records import Records
-from covtoken.gates.gate6 import SPEEDUPS
+from covtoken.gates.economy.choice import SPEEDUPS
 from covtoken.keys import hash_unit
 from covtoken.protocol.plan import Plan
 from covtoken.scores.recipe import Recipe, fixed_recipes

@@ -29,7 +29,17 @@ from covtoken.evaluation.ranks import holm, sign_test
 from covtoken.evaluation.records import Records, span_of, to_float16
 from covtoken.gates.budgets.lesion_numbers import LesionNumbers
 from covtoken.gates.economy import certificates, probing, running
-from covtoken.gates.economy.choice import SHARE, WANTED, Choice, Costs, choose, choose_each, smallest_k
+from covtoken.gates.economy.choice import (
+    PUBLISHED,
+    SHARE,
+    SPEEDUPS,
+    WANTED,
+    Choice,
+    Costs,
+    choose,
+    choose_each,
+    smallest_k,
+)
 from covtoken.gates.economy.merged import MERGED_AT, MergedLesions
 from covtoken.gates.economy.taps import OURS, RIVALS, SCORES, Tap, fit_taps, key_of, needed_blocks
 from covtoken.keys import smallest
@@ -43,8 +53,6 @@ from covtoken.scores.recipe import at_depth
 TITLE = "The token economy"
 QUESTION = "What does a third of the tokens still do, and with which guarantee?"
 DEFECTS = ("dropped_cls", "foreign_certificate", "uncounted_search")
-PUBLISHED = (6, 0.25)  # block of 12, and keep ratio, of the published setting
-SPEEDUPS = (1.2, 1.3, 1.4, 1.55, 1.7, 1.85, 2.0, 2.25, 2.5, 3.0)  # of the curves
 LARGEST_P = 0.05
 HEADLINES = ("retention_all", "retention_small", f"coverage.{certificates.DECIDING}", "speedup_flops_net")
 

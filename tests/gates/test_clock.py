@@ -11,8 +11,7 @@ from stub_economy import narrow
 from covtoken.economy.merge_schedules import merging_flops, schedules_for
 from covtoken.economy.timing import medians, ratios, seconds_of
 from covtoken.gates.economy import clock
-from covtoken.gates.economy.choice import Costs
-from covtoken.gates.gate6 import SPEEDUPS
+from covtoken.gates.economy.choice import SPEEDUPS, Costs
 
 N_TOKENS = 64
 

@@ -21,6 +21,8 @@ from covtoken.gates.economy.taps import key_of
 
 WANTED = 2.0  # times fewer FLOPs, net of score and exit maps
 SHARE = 0.98  # of all lesions
+PUBLISHED = (6, 0.25)  # block of 12, and keep ratio, of the published setting
+SPEEDUPS = (1.2, 1.3, 1.4, 1.55, 1.7, 1.85, 2.0, 2.25, 2.5, 3.0)  # of the curves
 
 
 @dataclass(frozen=True)

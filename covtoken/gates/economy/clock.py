@@ -29,7 +29,7 @@ from covtoken.economy.routing import route_through
 from covtoken.economy.stages import Stage
 from covtoken.economy.timing import ratios, seconds_of
 from covtoken.errors import CovtokenError
-from covtoken.gates.gate6 import PUBLISHED, SPEEDUPS
+from covtoken.gates.economy.choice import PUBLISHED, SPEEDUPS
 from covtoken.protocol.report import GateReport
 from covtoken.studies.study import Study
 from covtoken.subspace.direction import Direction
