@@ -16,7 +16,13 @@ from covtoken.errors import CovtokenError
 from covtoken.paths import PACKAGE, project_root, write_then_rename
 
 SCHEMA = "covtoken-gate-report/1"
-NOT_GATES = ("ablation", "banks", "controls", "in_organ")  # committed beside the reports, in a form of their own
+NOT_GATES = (
+    "ablation",
+    "ablations",
+    "banks",
+    "controls",
+    "in_organ",
+)  # committed beside the reports, in a form of their own
 DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
 
 
