@@ -21,6 +21,7 @@ from covtoken.evaluation.stats import auroc
 from covtoken.leak_guard import LabelLeak, construction, refuse_labels
 from covtoken.paper.charts.ablations import ablation_chart
 from covtoken.paper.charts.offline_renderer import to_svg
+from covtoken.paper.pages.studies import AblationsFollow
 from covtoken.paper.tables import ablations as words
 from covtoken.paths import PACKAGE
 from covtoken.protocol.setting import open_setting
@@ -323,6 +324,23 @@ def test_every_ablation_has_a_heading_and_a_chart(content):
     assert "Neighbours" in to_svg(ablation_chart(rows, *words.TITLES["k"]).to_dict())
 
 
-def test_all_takes_no_choice_with_it():
+def test_the_directive_shows_what_is_recorded_and_misses_nothing_else(content, tmp_path):
+    made = AblationsFollow.__new__(AblationsFollow)
+    made.root, made.depends_on = lambda: tmp_path, lambda path: None
+    assert [node.astext() for node in made.run()] == ["No cohort is recorded yet."]
+    n = {"units": 4, "bank_units": 3}
+    whole = content | {"schema": run.STUDY.schema, "split": "selection", "n": n, "reference": 300, "large_units": 2}
+    run.STUDY.write(whole, recorded=True, root=tmp_path)
+    heading, sentences, note = (node.astext() for node in made.run())
+    assert heading == words.TITLES["k"][0] and sentences == words.follows("k", content)
+    assert "4 units scored, a bank of 3" in note
+
+
+def test_the_command_runs_all_and_takes_no_choice_with_it(monkeypatch, content):
+    written = []
+    monkeypatch.setattr(run, "run_ablations", lambda cohort, backbone, data=None: content)
+    monkeypatch.setattr(run.Study, "write", lambda self, content, recorded: written.append((self.stem, recorded)))
+    ablate("busi", everything=True)
+    assert written == [("ablations", False)]
     with pytest.raises(CovtokenError, match="--all chooses nothing"):
-        ablate(everything=True, over_banks=True)
+        ablate("busi", everything=True, over_banks=True)

@@ -19,7 +19,9 @@ def unit_trials(ground: Ground) -> Iterator[Trial]:
     """Change the number of the bank's units; small banks are drawn with several keys."""
     for n, banks in bank_makeup.smaller_banks(ground.bank, UNITS, KEYS):
         usual = banks[0] is ground.bank
-        parts = [ground.whole if usual else ground.searched(bank) for bank in banks[: 1 if n > SMALL_BANK else None]]
+        parts = [
+            ground.whole if usual else ground.searched(bank) for bank in banks[: len(KEYS) if n < SMALL_BANK else 1]
+        ]
         by_bank = [every_score(part, ground.selection, ground.has_head) for part in parts]
         for score in by_bank[0]:
             maps = [scores[score] for scores in by_bank]

@@ -29,11 +29,13 @@ class Limits:
         size: tokens of the reference.
         large_units: units of each split at other picture sizes.
         scored_units: units of the selection split that are scored (None: all), by keyed hash.
+        searched: tokens of the largest reference for C−, whose bank searches itself for it; A and B go further.
     """
 
     size: int = REFERENCE_SIZE
-    large_units: int = 40
-    scored_units: int | None = None
+    large_units: int = 20
+    scored_units: int | None = 60
+    searched: int = REFERENCE_SIZE
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,18 +10,18 @@ from covtoken.studies.ablations.ground import C_MINUS, PN, SUBSPACE, A, B, D, Gr
 from covtoken.subspace.density import ALPHA, K_NEIGHBOURS, RANK
 
 KS = (1, 3, K_NEIGHBOURS, 30, 100)
+MOST_OWN = 30  # neighbours of the reference's own tokens that are kept, for C−
 ALPHAS = (0.01, 0.03, 0.07, ALPHA, 0.2, 0.4)
 D_ALPHA = 0.07  # of D's recipe
 RANKS = (1, 4, 16, RANK, 128, 256)
 SIZES = (1_000, 3_000, REFERENCE_SIZE, 30_000, 100_000)
-MOST_SEARCHED = 30_000  # reference tokens for C−
 
 
 def k_trials(ground: Ground) -> Iterator[Trial]:
     """Change how many neighbours a sparsity averages."""
     for k, maps in ground.whole.density(ground.selection, KS).items():
         yield ground.trial(k, A, maps, k == K_NEIGHBOURS)
-    for k in KS:
+    for k in (k for k in KS if k <= MOST_OWN):
         yield ground.trial(k, C_MINUS, ground.whole.direction("C−", ground.selection, k=k), k == K_NEIGHBOURS)
 
 
@@ -51,7 +51,7 @@ def reference_trials(ground: Ground) -> Iterator[Trial]:
         searched = ground.whole if usual else ground.searched(ground.bank, size=size)
         yield ground.trial(size, A, searched.density(ground.selection)[K_NEIGHBOURS], usual)
         yield ground.trial(size, B, searched.residual(ground.selection)[RANK], usual)
-        if size <= MOST_SEARCHED:  # beyond it the bank's search of itself would take longer than all the rest
+        if size <= ground.limits.searched:
             yield ground.trial(size, C_MINUS, searched.direction("C−", ground.selection), usual)
 
 

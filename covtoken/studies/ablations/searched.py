@@ -37,7 +37,7 @@ class Searched:
         features: the bank's pictures.
         n_blocks: L of the backbone.
         size: tokens of the reference.
-        most: neighbours that a search keeps: the largest k that can be asked for.
+        most: neighbours kept of the reference's own tokens: the largest k of a rarity or a direction.
         inside: [N, T] bool, which of the pictures' tokens may enter the reference (None: all).
     """
 
