@@ -37,7 +37,7 @@ from covtoken.studies.study import NOTE, Study, content_of, open_study, split_fe
 
 STUDY = Study("ablations", "covtoken-ablations/1", "covtoken ablate --all", rows="rows")
 
-LIMITS = {"phantom": Limits(3_000, 5, 30, 3_000)}  # so that a notebook runs it from pixels in a minute and a half
+LIMITS = {"phantom": Limits(3_000, 5, 24, 3_000)}  # so that a notebook runs it from pixels in a minute and a half
 
 
 def run_ablations(
