@@ -11,8 +11,8 @@ from covtoken.paper.charts.style import COLOURS, cycle, named_legend, panel_titl
 
 SCORES = ("A", "B", "lesion subspace", "PN", "D", "C−", "C")  # each has its colour in every chart
 SUBTITLE = (
-    "Bars: 95 % intervals over scored units. Rings: the default, from which differences are taken. Each panel's name ends "
-    "with the units scored and the units of the bank."
+    "Bars: 95 % intervals over scored units. Rings: the default, from which differences are taken. Each panel's name "
+    "ends with the units scored and the units of the bank."
 )
 
 
