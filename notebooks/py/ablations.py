@@ -41,7 +41,7 @@ data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 
 # %%
 # This cohort from pixels; beside it, the cohorts whose ablations are recorded (their pictures are not in the repository).
-content = run.run_ablations(cohort, backbone, data=data)
+content = run.run_ablations(cohort, backbone, data=data, progress=False)
 path = run.STUDY.write(content, recorded=False)
 contents = {content["cohort"]: content} | words.committed(but=content["cohort"])
 n = content["n"]

@@ -297,12 +297,12 @@ def test_rows_are_paired_with_the_default_of_their_score(content):
 def test_the_sentence_follows_from_the_numbers(content):
     text = words.follows("k", content)
     gain, loss = (words._gain(content["rows"][i]) for i in (2, 0))
-    assert text.startswith("phantom: no value is surely better than the default of C− (10); ")
+    assert text.startswith("phantom (n = 4, bank 3): no value is surely better than the default of C− (10); ")
     assert f"A gains {gain} at 30" in text and f"A loses most, {loss}, at 1." in text
     assert words.follows("rank", content) == ""
     planted = [r | {"ablation": "planted", "note": "2 of 9 units"} for r in content["rows"]]
     text = words.follows("planted", content | {"rows": planted[:2] + planted[4:]})
-    assert text == f"phantom: 2 of 9 units: A changes by {loss}."
+    assert text == f"phantom (n = 4, bank 3): 2 of 9 units: A changes by {loss}."
 
 
 def test_a_number_that_moves_is_told(content, tmp_path):

@@ -44,11 +44,10 @@ def chart_rows(name: str, contents: Mapping[str, Mapping[str, Any]]) -> list[dic
     for cohort, content in contents.items():
         rows = rows_of(content, name)
         for row in sorted(rows, key=lambda row: row["group"]):  # one panel a group
-            most = max(r["bank_units"] for r in rows if r["group"] == row["group"])
-            heads = [cohort, f"n = {row['units']}, bank {most}"]
+            panel = f"{cohort}: {_counts([each for each in rows if each['group'] == row['group']])}"
             entry = row["auroc"]
             out.append(
-                {"panel": ": ".join(heads), "value": value_text(name, row["value"]), "score": row["score"]}
+                {"panel": panel, "value": value_text(name, row["value"]), "score": row["score"]}
                 | {"auroc": entry["value"], "lo": entry["ci95"][0], "hi": entry["ci95"][1], "default": row["default"]}
             )
     return out
@@ -65,7 +64,13 @@ def follows(name: str, content: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     words = _extremes(name, rows) if name in EXTREMES else _default(name, rows)
-    return f"{content['cohort']}: {words}" + (f" ({LABELLED})." if name == "purity" else ".")
+    head = f"{content['cohort']} ({_counts(rows)})"
+    return f"{head}: {words}" + (f" ({LABELLED})." if name == "purity" else ".")
+
+
+def _counts(rows: list[dict[str, Any]]) -> str:
+    """Count the scored units and the units of the largest bank."""
+    return f"n = {rows[0]['units']}, bank {max(row['bank_units'] for row in rows)}"
 
 
 def sentences(name: str, contents: Mapping[str, Mapping[str, Any]]) -> str:
