@@ -33,12 +33,17 @@ def ablate(
     only_controls: Annotated[
         bool, typer.Option("--controls", help="Take from C− its source, its fit, its bank: what carries the gain?")
     ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Vary k, alpha, rank, reference, bank, block, pooling and picture of all scores."),
+    ] = False,
     record: RecordOption = False,
     choose: ChooseOption = False,
 ) -> None:
     """Vary settings on the selection split: D's one at a time, which gives the block, or all with --banks.
 
-    With --controls, C− stands beside variants that lack a part of it.
+    With --controls, C− stands beside variants that lack a part of it. With --all, one thing at a time is varied of
+    every score, what the bank holds and the pictures too, which chooses nothing.
     """
     from covtoken.paper.tables import studies as tables
     from covtoken.protocol.looks import refuse_uncommitted
@@ -46,6 +51,10 @@ def ablate(
 
     if only_controls and (choose or over_banks):
         raise CovtokenError("--controls chooses nothing and has banks of its own: leave --choose and --banks out")
+    if everything and (choose or over_banks or only_controls):
+        raise CovtokenError(
+            "--all chooses nothing and has banks of its own: leave --choose, --banks and --controls out"
+        )
     if choose:
         _refuse_unread(cohort, backbone, data, record)
     cohort, backbone = _studied(cohort, backbone)
@@ -62,6 +71,15 @@ def ablate(
         return
     if record:
         refuse_uncommitted()
+    if everything:
+        from covtoken.paper.tables import ablations as words
+        from covtoken.studies.ablations import run
+
+        content = run.run_ablations(cohort, backbone, data=data)
+        for name in run.ABLATIONS:
+            say(f"{words.TITLES[name][0]}. {words.follows(name, content)}")
+        say(f"written: {run.STUDY.write(content, recorded=record)}")
+        return
     if only_controls:
         from covtoken.paper.tables.controls import controls_table, gain_text
         from covtoken.studies import controls

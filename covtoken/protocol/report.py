@@ -18,7 +18,9 @@ from covtoken.paths import PACKAGE, project_root, write_then_rename
 SCHEMA = "covtoken-gate-report/1"
 NOT_GATES = (
     "ablation",
+    "ablations",
     "banks",
+    "clock",
     "controls",
     "in_organ",
     "volumes",

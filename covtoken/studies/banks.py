@@ -147,17 +147,17 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Solver:
-    """The bank's pooled tokens in memory, so that hundreds of variants share one covariance."""
+    """The bank's tokens in memory, so that hundreds of variants share one covariance."""
 
     tokens: torch.Tensor  # [N, T, D] float64, about their mean
     factors: dict[float, torch.Tensor]  # λ → the Cholesky factor of Σ + λ·tr(Σ)/D·I
     grid: tuple[int, int]
 
     @classmethod
-    def of(cls, bank: Features, block: int) -> Solver:
+    def of(cls, bank: Features, block: int, pooled: bool = True) -> Solver:
         """Read a bank whose tokens fit into memory."""
-        chunks = (pool3x3(tokens, bank.rows, bank.cols) for _, tokens in bank.chunks(block))
-        tokens = torch.cat(list(chunks)).double()
+        read = (tokens for _, tokens in bank.chunks(block))
+        tokens = torch.cat([pool3x3(each, bank.rows, bank.cols) if pooled else each for each in read]).double()
         tokens -= tokens.mean(dim=(0, 1))
         flat = tokens.flatten(0, 1)
         covariance = flat.T @ flat / len(flat)

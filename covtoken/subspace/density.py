@@ -38,13 +38,20 @@ class DensitySubspace:
             CovtokenError: α outside (0, 1], rank below 1 or above D, or fewer than k tokens of other units.
         """
         need_bank("the density subspace", bank)
-        if not 0 < alpha <= 1:
-            raise CovtokenError(f"alpha must lie in (0, 1], got {alpha}: it is the share of bank tokens called sparse")
-        if not 1 <= rank <= bank.tokens.shape[1]:
-            raise CovtokenError(f"rank must lie in 1 … {bank.tokens.shape[1]} (the token width), got {rank}")
+        _check_share(alpha, rank, bank)
         refuse_label_arrays("the density subspace", bank, bank.tokens)
         with construction("the density subspace"):
             sparsity = mean_distance(bank.tokens, bank.tokens, k, bank.units, bank.units)
+        return cls.of_sparsity(bank, k, sparsity, alpha, rank)
+
+    @classmethod
+    def of_sparsity(
+        cls, bank: TokenBank, k: int, sparsity: torch.Tensor, alpha: float = ALPHA, rank: int = RANK
+    ) -> DensitySubspace:
+        """Find the directions of the sparsest tokens where the bank's own sparsity [n], which costs, is known."""
+        _check_share(alpha, rank, bank)
+        refuse_label_arrays("the density subspace", bank, bank.tokens, sparsity)
+        with construction("the density subspace"):
             mean = bank.tokens.double().mean(0)
             n_sparse = math.ceil(alpha * len(bank) - 1e-9)
             sparse = bank.tokens[sparsity.topk(n_sparse).indices].double() - mean
@@ -54,6 +61,14 @@ class DensitySubspace:
     def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
         """Compute the membership [...] of tokens [..., D]; arguments as ``sparsity``."""
         return sparsity(tokens, self.bank, units, self.k)
+
+
+def _check_share(alpha: float, rank: int, bank: TokenBank) -> None:
+    """Refuse a share of sparse tokens or a rank out of range."""
+    if not 0 < alpha <= 1:
+        raise CovtokenError(f"alpha must lie in (0, 1], got {alpha}: it is the share of bank tokens called sparse")
+    if not 1 <= rank <= bank.tokens.shape[1]:
+        raise CovtokenError(f"rank must lie in 1 … {bank.tokens.shape[1]} (the token width), got {rank}")
 
 
 def sparsity(tokens: torch.Tensor, bank: TokenBank, units=None, k: int = K_NEIGHBOURS) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Grow a lesion in a lesion-free phantom picture: same picture, place and texture, 1 to 64 tokens.
 
-Nothing here feeds a bank or a choice: the pictures are only scored.
+Nothing here feeds a choice, or a bank that a recipe or a gate uses. The negative result scores the pictures; the
+ablation of impure banks (``covtoken.studies.ablations``) also puts some into a bank, which has then seen the lesion.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Show what was tried of D on selection splits, from the committed tables of each recipe cohort.
 
 Directives: ``{ablation-table}``, one setting at a time, ``{bank-table}``, banks of many sizes, ``{controls-table}`` and
-``{controls-sentence}``, what carries C−'s gain; they warn where a table is not recorded.
+``{controls-sentence}``, what carries C−'s gain; they warn where a table is not recorded. ``{ablations-follow}`` says
+what follows from each ablation, of the cohorts that are recorded.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.names import LABELS
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
+from covtoken.paper.tables import ablations as ablation_words
 from covtoken.paper.tables import controls as controls_words
 from covtoken.paper.tables.studies import WORDS, value_text
 from covtoken.scores.recipe import FIXED, Recipe
 from covtoken.studies import ablation, banks, controls
 from covtoken.studies.ablation import settings as settings_of
+from covtoken.studies.ablations import run as ablations
 from covtoken.studies.banks import FIELDS, MEASURES, mean_over_banks
 from covtoken.studies.study import Study, recipe_cohorts
 
@@ -80,6 +83,27 @@ class ControlsSentence(Reader, SphinxDirective):
     def run(self) -> list[nodes.Node]:
         contents, warnings = _contents(self, controls.STUDY, tuple(controls.FOREIGN))
         return [*(nodes.paragraph(text=controls_words.gain_text(c)) for c in contents.values()), *warnings]
+
+
+class AblationsFollow(Reader, SphinxDirective):
+    """Say of every ablation what follows from it, a line a recorded cohort."""
+
+    def run(self) -> list[nodes.Node]:
+        root, found = self.root(), []
+        contents = ablation_words.committed(root=root)
+        for cohort in contents:
+            self.depends_on(root / "gate_reports" / cohort / f"{ablations.STUDY.stem}.json")
+        for name, (title, _) in ablation_words.TITLES.items():
+            told = (ablation_words.follows(name, content) for content in contents.values())
+            items = [nodes.list_item("", nodes.paragraph(text=text)) for text in told if text]
+            if items:
+                found += [nodes.paragraph("", "", nodes.strong(text=title)), nodes.bullet_list("", *items)]
+        sizes = (
+            f"{cohort}: {c['n']['units']} units scored, a bank of {c['n']['bank_units']}, a reference of "
+            f"{c['reference']} tokens, {c['large_units']} units of each split at other sizes."
+            for cohort, c in contents.items()
+        )
+        return [*found, make_note(" ".join(sizes) or "No cohort is recorded yet.")]
 
 
 def compared(contents: dict[str, dict[str, Any]]) -> dict[str, tuple]:
@@ -162,3 +186,4 @@ def register(app: Sphinx) -> None:
     app.add_directive("bank-table", BankTable)
     app.add_directive("controls-table", ControlsTable)
     app.add_directive("controls-sentence", ControlsSentence)
+    app.add_directive("ablations-follow", AblationsFollow)

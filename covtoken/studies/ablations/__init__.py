@@ -1,0 +1,1 @@
+"""Ablations: one thing changed at a time, on a selection split."""
