@@ -1,15 +1,16 @@
 """Open the volumes of a cohort, with the cohort whose bank they are scored by; no mask is opened here.
 
 Chest CT is scored by the bank of the lung windows (``lidc-crops``): pictures of 64 to 80 pixels of a slice, scaled to
-8 bit crop by crop. So a slice is shown in windows of about that side in mm, through the lung's HU window, and only in
-those places of the volume that show lung: which ones is decided by their HU alone, the same for all slices.
+8 bit crop by crop. So a slice is shown in windows of that side and on that grey scale, as gates see it
+(``covtoken.data.readers.volume_cohorts``), and only in those places of the volume that show lung: which ones is decided
+by their HU alone, the same for all slices.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,11 +18,10 @@ import numpy as np
 from covtoken.data.case import Case, Cohort, SlicedVolume
 from covtoken.data.cohorts import open_cohort
 from covtoken.data.readers import phantom_volume
+from covtoken.data.readers.volume_cohorts import CROPS, LUNG_HU, WINDOW_PX
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.lesion_volumes import read_lesion_volume
 
-WINDOW_MM = 50.0  # 72 pixels of 0.7 mm, as chest CT often has them
-LUNG_HU = (-950.0, -500.0)  # aerated lung; the air around the body lies below
 LUNG_SHARE = 0.1  # of a place's pixels, over the slices sampled
 SAMPLED = 8  # slices of a volume
 
@@ -64,8 +64,8 @@ def _phantom(data: str | None) -> Source:
 
 
 def _chest(name: str, data: str | None) -> Source:
-    cohort = open_cohort(name, data, region="windows", window_mm=WINDOW_MM)
-    region = f"windows of {WINDOW_MM:g} mm where the volume shows lung, by HU alone, in the lung's HU window"
+    cohort = open_cohort(name, data, region="windows", window_px=WINDOW_PX)
+    region = f"windows of {WINDOW_PX} px where the volume shows lung, by HU alone, on the lung windows' grey scale"
     return Source(sliced(cohort), "lidc-crops", cohort.curated, region)
 
 
@@ -86,7 +86,7 @@ def sliced(cohort: Cohort) -> tuple[SlicedVolume, ...]:
         places = lung_places([slices[at] for at in sorted(slices)])
         if not len(places):
             raise CovtokenError(f"volume {name!r} of {cohort.name} shows no lung: is it chest CT in Hounsfield units?")
-        cases = tuple(slices[at][place] for at in sorted(slices) for place in places)
+        cases = tuple(replace(slices[at][place], organ=CROPS) for at in sorted(slices) for place in places)
         z_mm = tuple(at * first.slice_mm for at in sorted(slices))
         volumes.append(SlicedVolume(name, first.unit, cases, z_mm, partial(_lesions, cohort, name)))
     return tuple(volumes)

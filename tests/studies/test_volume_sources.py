@@ -36,6 +36,7 @@ def test_only_places_with_lung_are_shown_in_one_order():
     with construction("a choice of windows"):  # no mask is asked for
         (volume,) = sliced(_cohort([AIR, LUNG, BODY, LUNG]))
     assert volume.n_windows == 2 and volume.z_mm == (0.0, 2.5, 5.0) and volume.unit == "patient"
+    assert {case.organ for case in volume.cases} == {"lung-crops"}  # the grey scale of the bank that scores them
     assert [(case.slice_index, case.name[-1]) for case in volume.cases] == [(at, p) for at in range(3) for p in "13"]
 
 
