@@ -17,7 +17,7 @@ import numpy as np
 
 from covtoken.data.case import Case, Cohort, SlicedVolume
 from covtoken.data.cohorts import open_cohort
-from covtoken.data.readers import phantom_volume
+from covtoken.data.phantoms import phantom_volume
 from covtoken.data.readers.volume_cohorts import CROPS, LUNG_HU, WINDOW_PX
 from covtoken.errors import CovtokenError, unknown
 from covtoken.evaluation.lesion_volumes import read_lesion_volume

@@ -8,7 +8,7 @@ from scipy.ndimage import label as connected
 from sklearn.metrics import roc_auc_score
 
 from covtoken.data.intensity import to_unit_range
-from covtoken.data.readers import phantom_volume
+from covtoken.data.phantoms import phantom_volume
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import _overlap
 from covtoken.evaluation.volume_labels import volume_lesions

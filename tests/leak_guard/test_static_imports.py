@@ -19,6 +19,7 @@ FORBIDDEN = (
     "covtoken.gates",
     "covtoken.studies",
     "covtoken.economy",
+    "covtoken.data.phantoms",
     "covtoken.data.readers",
 )
 ORDER = [

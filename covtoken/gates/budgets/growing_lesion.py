@@ -12,9 +12,9 @@ from covtoken.coverage.dual import REPAIRED, prune
 from covtoken.coverage.functionals import project
 from covtoken.coverage.greedy import greedy, largest_norms, spanning
 from covtoken.data.masks import read_mask
+from covtoken.data.phantoms.grown_pictures import SIZES, grown
 from covtoken.economy.keep import budget, kept_tokens
 from covtoken.evaluation.labels import token_labels
-from covtoken.gates.budgets.grown_pictures import SIZES, grown
 from covtoken.gates.budgets.kept_by_method import GREEDY_RATIO, as_mask
 from covtoken.gates.budgets.lesion_pictures import LesionPictures
 from covtoken.keys import hash_unit, picture_seeds

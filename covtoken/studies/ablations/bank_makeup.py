@@ -5,7 +5,7 @@ what it found: an ablation for evaluation alone, which feeds no recipe. Its bank
 ``build_bank``, every scorer and every plan refuse them; ``for_this_ablation`` alone, at the place of use, lifts that.
 
 **Blind to labels.** Shares of units, and the units in which a lesion is planted, are the smallest keyed hashes of
-names. A planted lesion is ``growing_lesion.grown``: the frozen generator's pictures with a lesion of one size, grey
+names. A planted lesion is ``grown_pictures.grown``: the frozen generator's pictures with a lesion of one size, grey
 level, grain and rim drawn over them; place and texture follow from the picture's name. It occurs nowhere else in the
 phantom, so how often a bank has seen it is exactly what was planted.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from covtoken.backbone.feature_set import FeatureSet
 from covtoken.data.case import Case
-from covtoken.data.readers.growing_lesion import grown
+from covtoken.data.phantoms.grown_pictures import grown
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels, label, token_labels
 from covtoken.keys import smallest

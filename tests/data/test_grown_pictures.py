@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from covtoken.data.masks import read_mask
+from covtoken.data.phantoms.grown_pictures import SIZES, grown
 from covtoken.data.readers import phantom
-from covtoken.gates.budgets.grown_pictures import SIZES, grown
 
 COHORT = phantom.read(40)
 FREE = [case for case in COHORT.cases if not read_mask(COHORT.masks[case.name]).any()]

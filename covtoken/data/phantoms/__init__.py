@@ -1,0 +1,1 @@
+"""Pictures and volumes drawn beside the frozen phantom, with lesions of known size."""
