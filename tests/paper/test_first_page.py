@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.gates import gate1
 from covtoken.names import LABELS
+from covtoken.paper.first_figure import CREDITS, FOLDER, MOST_BYTES, read_figure
 from covtoken.paper.numbers import read_metric
 from covtoken.paper.pages.recipes import middle_text, recipe_rows
 from covtoken.paper.verdict_grid import FURTHER, columns_of, verdict_rows
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
 from covtoken.scores.recipe import FIXED
-from covtoken.studies.figure import nearest_to_the_median
+from covtoken.studies.figure import SIZE, nearest_to_the_median
 
 ROOT = project_root()
 REPORTS = committed_reports()
@@ -116,3 +118,14 @@ def test_size_chooses_the_pictures_and_the_score_says_which_they_are():
     assert found["kept"][1]["lesions_kept_in_the_split"] == 5
     kept[:, 0] = True
     assert set(nearest_to_the_median(kept, labels)) == {"kept"}
+
+
+def test_committed_pictures_are_few_and_small_and_credited():
+    panels = read_figure(ROOT)
+    files = sorted((ROOT / FOLDER).glob("*.webp"))
+    assert {name for panel in panels for name in panel["views"]} == {file.name for file in files}
+    assert len(files) <= 24 and sum(file.stat().st_size for file in files) <= MOST_BYTES
+    for file in files:
+        with Image.open(file) as image:
+            assert image.size == (SIZE, SIZE)
+    assert all(panel["split"] == "selection" and panel["credit"] == CREDITS[panel["cohort"]] for panel in panels)
