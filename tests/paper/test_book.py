@@ -63,6 +63,14 @@ def test_no_page_names_a_network_script(html):
 
 
 @pytest.mark.slow
+def test_pages_are_light_and_only_formulas_load_mathjax(html):
+    for name in toc_files():
+        text = (html / f"{name}.html").read_text()
+        assert len(text.encode()) < 2_000_000, name
+        assert ("tex-svg-full" in text) == ('class="math' in text), name
+
+
+@pytest.mark.slow
 def test_reports_fill_the_abstract(html):
     report = json.loads((ROOT / "gate_reports" / "busi" / "gate1.json").read_text())
     assert as_text(report["metrics"]["auroc.density"]) in (html / "index.html").read_text()

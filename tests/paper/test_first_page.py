@@ -1,22 +1,28 @@
-"""Words of the first page follow from the reports: who is better, who fails, what is not sure, and every verdict."""
+"""Words of the first page, and of the published table, follow from the reports; the grid holds every verdict."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from covtoken.errors import CovtokenError
+from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.gates import gate1
 from covtoken.names import LABELS
+from covtoken.paper.first_figure import CREDITS, FOLDER, MOST_BYTES, read_figure
 from covtoken.paper.numbers import read_metric
 from covtoken.paper.pages.recipes import middle_text, recipe_rows
-from covtoken.paper.verdict_grid import COHORTS, verdict_rows
+from covtoken.paper.verdict_grid import FURTHER, columns_of, verdict_rows
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
 from covtoken.scores.recipe import FIXED
+from covtoken.studies.figure import SIZE, nearest_to_the_median
 
 ROOT = project_root()
 REPORTS = committed_reports()
 ROWS = verdict_rows(REPORTS)
+FOUR = ("busi", "lidc-crops", "kits19", "lits")
 
 
 def sign(where: str) -> int:
@@ -37,6 +43,8 @@ def sign(where: str) -> int:
         ("busi/gate1 auroc_gain.recommended_minus_attention_head_fit", 0),
         ("lidc-crops/gate1 auroc_gain.recommended_minus_attention_head_fit", 0),
         ("busbra-external/confirmation auroc_gain.recommended_minus_attention_fit.crossfit", -1),
+        # of book/published.md: published with the opposite sign
+        *((f"{cohort}/negative_result spectrum.lesion_minus_background", -1) for cohort in FOUR),
     ],
 )
 def test_better_and_not_told_apart(where, expected):
@@ -54,9 +62,9 @@ def test_membership_fails_where_the_recommended_score_passes_and_no_pruning_win_
 
 def test_the_grid_holds_every_verdict():
     shown = {(row.gate, cohort) for row in ROWS for cohort, cell in row.cells.items() if cell}
-    asked = {(str(r.gate), r.cohort) for r in REPORTS if r.cohort in COHORTS}
+    asked = {(str(r.gate), r.cohort) for r in REPORTS if r.cohort not in FURTHER.values()}
     assert asked == {pair for pair in shown if pair[0] != "confirmation"}
-    assert list(COHORTS)[-1] == "phantom"
+    assert columns_of(["new", "phantom", "busi"])[-2:] == ["new", "phantom"]
     for row in ROWS:
         for cell in row.cells.values():
             assert cell is None or cell.n or not cell.number or " of " in cell.number, f"{row.question}: no n"
@@ -89,3 +97,35 @@ def test_the_recipe_table_says_what_the_locks_say():
 def test_a_middle_block_at_the_edge_says_so():
     assert "10 on busi, the last one allowed; 9 on lits." in middle_text({"busi": 10, "lits": 9})
     assert "last one allowed" not in middle_text({"lits": 9})
+
+
+def lesions_of(sizes: list[tuple[int, int]]) -> SplitLabels:
+    """Give labels of pictures of 4 tokens with a lesion of one token each; sizes are (picture, share in percent)."""
+    n = 1 + max(picture for picture, _ in sizes)
+    lesions = tuple(Lesion(np.array([0]), share / 100, share / 100, picture) for picture, share in sizes)
+    none = np.zeros((n, 4), bool)
+    names = tuple(f"p{i}" for i in range(n))
+    return SplitLabels(none, none, None, np.arange(n), lesions, names, names, 2, 2)
+
+
+def test_size_chooses_the_pictures_and_the_score_says_which_they_are():
+    labels = lesions_of([(0, 1), (1, 2), (2, 3), (3, 4), (4, 9), (5, 3), (5, 3)])  # picture 5 has two lesions
+    kept = np.zeros((6, 4), bool)
+    kept[[0, 1, 4, 5], 0] = True
+    found = nearest_to_the_median(kept, labels)
+    assert {outcome: index for outcome, (index, _) in found.items()} == {"kept": 1, "lost": 2}
+    assert found["lost"][1]["place_by_size"] == 3 and found["lost"][1]["pictures_with_one_lesion"] == 5
+    assert found["kept"][1]["lesions_kept_in_the_split"] == 5
+    kept[:, 0] = True
+    assert set(nearest_to_the_median(kept, labels)) == {"kept"}
+
+
+def test_committed_pictures_are_few_and_small_and_credited():
+    panels = read_figure(ROOT)
+    files = sorted((ROOT / FOLDER).glob("*.webp"))
+    assert {name for panel in panels for name in panel["views"]} == {file.name for file in files}
+    assert len(files) <= 24 and sum(file.stat().st_size for file in files) <= MOST_BYTES
+    for file in files:
+        with Image.open(file) as image:
+            assert image.size == (SIZE, SIZE)
+    assert all(panel["split"] == "selection" and panel["credit"] == CREDITS[panel["cohort"]] for panel in panels)

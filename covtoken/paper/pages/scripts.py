@@ -43,8 +43,16 @@ def add_vega(app: Sphinx, pagename: str, templatename: str, context: dict, doctr
         app.add_js_file("../vega/vega-bundle.js")
 
 
+def drop_mathjax(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Take MathJax (2.3 MB) from pages without a formula: Sphinx loads it wherever a page further down has one."""
+    if 'class="math' not in (context.get("body") or ""):
+        scripts = context["script_files"]
+        scripts[:] = [script for script in scripts if "mathjax" not in str(getattr(script, "filename", script))]
+
+
 def register(app: Sphinx) -> None:
     """Write the scripts before a build, and load them where a page needs them."""
     # Before Sphinx checks that html_extra_path exists (priority 800).
     app.connect("config-inited", write_scripts, priority=100)
     app.connect("html-page-context", add_vega)
+    app.connect("html-page-context", drop_mathjax, priority=900)  # after Sphinx has added it
