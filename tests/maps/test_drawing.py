@@ -50,7 +50,7 @@ def test_upsampling_keeps_the_range_and_the_place(height, width, row, column):
     tokens[row, column] = 1
     found = upsampled(tokens, (height, width))
     assert found.shape == (height, width) and found.min() >= 0 and found.max() <= 1 + 1e-6
-    if min(height, width) >= 16:
+    if min(height, width) >= 16 and 0 < row < 15 and 0 < column < 15:  # at the rim the highest value is a plateau
         at = np.unravel_index(found.argmax(), found.shape)
         assert abs(at[0] - ((row + 0.5) * height / 16 - 0.5)) <= 0.75
         assert abs(at[1] - ((column + 0.5) * width / 16 - 0.5)) <= 0.75
