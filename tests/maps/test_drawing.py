@@ -28,7 +28,7 @@ def test_regions_come_highest_first_with_their_rank_and_place():
     assert found[0]["peak"]["px"] == {"row": 104.5, "column": 249.5}  # centre of a patch of 10 × 20 pixels
     assert found[0]["peak"]["mm"] == [52.25, 62.38]
     assert found[1]["area_mm2"] == pytest.approx(2 * 10 * 0.5 * 20 * 0.25)
-    assert 69.5 < found[1]["centre"]["px"]["column"] < 80  # nearer to the higher token
+    assert 69.5 < found[1]["centre"]["px"]["column"] < 79  # of 69.5 and 89.5, nearer to the higher token
 
 
 def test_without_a_region_the_peak_is_named_and_not_flagged():
@@ -50,7 +50,7 @@ def test_upsampling_keeps_the_range_and_the_place(height, width, row, column):
     tokens[row, column] = 1
     found = upsampled(tokens, (height, width))
     assert found.shape == (height, width) and found.min() >= 0 and found.max() <= 1 + 1e-6
-    if min(height, width) >= 16:
+    if min(height, width) >= 16 and 0 < row < 15 and 0 < column < 15:  # at the rim the highest value is a plateau
         at = np.unravel_index(found.argmax(), found.shape)
         assert abs(at[0] - ((row + 0.5) * height / 16 - 0.5)) <= 0.75
         assert abs(at[1] - ((column + 0.5) * width / 16 - 0.5)) <= 0.75

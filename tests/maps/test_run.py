@@ -150,6 +150,16 @@ def test_a_constant_picture_flags_nothing(tmp_path):
     assert outcome.content["regions"] == [] and outcome.content["regions_reason"]
 
 
+def test_constant_slices_do_not_shift_the_others(tmp_path):
+    stack = np.zeros((5, 40, 40), np.uint8)
+    stack[1, :20, :20], stack[3, 20:, 20:] = 200, 250
+    np.save(tmp_path / "in.npy", stack)
+    (outcome,) = mapped(tmp_path / "in.npy", tmp_path / "out").outcomes
+    found = np.load(tmp_path / "out/in/map.npy")
+    assert found[1, 5, 5] == pytest.approx(200 / 255) and found[3, 35, 35] == pytest.approx(250 / 255)
+    assert not found[[0, 2, 4]].any() and outcome.content["constant_slices"] == 3
+
+
 def test_interrupted_it_records_and_leaves_nothing_half_written(tmp_path):
     class Stopped(BrightScorer):
         def maps(self, cases, vit, precision="fp32"):

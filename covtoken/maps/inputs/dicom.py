@@ -101,7 +101,7 @@ def group(files: Sequence[Path], root: Path) -> list[Series]:
         headers.sort(key=lambda header: (header.height_mm, header.file.name))
         first = headers[0]
         lone = len(headers) == 1
-        name = first.file.stem if lone else (parent.name or root.resolve().name)
+        name = first.file.stem if lone else _folder_name(parent, root)
         name += f"_{uid[-8:]}" if several and not lone else ""
         where = (first.file if lone else parent).relative_to(root).as_posix()
         where = root.resolve().name if where == "." else where
@@ -222,6 +222,16 @@ def pydicom():
     except ImportError as error:
         raise CovtokenError("DICOM needs pydicom: run `pip install 'covtoken[dicom]'`") from error
     return pydicom
+
+
+def _folder_name(folder: Path, root: Path) -> str:
+    """Give the name of the nearest folder that is no UID, as archives call theirs.
+
+    >>> _folder_name(Path("in/LIDC-7/1.3.6.1/1.3.6.2"), Path("in"))
+    'LIDC-7'
+    """
+    inside = [root.resolve().name, *folder.relative_to(root).parts]
+    return next((name for name in reversed(inside) if name.strip("0123456789.")), inside[-1])
 
 
 def _fault(headers: list[Header]) -> str:
