@@ -23,6 +23,9 @@ WITHOUT_LOOK = {
     "lits/0": "2a371ec691e0a291",
     "busi/alarm": "eb3bce907c8b09ad",
     "lidc-crops/alarm": "38c620c22e896ea5",
+    "phantom/backbones": "d125bc3f70b9bac5",
+    "busi/backbones": "59c218e189797844",
+    "lidc-crops/backbones": "c8b636ccf580c6dc",
 }
 
 
