@@ -41,6 +41,7 @@ QUESTIONS = {
     ),
 }
 ROWS = ("1", "confirmation", "5", "3", "6", "alarm", "2", "4", "negative_result", "0")
+DECIDE_NOTHING = ("backbones",)  # printed by gate 5's page
 PAGES = {"0": "gate0_results", "confirmation": "confirmation", "alarm": "recommended"}
 NUMBERS = {
     "2": "spearman.rankme.keep0.25",
@@ -79,7 +80,7 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
     Raises:
         CovtokenError: a gate whose question is not written here.
     """
-    found = {(str(report.gate), report.cohort): report for report in reports}
+    found = {(str(r.gate), r.cohort): r for r in reports if str(r.gate) not in DECIDE_NOTHING}
     unknown = sorted({gate for gate, _ in found} - {"1", *QUESTIONS})
     if unknown:
         raise CovtokenError(f"gate {unknown[0]}: add its question to covtoken/paper/verdict_grid.py")
