@@ -59,7 +59,7 @@ class Measured:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Compute the 95 % percentile interval over units; NaN where fewer than five were evaluated."""
-        if self.own_n.get(name, self.n)[0] < FEWEST_FOR_INTERVAL:
+        if 0 < self.n[0] < FEWEST_FOR_INTERVAL:  # 0: every number has units of its own
             return np.nan, np.nan
         return stats.interval(self.draws[name])
 

@@ -227,7 +227,8 @@ def what_holds(reports: list[GateReport]) -> list[str]:
         lost["both" if len(beyond) == 2 else (beyond or ["neither"])[0]].append(f"{report.cohort} ({n} units{few})")
         alike[_sign(m["likeness.inside_minus_outside"])].append(f"{report.cohort} ({m['likeness.inside']['n_small']})")
         pair = [m[f"miss_small.coding_rate.greedy.{name}"] for name in ("coverage", "membership")]
-        missed = (str(round(entry["value"] * pair[0]["n_lesions"])) for entry in pair)
+        n_lesions = pair[0]["n_lesions"]
+        missed = ("–" if entry["value"] is None else str(round(entry["value"] * n_lesions)) for entry in pair)
         counts.append(f"{report.cohort} {' against '.join(missed)} of {pair[0]['n_lesions']}")
     told = {
         "both": "under both optimisers (the greedy choice and the repaired dual) on",

@@ -15,6 +15,12 @@ ROWS, COLS, N = 5, 6, 8
 KINDS = ("organ_auroc", "organ_aupr", "organ_image_auroc", "organ_froc.fp1", "organ_froc.fp4")
 
 
+@pytest.fixture(autouse=True)
+def intervals_of_few_units(monkeypatch):
+    """The stubs here have fewer than five units, whose numbers would have no interval."""
+    monkeypatch.setattr("covtoken.evaluation.measure.FEWEST_FOR_INTERVAL", 0)
+
+
 def _labels(organ: bool = True) -> SplitLabels:
     """Two pictures a unit; an organ in pictures 0, 1, 2 and 5: its left four columns. Picture 5 has no lesion."""
     lesion, ignore, inside = np.zeros((3, N, ROWS * COLS), dtype=bool)

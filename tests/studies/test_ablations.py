@@ -35,6 +35,12 @@ from covtoken.studies.banks import Solver
 COHORT = phantom.read(24)
 
 
+@pytest.fixture(autouse=True)
+def intervals_of_few_units(monkeypatch):
+    """The stubs here have fewer than five units, whose numbers would have no interval."""
+    monkeypatch.setattr("covtoken.evaluation.measure.FEWEST_FOR_INTERVAL", 0)
+
+
 @pytest.fixture(scope="module")
 def bank():
     return StubFeatures.of(12, 2, prefix="b").made(attention={3: StubFeatures.of(12, 2, prefix="b").attention(3)})

@@ -30,6 +30,14 @@ ROWS, COLS = 6, 7
 OURS = recommended(4)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def intervals_of_few_units():
+    """The stubs here have fewer than five units, whose numbers would have no interval."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("covtoken.evaluation.measure.FEWEST_FOR_INTERVAL", 0)
+        yield
+
+
 def _stub(n_units, per_unit, prefix):
     return StubFeatures.of(n_units, per_unit, prefix=prefix, rows=ROWS, cols=COLS)
 
