@@ -27,7 +27,7 @@ TITLES = {  # ablation → title, axis
     "planted": ("A bank that has seen the lesion type", "units with it, percent"),
 }
 EXTREMES = ("units", "purity", "planted")  # worded by what the outer values cost, not by what might be better
-TOLERANCE = 0.005  # of a token AUROC that is to come out again
+TOLERANCE = 0.02  # of a token AUROC that is to come out again: a subspace of few tokens turns with rounding
 LABELLED = "its outer banks are chosen by a label, for evaluation alone: they feed no recipe"
 
 
