@@ -114,13 +114,16 @@ def tolerance_of(entry: dict, spread: float) -> float:
 def recorded_metrics(gate: str, but: str = "") -> dict[str, dict[str, dict]]:
     """Recompute a gate's headline metrics from its committed records, by cohort.
 
+    A cohort scored with another's bank is left out: it has no selection split to measure a tolerance on, so no headline
+    of it is locked.
+
     Args:
         gate: 1 to 6, or ``negative_result``.
         but: a cohort to leave out.
     """
     metrics = {}
     for report in committed_reports():
-        if str(report.gate) != gate or report.cohort == but:
+        if str(report.gate) != gate or report.cohort == but or report.split == "carried":
             continue
         path = scores_path(project_root(), report.cohort)
         path = path if gate == "1" else records_path(project_root(), report.cohort, gate)
