@@ -314,3 +314,19 @@ def test_real_cohorts_are_counted_right(name, covtoken_data):
     assert tuple(checked.numbers[key] for key in keys) == REAL[name] and not checked.stops
     twice = [f.what for f in checked.findings if f.kind == "two diagnoses"]
     assert len(twice) == (name == "busi") and all("benign (433)" in w and "malignant (145)" in w for w in twice)
+
+
+VOLUMES = {  # as above, and what each folder holds that is no picture or no lesion
+    "lidc-idri": (59, 1, 18, 41, "no lesions", "4 readings mark what is no lesion here: 1 × a nodule below 3 mm, 1 ×"),
+    "msd-task06": (154, 3, 35, 119, "junk", "left by macOS"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VOLUMES)
+def test_real_volumes_are_counted_right_and_what_is_planted_is_told(name, covtoken_data):
+    checked, (*counts, kind, words) = check(name), VOLUMES[name]
+    assert [checked.numbers[key] for key in ("cases", "units", "with_lesion", "without_lesion")] == counts
+    found = [finding for finding in checked.findings if finding.kind == kind]
+    assert len(found) == 1 and words in found[0].what and not found[0].stops
+    assert [finding.kind for finding in checked.findings if finding.stops] == ["few units"]

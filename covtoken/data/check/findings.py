@@ -13,6 +13,7 @@ from covtoken.data.case import Case, Cohort
 from covtoken.data.check.look import Finding
 from covtoken.data.masks import refuse_swapped
 from covtoken.data.near_duplicates import SAME_PICTURE, alike_pairs, drawn
+from covtoken.data.readers.lidc_contours import consensus
 from covtoken.data.splits import FEWEST_UNITS, listed_files, parts
 from covtoken.errors import CovtokenError
 
@@ -27,6 +28,12 @@ def whole_findings(cohort: Cohort, n_with: int, n_without: int) -> Iterator[Find
     """
     for file, reason in cohort.left_out:
         yield Finding("left out", file, reason)
+    for file in dict.fromkeys(ref.files[0] for ref in cohort.masks.values() if ref.kind == "lidc"):
+        found = consensus(file)
+        if found.n_points or found.n_other:
+            marks = f"{found.n_points} × a nodule below 3 mm, {found.n_other} × no nodule"
+            what = f"{found.n_sessions} readings mark what is no lesion here: {marks}"
+            yield Finding("no lesions", str(file), what)
     if len(cohort.units) < FEWEST_UNITS:
         yield Finding("few units", cohort.name, f"{len(cohort.units)} units, and a gate takes {FEWEST_UNITS}", True)
     if not n_with and n_without:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covtoken.data.external import EXTERNAL
+from covtoken.data.readers.volume_cohorts import VOLUMES, folders_of
 from covtoken.errors import unknown
 
 DRAWN, COHORT, KEPT, PUBLIC = "drawn", "cohort", "external", "data set"
@@ -53,7 +54,9 @@ def data_set(name: str) -> DataSet:
 
 
 def place_of(known: DataSet, root: Path | None) -> Path | None:
-    """Find the folder of a data set under ``root`` by name, unopened; None where it is not there."""
+    """Find the folder of a data set under ``root`` as its reader would, unopened; None where it is not there."""
+    if root is not None and known.name in VOLUMES:
+        return next(iter(folders_of(known.name, root)), None)
     folder = None if root is None or not known.folder else root / known.folder
     return folder if folder is not None and folder.is_dir() else None
 

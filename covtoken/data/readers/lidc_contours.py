@@ -36,10 +36,13 @@ class Consensus:
     Attributes:
         n_sessions: reading sessions.
         nodules: of each lesion, numbered from 1, its pixels by SOP UID.
+        n_points, n_other: marks that are no lesions: nodules below 3 mm, as single points, and ``nonNodule`` marks.
     """
 
     n_sessions: int
     nodules: dict[int, Pixels]
+    n_points: int = 0
+    n_other: int = 0
 
 
 def mask_of(ref: MaskRef) -> np.ndarray:
@@ -111,7 +114,12 @@ def _consensus(file: Path, _changed: int) -> Consensus:
         if (pixels := _nodule(nodule, file))
     ]
     agreed = [_agreed(cluster, len(sessions)) for cluster in _clusters(drawn)]
-    return Consensus(len(sessions), dict(enumerate(filter(None, agreed), start=1)))
+    n_nodules, n_other = (
+        sum(len(session.findall(f"{NAMESPACE}{tag}")) for session in sessions)
+        for tag in ("unblindedReadNodule", "nonNodule")
+    )
+    nodules = dict(enumerate(filter(None, agreed), start=1))
+    return Consensus(len(sessions), nodules, n_nodules - len(drawn), n_other)
 
 
 def _nodule(nodule: ElementTree.Element, file: Path) -> Pixels:
