@@ -15,6 +15,7 @@ from covtoken.leak_guard import construction, refuse_label_arrays
 
 K_NEIGHBOURS = 10  # reference tokens whose distances a sparsity averages
 ALPHA, RANK = 0.1, 64  # share of bank tokens called sparse, and directions that span them
+NOTHING = 1e-12  # of the largest eigenvalue: directions below it are spanned by no token, and rounding chooses them
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class DensitySubspace:
     k: int  # neighbours averaged
     sparsity: torch.Tensor = field(repr=False)  # [n] of the bank's own tokens, each against tokens of other units
     mean: torch.Tensor = field(repr=False)  # [D], of the bank's tokens
-    directions: torch.Tensor = field(repr=False)  # [D, rank] orthonormal, about ``mean``: the lesion subspace
+    directions: torch.Tensor = field(repr=False)  # [D, ≤ rank] orthonormal, about ``mean``: the lesion subspace
 
     @classmethod
     def fit(cls, bank: TokenBank, k: int = K_NEIGHBOURS, alpha: float = ALPHA, rank: int = RANK) -> DensitySubspace:
         """Compute the bank's own sparsity, then the principal directions of its sparsest ⌈αn⌉ tokens.
 
         Directions are taken about the *bank* mean, not the mean of the sparse tokens: how the sparse tokens as a group
-        differ from normal ones is then itself a direction.
+        differ from normal ones is then itself a direction. Fewer sparse tokens than ``rank`` span fewer directions.
 
         Raises:
             CovtokenError: α outside (0, 1], rank below 1 or above D, or fewer than k tokens of other units.
@@ -55,7 +56,9 @@ class DensitySubspace:
             mean = bank.tokens.double().mean(0)
             n_sparse = math.ceil(alpha * len(bank) - 1e-9)
             sparse = bank.tokens[sparsity.topk(n_sparse).indices].double() - mean
-            directions = torch.linalg.eigh(sparse.T @ sparse).eigenvectors.flip(1)[:, :rank]
+            values, vectors = torch.linalg.eigh(sparse.T @ sparse)
+            spanned = int((values > NOTHING * values[-1]).sum())
+            directions = vectors.flip(1)[:, : min(rank, spanned)]
         return cls(bank, k, sparsity, mean.float(), directions.float().contiguous())
 
     def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:

@@ -51,6 +51,14 @@ def test_a_planted_rare_direction_is_found():
     assert DensitySubspace.fit(bank, k=60, alpha=0.1, rank=1).directions[5, 0].abs() > 0.95
 
 
+def test_few_sparse_tokens_span_no_more_directions_than_they_are(bank):
+    """What lies beyond is chosen by rounding: it would turn from one machine to another."""
+    sparse = DensitySubspace.fit(bank, k=5, alpha=0.01, rank=8)  # three tokens
+    assert sparse.directions.shape == (8, 3)
+    tokens = bank.tokens[sparse.sparsity.argsort(descending=True)[:3]] - sparse.mean
+    torch.testing.assert_close(tokens @ sparse.directions @ sparse.directions.T, tokens, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [({"alpha": 0}, "alpha"), ({"rank": 9}, "1 … 8"), ({"k": 299}, "lower k")]
 )
