@@ -14,10 +14,11 @@ from covtoken.data.cohorts import cohort_name, open_cohort
 from covtoken.data.intensity import WINDOWS_HU, to_unit_range
 from covtoken.data.masks import check_masks, read_mask
 from covtoken.data.readers import msd
-from covtoken.data.readers.volume_cohorts import VOLUMES
+from covtoken.data.readers.volume_cohorts import LUNG_SHARE, VOLUMES, WINDOW_PX
 from covtoken.data.splits import load_splits, shared_units
 from covtoken.errors import CovtokenError
 from covtoken.leak_guard import LabelLeak, construction
+from covtoken.protocol.report import read_report, report_path
 
 
 @pytest.fixture
@@ -203,6 +204,14 @@ def test_cohorts_are_found_by_the_name_of_their_folder(tmp_path, monkeypatch):
     for name in VOLUMES:
         with pytest.raises(CovtokenError, match=f"COVTOKEN_DATA is not set.*covtoken data fetch {name}"):
             open_cohort(name)
+
+
+@pytest.mark.parametrize("name", ["lidc-idri", "msd-task06"])
+def test_gates_see_what_was_recorded(name):
+    """Another step or another share of lung makes another cohort, and the recorded numbers would not be its."""
+    curated = read_report(report_path(name, 1, recorded=True)).parameters["curated"]
+    view, windows = VOLUMES[name].view, f"windows of {WINDOW_PX} px of which at least {LUNG_SHARE:.0%} is lung"
+    assert view.lung and curated.startswith(f"every {view.every}th slice, {windows}")
 
 
 def test_a_folder_of_pictures_may_not_bear_a_volume_cohorts_name(tmp_path):

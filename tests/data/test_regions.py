@@ -50,7 +50,7 @@ def test_the_body_is_the_largest_tissue():
     pixels = np.full((60, 70), -1000.0)
     pixels[10:40, 15:55] = 40
     pixels[20:30, 20:30] = -800  # lung
-    pixels[50:58, 5:20] = 100  # an arm
+    pixels[50:58, 5:20] = pixels[1:7, 5:20] = 100  # an arm below, one above
     assert body_box(pixels) == (slice(10, 40), slice(15, 55))
     assert body_box(np.full((20, 20), -1000.0)) is None
 

@@ -76,6 +76,8 @@ def test_a_volume_is_decompressed_once_and_let_go(tmp_path, monkeypatch):
             VolumeSlice(file, index)()
         assert sum(held.nbytes for held in volumes._held.values()) <= 2 * pixels.nbytes
     assert loaded == files
+    VolumeSlice(files[-2], 0)()
+    assert loaded == files, "the volume asked for last but one is still held"
     write(files[-1], pixels + 1)
     assert VolumeSlice(files[-1], 0)()[-1, -1] == pixels[0, 0, 0] + 1, "a changed file is read again"
 

@@ -104,22 +104,21 @@ def read(name: str, folder: str | Path | None = None, **options) -> Cohort:
 
 
 def folders_of(name: str, root: Path) -> list[Path]:
-    """List the folders of a volume cohort under ``root``, the preferred one first."""
-    known = VOLUMES[name]
-    found = [path for pattern in known.folders for path in sorted(root.glob(pattern))]
-    return [path for path in found if path.is_dir() and (path / known.needs).exists()]
+    """List the folders that bear a volume cohort's name under ``root``, unopened, the preferred one first."""
+    found = [path for pattern in VOLUMES[name].folders for path in sorted(root.glob(pattern))]
+    return [path for path in found if path.is_dir()]
 
 
 def _folder(name: str, folder: str | Path | None) -> Path:
     known, root = VOLUMES[name], data_root()
     wanted = " or ".join(known.folders) + (f" with {known.needs}" if known.needs else "")
     if folder is not None:
-        path, came = Path(folder).expanduser(), f"{folder} is no such folder"
-        found = [path] if path.is_dir() and (path / known.needs).exists() else []
+        found, came = [Path(folder).expanduser()], f"{folder} is no such folder"
     elif root is None:
         found, came = [], "COVTOKEN_DATA is not set"
     else:
         found, came = folders_of(name, root), f"there is none in {root}"
+    found = [path for path in found if path.is_dir() and (path / known.needs).exists()]
     if not found:
         raise CovtokenError(
             f"cohort {name!r} not found: expected a folder {wanted} under COVTOKEN_DATA, and {came}. Run `covtoken "
