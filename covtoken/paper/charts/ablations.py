@@ -9,7 +9,7 @@ import pandas as pd
 
 from covtoken.paper.charts.style import COLOURS, cycle, named_legend, panel_title, side_by_side, table_of
 
-SCORES = ("A", "B", "lesion subspace", "PN", "D", "C−", "C")  # each has its colour in every chart
+SCORES = ("A", "B", "lesion subspace", "PN", "D", "C", "C−")  # each has its colour in every chart, C− black
 SUBTITLE = (
     "Bars: 95 % intervals over scored units. Rings: the default, from which differences are taken. Each panel's name "
     "ends with the units scored and the units of the bank."
@@ -29,7 +29,7 @@ def ablation_chart(rows: Iterable[Mapping], title: str, x_title: str, width: int
     shown = [score for score in SCORES if score in set(table["score"])]
     colours = dict(zip(SCORES, cycle(len(SCORES)), strict=True))
     scale = alt.Scale(domain=shown, range=[colours[score] for score in shown])
-    colour = alt.Color("score:N", scale=scale, legend=named_legend("", columns=4, symbolType="stroke"))
+    colour = alt.Color("score:N", scale=scale, legend=named_legend("", columns=4, symbolType="stroke", symbolOpacity=1))
     low, high = float(table["lo"].min()), float(table["hi"].max())
     y_scale = alt.Scale(domain=[max(0.0, low - 0.02), min(1.0, high + 0.02)], nice=False)
     parts = [

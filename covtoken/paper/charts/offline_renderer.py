@@ -79,8 +79,24 @@ def to_svg(spec: dict[str, Any]) -> str:
     for part in _parts(fixed):
         if part.get("width") == "container":
             part["width"] = SVG_WIDTH
-    # Pictures stand in the SVG twice, once under the old name of the attribute; browsers read the new one.
-    return re.sub(r' xlink:href="data:[^"]*"', "", vl_convert.vegalite_to_svg(fixed))
+    return _lighter(vl_convert.vegalite_to_svg(fixed))
+
+
+def _lighter(svg: str) -> str:
+    """Leave out what a reader does not see: words of each mark (the chart has its own), decimals, what is said twice."""
+    # Pictures stand in the SVG under two names of the attribute; browsers read the second.
+    svg = re.sub(r' xlink:href="data:[^"]*"', "", svg)
+    svg = re.sub(
+        r' (?:role="graphics-[^"]*"|aria-roledescription="[^"]*"|aria-label="[^"]*"|aria-hidden="true"|pointer-events="none"|opacity="1")',
+        "",
+        svg,
+    )
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    fonts = set(re.findall(r' font-family="[^"]*"', svg))
+    if len(fonts) == 1:
+        font = fonts.pop()
+        svg = svg.replace(font, "").replace("<svg", f"<svg{font}", 1)
+    return svg
 
 
 def title_of(spec: dict[str, Any]) -> str:

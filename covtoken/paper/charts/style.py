@@ -12,7 +12,7 @@ import pandas as pd
 from covtoken.errors import CovtokenError
 
 # Hues of Okabe and Ito, darker: names at a line's end have its colour, and text needs a contrast of 4.5 to 1 on white.
-COLOURS = ("#0072B2", "#B84E00", "#007A59", "#A8437C", "#866100", "#2C7DA0", "#000000")
+COLOURS = ("#0072B2", "#B84E00", "#007A59", "#A8437C", "#866100", "#6E6E6E", "#000000")
 GREY = "#6b6b6b"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
