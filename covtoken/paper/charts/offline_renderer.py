@@ -82,15 +82,13 @@ def to_svg(spec: dict[str, Any]) -> str:
     return _lighter(vl_convert.vegalite_to_svg(fixed))
 
 
+_UNSEEN = r'role="graphics-[^"]*"|aria-(?:roledescription|label|hidden)="[^"]*"|pointer-events="none"|opacity="1"'
+
+
 def _lighter(svg: str) -> str:
-    """Leave out what a reader does not see: words of each mark (the chart has its own), decimals, what is said twice."""
+    """Leave out what no reader sees: words of single marks (the chart has its own), decimals, what is said twice."""
     # Pictures stand in the SVG under two names of the attribute; browsers read the second.
-    svg = re.sub(r' xlink:href="data:[^"]*"', "", svg)
-    svg = re.sub(
-        r' (?:role="graphics-[^"]*"|aria-roledescription="[^"]*"|aria-label="[^"]*"|aria-hidden="true"|pointer-events="none"|opacity="1")',
-        "",
-        svg,
-    )
+    svg = re.sub(rf' (?:xlink:href="data:[^"]*"|{_UNSEEN})', "", svg)
     svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
     fonts = set(re.findall(r' font-family="[^"]*"', svg))
     if len(fonts) == 1:
