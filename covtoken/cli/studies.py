@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from covtoken.cli.options import CohortOption, DataOption, ReasonOption, console, say
-from covtoken.errors import CovtokenError
+from covtoken.errors import CovtokenError, unknown
+from covtoken.paths import project_root
 
 RecordOption = Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")]
 StudiedOption = Annotated[
@@ -195,13 +196,29 @@ def volumes(
     say(f"written: {path}")
 
 
-def figure(backbone: StudiedBackboneOption = None) -> None:
-    """Draw the first figure: two pictures of each recipe cohort's selection split, chosen by lesion size."""
-    from covtoken.paper.first_figure import caption_of, write_figure
+def figure(
+    name: Annotated[
+        str, typer.Argument(help="first: Figure 1, or explorer: the pictures of the page that explores them.")
+    ] = "first",
+    backbone: StudiedBackboneOption = None,
+) -> None:
+    """Draw a figure of the book: real pictures of each recipe cohort's selection split, chosen by lesion size."""
+    from covtoken.paper import first_figure
+    from covtoken.paper.explorer import content as explorer
+    from covtoken.studies.explorer import explored
     from covtoken.studies.figure import chosen_panels
     from covtoken.studies.study import recipe_cohorts
 
-    panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone or "embedded")]
+    backbone = backbone or "embedded"
+    if name == "explorer":
+        say(explorer.RULE)
+        path = explorer.write_explorer(explored(cohort, backbone) for cohort in recipe_cohorts())
+        say(explorer.message_of(explorer.read_explorer(project_root())))
+        say(f"written: {path}")
+        return
+    if name != "first":
+        raise unknown("figure", name, ["first", "explorer"])
+    panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone)]
     for panel in panels:
-        say(caption_of(panel.numbers))
-    say(f"written: {write_figure(panels)}")
+        say(first_figure.caption_of(panel.numbers))
+    say(f"written: {first_figure.write_figure(panels)}")

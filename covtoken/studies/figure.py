@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from covtoken.data.case import Case
 from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
 from covtoken.economy.keep import kept_counts, kept_tokens, retained
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import auroc
+from covtoken.protocol.setting import Setting
 from covtoken.scores.recipe import recommended
 from covtoken.scores.recommended import direction_maps, direction_of
 from covtoken.studies.study import open_study, split_features
@@ -51,15 +53,19 @@ def chosen_panels(cohort: str, backbone: str = "embedded", **inputs) -> list[Pan
     panels = []
     for outcome, (index, about) in nearest_to_the_median(kept, labels).items():
         case = cases[index]
-        ref = setting.cohort.masks[case.name]
         inside = auroc(maps[index], labels.lesion[index], ~labels.ignore[index])
         numbers = {"cohort": setting.cohort.name, "split": "selection", "case": case.name, "outcome": outcome}
         numbers |= about | {"auroc_in_this_picture": round(float(inside), 4), "keep_ratio": RATIO}
         shape = (selection.rows, selection.cols)
-        square = _squashed(to_unit_range(case.pixels(), case))
-        mask = _squashed(read_mask(ref).astype(np.float32)) >= 0.5
-        panels.append(Panel(square, mask, maps[index].reshape(shape), kept[index].reshape(shape), numbers))
+        pixels = picture_and_mask(setting, case)
+        panels.append(Panel(*pixels, maps[index].reshape(shape), kept[index].reshape(shape), numbers))
     return panels
+
+
+def picture_and_mask(setting: Setting, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Read a case's picture, [SIZE, SIZE] in 0…1, and its mask, [SIZE, SIZE] bool, both squashed to a square."""
+    mask = read_mask(setting.cohort.masks[case.name])
+    return _squashed(to_unit_range(case.pixels(), case)), _squashed(mask.astype(np.float32)) >= 0.5
 
 
 def nearest_to_the_median(kept: np.ndarray, labels: SplitLabels) -> dict[str, tuple[int, dict[str, Any]]]:

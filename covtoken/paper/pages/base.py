@@ -9,8 +9,10 @@ from typing import Any
 from docutils import nodes
 from sphinx.util import logging
 
+from covtoken.paper.doors import door_of
 from covtoken.paper.numbers import MISSING, cohorts_of, read_content, stem_of
 
+NUMBERS = "numbers"  # the page that lists every number
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +34,27 @@ class Reader:
     def reports(self, gate: str, cohorts: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
         """Read a gate's committed reports, {cohort: content}; of every cohort, or of those named, which must exist."""
         return {c: self.report(f"{c}/{stem_of(gate)}") for c in cohorts or cohorts_of(self.root(), gate)}
+
+    def door(self, place: str, name: str, shown: list[nodes.Node]) -> nodes.Node:
+        """Make a number a link to its row on the page of numbers, whose title says where the number comes from.
+
+        Args:
+            place: of the report, ``"<cohort>/gate<N>"``.
+            name: of the metric.
+            shown: what the page shows of it.
+        """
+        if NUMBERS not in self.env.found_docs:  # a book without that page
+            return nodes.inline("", "", *shown, classes=["covtoken-number"])
+        door = door_of(self.root(), place, self.report(place), name)
+        if not hasattr(self.env, "covtoken_numbers"):
+            self.env.covtoken_numbers = {}
+        self.env.covtoken_numbers.setdefault(self.env.docname, {})[door.where] = None
+        target = self.env.app.builder.get_relative_uri(self.env.docname, NUMBERS)
+        classes = ["covtoken-number", "covtoken-door"]
+        return nodes.reference(
+            *("", "", *shown),
+            **{"refuri": f"{target}#{door.anchor}", "reftitle": door.line, "internal": True, "classes": classes},
+        )
 
     def missing(self, error: Exception, line: int) -> nodes.Node:
         """Warn, and give the words that stand in for the number."""

@@ -41,6 +41,8 @@ class ReportRole(Reader, SphinxRole):
         place, _, name = self.text.strip().partition(" ")
         try:
             text = self._find(place, name.strip())
+            if self.kind in ("interval", "value", "n"):
+                return [self.door(place, name.strip(), [nodes.Text(text)])], []
         except CovtokenError as error:
             return [self.missing(error, self.lineno)], []
         # A parameter may be a sentence, which breaks into lines.
@@ -82,7 +84,8 @@ class ReportTable(Reader, SphinxDirective):
                 report = self.report(place)
                 entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
                 for name, entry in entries.items():
-                    rows.append([cohort, readable(name), make_number(as_text(entry, signed=is_signed(name)))])
+                    shown = nodes.Text(as_text(entry, signed=is_signed(name)))
+                    rows.append([cohort, readable(name), self.door(place, name, [shown])])
                 notes.append(about(cohort, report, entries.values()))
             except CovtokenError as error:
                 rows.append([cohort, "", self.missing(error, self.lineno)])

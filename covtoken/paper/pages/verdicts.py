@@ -1,4 +1,4 @@
-"""Show what the first page opens with: verdicts as a grid (``{verdict-grid}``), pictures (``{picture-figure}``)."""
+"""Show verdicts as a grid (``{verdict-grid}``) and real pictures (``{picture-figure}``, ``{explorer}``)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
+from covtoken.paper.explorer import content as explorer
+from covtoken.paper.explorer.page import SCRIPT, explorer_html
 from covtoken.paper.first_figure import FOLDER, NAMES, VIEWS, caption_of, read_figure
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
@@ -104,6 +106,21 @@ class PictureFigure(Reader, SphinxDirective):
         return [nodes.raw("", html, format="html")]
 
 
+class Explorer(Reader, SphinxDirective):
+    """Show the committed pictures of ``covtoken figure explorer``, and the budgets of gate 3's reports."""
+
+    def run(self) -> list[nodes.Node]:
+        reports = [self.root() / "gate_reports" / cohort / "gate3.json" for cohort in explorer.COHORTS]
+        for path in (self.root() / explorer.FOLDER / "explorer.json", SCRIPT, *reports):
+            self.depends_on(path)
+        try:
+            data = explorer.page_data(self.root())
+        except CovtokenError as error:
+            return self.refused(error)
+        pictures = f"{explorer.FOLDER.removeprefix('book/')}/"
+        return [nodes.raw("", explorer_html(data, pictures), format="html")]
+
+
 def _cell(cohort: str, cell: Cell | None) -> nodes.entry:
     """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked."""
     if cell is None:
@@ -124,3 +141,4 @@ def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("verdict-grid", VerdictGrid)
     app.add_directive("picture-figure", PictureFigure)
+    app.add_directive("explorer", Explorer)
