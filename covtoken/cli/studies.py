@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from covtoken.cli.options import CohortOption, DataOption, ReasonOption, console, say
-from covtoken.errors import CovtokenError, unknown
+from covtoken.errors import CovtokenError
 from covtoken.paths import project_root
 
 RecordOption = Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")]
@@ -198,17 +199,32 @@ def volumes(
 
 def figure(
     name: Annotated[
-        str, typer.Argument(help="first: Figure 1, or explorer: the pictures of the page that explores them.")
+        str,
+        typer.Argument(
+            help="first: Figure 1; explorer: the pictures of the page that explores them; or a chart's name."
+        ),
     ] = "first",
     backbone: StudiedBackboneOption = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for a chart's CSV and SVG.")] = ".",
 ) -> None:
-    """Draw a figure of the book: real pictures of each recipe cohort's selection split, chosen by lesion size."""
-    from covtoken.paper import first_figure
+    """Draw a figure of the book: a chart from its report, or real pictures of the selection splits from pixels.
+
+    Each chart of the book has its name below it, as in `covtoken figure busi-gate1-gain_forest-gains`.
+    """
+    from covtoken.paper import drawn, first_figure
     from covtoken.paper.explorer import content as explorer
     from covtoken.studies.explorer import explored
     from covtoken.studies.figure import chosen_panels
     from covtoken.studies.study import recipe_cohorts
 
+    if name not in ("first", "explorer"):
+        if backbone is not None:
+            raise CovtokenError(f"figure {name!r} is drawn from a report: leave --backbone {backbone} out")
+        chart = drawn.draw_by_name(project_root(), name)
+        say(chart.words)
+        for path in chart.write(Path(output).expanduser()):
+            say(f"written: {path}")
+        return
     backbone = backbone or "embedded"
     if name == "explorer":
         say(explorer.RULE)
@@ -216,8 +232,6 @@ def figure(
         say(explorer.message_of(explorer.read_explorer(project_root())))
         say(f"written: {path}")
         return
-    if name != "first":
-        raise unknown("figure", name, ["first", "explorer"])
     panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone)]
     for panel in panels:
         say(first_figure.caption_of(panel.numbers))

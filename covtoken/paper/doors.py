@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -93,6 +94,33 @@ def door_of(root: Path, place: str, report: dict[str, Any], name: str) -> Door:
         prints=f'covtoken number "{place} {name}"',
         makes=command_of(report),
     )
+
+
+def texts_of(reports: Mapping[str, dict[str, Any]]) -> dict[str, list[tuple[str, str]]]:
+    """Index the metrics of reports, {place: content}, by the text that a page writes for them: [(place, name)]."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for place, report in reports.items():
+        for name, entry in report["metrics"].items():
+            found.setdefault(as_text(entry, signed=is_signed(name)), []).append((place, name))
+    return found
+
+
+def split_at_numbers(text: str, texts: Mapping[str, list[tuple[str, str]]]) -> list[tuple[str, str, str]]:
+    """Cut a text at its numbers with an interval, each named by the only metric that reads so.
+
+    Args:
+        texts: of ``texts_of``.
+
+    Returns:
+        (part of the text, place, name of the metric); both empty where a part is no number, or several read the same.
+    """
+    parts, at = [], 0
+    for match in re.finditer(r"[+−]?\d+\.\d+ \[[^\]]*\]", text):
+        named = texts.get(match.group().replace("\u00a0", " "), ())
+        if len(named) == 1:
+            parts += [(text[at : match.start()], "", ""), (match.group(), *named[0])]
+            at = match.end()
+    return [part for part in (*parts, (text[at:], "", "")) if part[0]]
 
 
 def anchor_of(where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from covtoken.paper.doors import Door, open_door
+from covtoken.paper.doors import Door, open_door, texts_of
 from covtoken.paper.pages.base import NUMBERS, Reader
 
 
@@ -23,6 +24,27 @@ class NumberList(Reader, SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         return [number_list()]
+
+
+class _Linker(Reader):
+    def __init__(self, env: BuildEnvironment) -> None:
+        self.env = env
+
+
+def link_written(app: Sphinx, doctree: nodes.document) -> None:
+    """Make doors of the numbers in tables that a command wrote as Markdown, where one metric alone reads so."""
+    if app.env.docname not in WRITTEN:
+        return
+    linker = _Linker(app.env)
+    reports = linker.root().glob("gate_reports/[!_]*/*.json")
+    places = {f"{path.parent.name}/{path.stem}": json.loads(path.read_text()) for path in reports}
+    texts = texts_of({place: content for place, content in places.items() if "metrics" in content})
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            text.parent.replace(text, linker.linked(text.astext(), texts))
+
+
+WRITTEN = ("summary",)  # pages that include what `covtoken report` wrote
 
 
 def fill_list(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -54,19 +76,19 @@ def list_html(doors: list[Door], pages: dict[str, str]) -> str:
         place, _, name = door.where.partition(" ")
         if place != last:
             parts += ["</tbody></table></div>"] if last else []
-            about = f"{door.split} split, {door.backbone}, {door.when}. Weights <code>{door.weights}</code>."
+            about = f"{door.split} split, {door.backbone}, {door.when}."
             parts.append(
-                f"<h2>{escape(place)}</h2><p>{escape(about).replace('&lt;', '<').replace('&gt;', '>')} Recorded by "
+                f"<h2>{escape(place)}</h2><p>{escape(about)} Weights <code>{door.weights}</code>. Recorded by "
                 f"<code>{escape(door.makes)}</code>. Printed by <code>covtoken number &quot;{escape(place)} NAME&quot;"
                 f'</code>.</p><div class="covtoken-scroll" tabindex="0" role="region" aria-label="{escape(place)}">'
-                '<table class="covtoken-table"><thead><tr><th scope="col">name</th><th scope="col">value</th>'
-                '<th scope="col">n</th><th scope="col">in words</th><th scope="col">shown on</th></tr></thead><tbody>'
+                '<table class="covtoken-numbers"><thead><tr><th scope="col">NAME</th><th scope="col">value and n</th>'
+                '<th scope="col">shown on</th></tr></thead><tbody>'
             )
             last = place
         words = door.words.partition(": ")[2]
         parts.append(
-            f'<tr id="{door.anchor}"><td><code>{escape(name)}</code></td><td>{escape(door.value)}</td>'
-            f"<td>{escape(door.n)}</td><td>{escape(words)}</td><td>{pages[door.where]}</td></tr>"
+            f'<tr id="{door.anchor}"><td>{escape(words)}<code>{escape(name)}</code></td>'
+            f"<td>{escape(door.value)}<small>{escape(door.n)}</small></td><td>{pages[door.where]}</td></tr>"
         )
     return "\n".join([*parts, "</tbody></table></div>"] if last else parts)
 
@@ -97,6 +119,7 @@ def register(app: Sphinx) -> None:
     """Register the directive and what fills it."""
     app.add_node(number_list)
     app.add_directive("number-list", NumberList)
+    app.connect("doctree-read", link_written)
     app.connect("env-purge-doc", forget)
     app.connect("env-merge-info", merge)
     app.connect("env-updated", again)

@@ -15,7 +15,7 @@ from covtoken.paper.explorer.page import SCRIPT, explorer_html
 from covtoken.paper.first_figure import FOLDER, NAMES, VIEWS, caption_of, read_figure
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
-from covtoken.paper.verdict_grid import COHORTS, Cell, verdict_rows
+from covtoken.paper.verdict_grid import COHORTS, FURTHER, Cell, Row, verdict_rows
 from covtoken.protocol.report import committed_reports
 
 CLASSES = {"GO": "verdict-go", "NO-GO": "verdict-no-go", "NO-VERDICT": "verdict-none"}
@@ -47,14 +47,23 @@ class VerdictGrid(Reader, SphinxDirective):
             entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
             n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
             head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
-        body = [
-            nodes.row("", nodes.entry("", self._question(row)), *(_cell(c, cell) for c, cell in row.cells.items()))
-            for row in rows
-        ]
+        body = [nodes.row("", nodes.entry("", self._question(row)), *self._cells(row)) for row in rows]
         n_columns = len(rows[0].cells) + 1
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in range(n_columns)), cols=n_columns)
         group += [nodes.thead("", head), nodes.tbody("", *body)]
         return [nodes.table("", group, classes=["covtoken-table", "verdict-grid"]), make_note(WORDS)]
+
+    def _cells(self, row: Row) -> list[nodes.entry]:
+        entries = []
+        for cohort, cell in row.cells.items():
+            place = f"{FURTHER.get(cohort, cohort) if row.gate == 'confirmation' else cohort}/{stem_of(row.gate)}"
+            number = (
+                self.door(place, cell.name, [nodes.Text(cell.number.partition(" [")[0])])
+                if cell and cell.name
+                else None
+            )
+            entries.append(_cell(cohort, cell, number))
+        return entries
 
     def _question(self, row) -> nodes.paragraph:
         link = addnodes.pending_xref(
@@ -121,18 +130,25 @@ class Explorer(Reader, SphinxDirective):
         return [nodes.raw("", explorer_html(data, pictures), format="html")]
 
 
-def _cell(cohort: str, cell: Cell | None) -> nodes.entry:
-    """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked."""
+def _cell(cohort: str, cell: Cell | None, shown: nodes.Node | None) -> nodes.entry:
+    """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked.
+
+    Args:
+        shown: the number as a door, where it is a metric.
+    """
     if cell is None:
         return _entry(cohort, [("", "–")])
     number, _, interval = cell.number.partition(" [")
-    lines = [("verdict", cell.verdict), ("covtoken-n", number)]
+    lines = [("verdict", cell.verdict), ("covtoken-n", shown or number)]
     lines += [("covtoken-n", f"[{interval}")] if interval else []
     return _entry(cohort, [*lines, *([("covtoken-n", cell.n)] if cell.n else [])], CLASSES.get(cell.verdict))
 
 
-def _entry(cohort: str, lines: list[tuple[str, str]], colour: str | None = None) -> nodes.entry:
-    parts = [nodes.inline(text=text, classes=[name] if name else []) for name, text in lines]
+def _entry(cohort: str, lines: list[tuple[str, str | nodes.Node]], colour: str | None = None) -> nodes.entry:
+    parts = [
+        nodes.inline("", "", nodes.Text(shown) if isinstance(shown, str) else shown, classes=[name] if name else [])
+        for name, shown in lines
+    ]
     classes = [name for name in (colour, "phantom" if cohort == "phantom" else None) if name]
     return nodes.entry("", nodes.paragraph("", "", *parts), classes=classes)
 
