@@ -199,11 +199,8 @@ def volumes(
 
 def figure(
     name: Annotated[
-        str,
-        typer.Argument(
-            help="first: Figure 1; explorer: the pictures of the page that explores them; or a chart's name."
-        ),
-    ] = "first",
+        str, typer.Argument(help="A chart's name, or explorer: the pictures of Figure 1 and of the explorer.")
+    ] = "explorer",
     backbone: StudiedBackboneOption = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for a chart's CSV and SVG.")] = ".",
 ) -> None:
@@ -211,28 +208,20 @@ def figure(
 
     Each chart of the book has its name below it, as in `covtoken figure busi-gate1-gain_forest-gains`.
     """
-    from covtoken.paper import drawn, first_figure
-    from covtoken.paper.explorer import content as explorer
+    from covtoken.paper import drawn
+    from covtoken.paper.explorer import content
     from covtoken.studies.explorer import explored
-    from covtoken.studies.figure import chosen_panels
     from covtoken.studies.study import recipe_cohorts
 
-    if name not in ("first", "explorer"):
-        if backbone is not None:
-            raise CovtokenError(f"figure {name!r} is drawn from a report: leave --backbone {backbone} out")
-        chart = drawn.draw_by_name(project_root(), name)
-        say(chart.words)
-        for path in chart.write(Path(output).expanduser()):
-            say(f"written: {path}")
-        return
-    backbone = backbone or "embedded"
     if name == "explorer":
-        say(explorer.RULE)
-        path = explorer.write_explorer(explored(cohort, backbone) for cohort in recipe_cohorts())
-        say(explorer.message_of(explorer.read_explorer(project_root())))
+        say(content.RULE)
+        path = content.write_explorer(explored(cohort, backbone or "embedded") for cohort in recipe_cohorts())
+        say(content.message_of(content.read_explorer(project_root())))
         say(f"written: {path}")
         return
-    panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone)]
-    for panel in panels:
-        say(first_figure.caption_of(panel.numbers))
-    say(f"written: {first_figure.write_figure(panels)}")
+    if backbone is not None:
+        raise CovtokenError(f"figure {name!r} is drawn from a report: leave --backbone {backbone} out")
+    chart = drawn.draw_by_name(project_root(), name)
+    say(chart.words)
+    for path in chart.write(Path(output).expanduser()):
+        say(f"written: {path}")

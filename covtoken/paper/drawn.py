@@ -143,7 +143,7 @@ def draw_by_name(root: Path, name: str) -> Drawn:
     """
     found = charts_of_book(root)
     if name not in found:
-        raise unknown("figure", name, ["first", "explorer", *found])
+        raise unknown("figure", name, ["explorer", *found])
     function, *arguments = found[name]
     return function(root, *arguments)
 

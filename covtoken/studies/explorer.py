@@ -7,23 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from covtoken.backbone.vit import FrozenViT
+from covtoken.data.case import Case
+from covtoken.data.intensity import to_unit_range
+from covtoken.data.masks import read_mask
 from covtoken.economy.flops import search_flops, vit_flops
-from covtoken.economy.keep import RETAINED, kept_tokens, token_ranks
-from covtoken.evaluation.labels import SplitLabels
+from covtoken.economy.keep import RETAINED, kept_counts, kept_tokens, retained, token_ranks
+from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.evaluation.stats import auroc
 from covtoken.protocol.plan import METHOD_PARAMETERS
 from covtoken.protocol.planning import plan_for
-from covtoken.protocol.setting import SEED
+from covtoken.protocol.setting import SEED, Setting
 from covtoken.scores.recipe import Recipe
 from covtoken.scores.recommended import LINEAR, fixed_maps
 from covtoken.scores.scorers import find, score_maps
-from covtoken.studies.figure import RATIO, nearest_to_the_median, picture_and_mask
 from covtoken.studies.study import open_study, split_features
 
 SCORES = ("recommended", "with_head", "direction", "density", "attention_best", "saliency_head", "intensity")
 N_PICTURES, N_WORST = 12, 3  # of a cohort
+RATIO = 0.25  # of the tokens kept in Figure 1
+SIZE = 224  # px
 FIRST, WORST, SPREAD = "figure 1", "worst of C−", "size"  # why a picture was chosen
 
 
@@ -108,19 +113,13 @@ def chosen_pictures(
     Returns:
         (place by size from 0, index of the picture, why) by size, and the number of pictures with one lesion.
     """
-    of_picture = np.bincount([lesion.picture for lesion in labels.lesions], minlength=len(labels.names))
-    single = sorted(
-        (lesion for lesion in labels.lesions if of_picture[lesion.picture] == 1),
-        key=lambda lesion: (lesion.share, labels.names[lesion.picture]),
-    )
-    order = [lesion.picture for lesion in single]
+    order = [lesion.picture for lesion in single_lesions(labels)]
     chosen: dict[int, str] = {}
 
     def is_free(index: int) -> bool:
         return units[index] not in {units[other] for other in chosen}
 
-    first = nearest_to_the_median(kept_tokens(maps, ratio=RATIO), labels)
-    chosen |= {index: FIRST for index, _ in first.values()}
+    chosen |= dict.fromkeys(nearest_to_the_median(kept_tokens(maps, ratio=RATIO), labels).values(), FIRST)
     for index in sorted(order, key=lambda index: (inside[index], labels.names[index])):
         if sum(why == WORST for why in chosen.values()) < N_WORST and is_free(index):
             chosen[index] = WORST
@@ -130,6 +129,38 @@ def chosen_pictures(
         if nearest is not None:
             chosen[nearest] = SPREAD
     return sorted((order.index(index), index, why) for index, why in chosen.items()), len(order)
+
+
+def nearest_to_the_median(kept: np.ndarray, labels: SplitLabels) -> dict[str, int]:
+    """Find the kept and the lost lesion whose size is nearest to the median, among pictures with a single lesion.
+
+    The size of the lesion chooses, not the score: the score only says which of the two it is.
+
+    Args:
+        kept: [N, T] bool, the tokens that stay.
+
+    Returns:
+        "kept" or "lost" → index of the picture; no entry where no lesion came out so.
+    """
+    single, found = single_lesions(labels), {}
+    stays = retained(kept_counts(kept, single), np.array([len(lesion.tokens) for lesion in single]))
+    middle = (len(single) - 1) / 2
+    for place in sorted(range(len(single)), key=lambda place: (abs(place - middle), place)):
+        found.setdefault("kept" if stays[place] else "lost", single[place].picture)
+    return found
+
+
+def single_lesions(labels: SplitLabels) -> list[Lesion]:
+    """List the lesions that are the only one of their picture, the smallest first."""
+    of_picture = np.bincount([lesion.picture for lesion in labels.lesions], minlength=len(labels.names))
+    alone = (lesion for lesion in labels.lesions if of_picture[lesion.picture] == 1)
+    return sorted(alone, key=lambda lesion: (lesion.share, labels.names[lesion.picture]))
+
+
+def picture_and_mask(setting: Setting, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Read a case's picture, [SIZE, SIZE] in 0…1, and its mask, [SIZE, SIZE] bool, both squashed to a square."""
+    mask = read_mask(setting.cohort.masks[case.name])
+    return _squashed(to_unit_range(case.pixels(), case)), _squashed(mask.astype(np.float32)) >= 0.5
 
 
 def missed_by_budget(ranks: np.ndarray, labels: SplitLabels) -> list[int]:
@@ -170,3 +201,8 @@ def _inside(maps: np.ndarray, labels: SplitLabels) -> np.ndarray:
     """Compute the AUROC inside each picture [N]; NaN where none has a meaning."""
     rows: Mapping = zip(maps, labels.lesion, ~labels.ignore, strict=True)
     return np.array([auroc(row, lesion, counts) if lesion.any() else np.nan for row, lesion, counts in rows])
+
+
+def _squashed(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(np.asarray(pixels, dtype=np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(image), 0, 1)

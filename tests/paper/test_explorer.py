@@ -15,11 +15,9 @@ from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.names import METHOD_NAMES
 from covtoken.paper.explorer import content
 from covtoken.paper.explorer.page import explorer_html
-from covtoken.paper.first_figure import CREDITS, MOST_BYTES, read_figure
 from covtoken.paths import project_root
 from covtoken.scores.recipe import Recipe, recommended
 from covtoken.studies import explorer
-from covtoken.studies.figure import SIZE
 
 ROOT = project_root()
 COHORTS = content.read_explorer(ROOT)
@@ -27,28 +25,16 @@ COHORTS = content.read_explorer(ROOT)
 
 def test_committed_pictures_are_few_small_and_credited():
     cases = {(cohort["cohort"], case["case"]) for cohort in COHORTS for case in cohort["cases"]}
-    cases |= {(panel["cohort"], panel["case"]) for panel in read_figure(ROOT)}
     files = sorted((ROOT / content.FOLDER).glob("*.webp"))
     assert len(cases) == len(files) == 24
     assert {file.name for file in files} == {case["file"] for cohort in COHORTS for case in cohort["cases"]}
-    first = (ROOT / "book" / "_static" / "figure1").glob("*.webp")
-    assert sum(file.stat().st_size for file in (*files, *first)) <= MOST_BYTES
+    assert sum(file.stat().st_size for file in files) <= content.MOST_BYTES
     for file in files:
         with Image.open(file) as image:
-            assert image.size == (SIZE, SIZE)
-    assert all(cohort["split"] == "selection" and cohort["credit"] == CREDITS[cohort["cohort"]] for cohort in COHORTS)
-
-
-def test_pictures_and_numbers_are_those_of_figure_1():
-    of = {cohort["cohort"]: {case["case"]: case for case in cohort["cases"]} for cohort in COHORTS}
-    for panel in read_figure(ROOT):
-        case = of[panel["cohort"]][panel["case"]]
-        assert case["why"] == explorer.FIRST
-        assert case["auroc_in_this_picture"]["recommended"] == panel["auroc_in_this_picture"]
-        n, stays = content.tokens_kept(case, "recommended", budget(256, panel["keep_ratio"]))
-        assert (n, stays) == (panel["lesion_tokens_kept"], panel["outcome"] == "kept")
-        missed = next(c for c in COHORTS if c["cohort"] == panel["cohort"])["missed_by_tokens_kept"]["recommended"]
-        assert missed[63] == panel["lesions_in_the_split"] - panel["lesions_kept_in_the_split"]
+            assert image.size == (explorer.SIZE, explorer.SIZE)
+    assert all(
+        cohort["split"] == "selection" and cohort["credit"] == content.CREDITS[cohort["cohort"]] for cohort in COHORTS
+    )
 
 
 def stub_labels(sizes: list[float], lesions_of_last: int = 1) -> SplitLabels:

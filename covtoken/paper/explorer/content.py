@@ -14,12 +14,17 @@ from PIL import Image
 from covtoken.economy.keep import RATIOS, budget, retained
 from covtoken.errors import CovtokenError
 from covtoken.names import METHOD_NAMES
-from covtoken.paper.first_figure import CREDITS, MOST_BYTES, NAMES
 from covtoken.paper.numbers import read_content
 from covtoken.paths import project_root, write_then_rename
 from covtoken.studies.explorer import FIRST, N_PICTURES, N_WORST, SCORES, Explored
 
 FOLDER = "book/_static/explorer"
+CREDITS = {
+    "busi": "BUSI, Al-Dhabyani et al. 2020 (CC0 on Kaggle; CC BY 4.0 in MedMNIST)",
+    "lidc-crops": "LIDC-IDRI, Armato et al. 2011 (CC BY 3.0)",
+}
+NAMES = {"busi": "breast ultrasound", "lidc-crops": "lung CT window"}
+MOST_BYTES = 1_000_000
 GRID = 112  # px: sides of the outline, of half a picture's pixel
 COHORTS = {"busi": "breast ultrasound", "lidc-crops": "lung CT window", "lits": "liver CT", "kits19": "kidney CT"}
 COMPARED = {"recommended": "C−", "attention_best": "tuned attention", "intensity": "brightness"}  # in the first line
@@ -40,7 +45,9 @@ def write_explorer(found: Iterable[Explored], root: Path | None = None) -> Path:
     for each in found:
         numbers = each.numbers
         if numbers["cohort"] not in CREDITS:
-            raise CovtokenError(f"cohort {numbers['cohort']!r}: no credit in covtoken/paper/first_figure.py")
+            raise CovtokenError(
+                f"cohort {numbers['cohort']!r}: no credit and licence in covtoken/paper/explorer/content.py"
+            )
         cases = []
         for place, (case, picture, mask) in enumerate(zip(numbers["cases"], each.pictures, each.masks, strict=True)):
             name = f"{numbers['cohort']}-{place + 1:02d}.webp"

@@ -12,12 +12,13 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.paper.explorer import content as explorer
 from covtoken.paper.explorer.page import SCRIPT, explorer_html
-from covtoken.paper.first_figure import FOLDER, NAMES, VIEWS, caption_of, read_figure
+from covtoken.paper.first_figure import VIEWS, caption_of, panels_of, views
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
 from covtoken.paper.verdict_grid import COHORTS, FURTHER, Cell, Row, verdict_rows
 from covtoken.protocol.report import committed_reports
 
+PICTURES = f"{explorer.FOLDER.removeprefix('book/')}/"  # seen from a page at the root
 CLASSES = {"GO": "verdict-go", "NO-GO": "verdict-no-go", "NO-VERDICT": "verdict-none"}
 WORDS = (
     "GO and NO-GO answer the question of their row; NO-VERDICT: too few units, or no answer possible. Brackets: 95 % "
@@ -76,37 +77,31 @@ class VerdictGrid(Reader, SphinxDirective):
 
 
 class PictureFigure(Reader, SphinxDirective):
-    """Show the committed pictures of ``covtoken figure``: a row a case, its views, its numbers and credit."""
+    """Show the cases of the first figure: a row a case, its views, its numbers and credit."""
 
     def run(self) -> list[nodes.Node]:
-        self.depends_on(self.root() / FOLDER / "figure1.json")
+        self.depends_on(self.root() / explorer.FOLDER / "explorer.json")
         try:
-            panels = read_figure(self.root())
+            panels = list(panels_of(explorer.read_explorer(self.root())))
         except CovtokenError as error:
             return self.refused(error)
-        static = FOLDER.removeprefix("book/")
         heads = "".join(f"<th>{escape(words)}</th>" for words in VIEWS.values())
         rows = []
         for panel in panels:
-            caption = escape(caption_of(panel))
-            images = zip(panel["views"], VIEWS.values(), strict=True)
-            cells = "".join(
-                f'<td><img class="dark-light" src="{static}/{name}" alt="{escape(words)}. {caption}" width="224" '
-                'height="224" loading="lazy"></td>'
-                for name, words in images
-            )
-            rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{caption}</td></tr>')
+            cells = "".join(f"<td>{svg}</td>" for svg in views(panel, PICTURES).values())
+            rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{escape(caption_of(panel))}</td></tr>')
         credit = "; ".join(dict.fromkeys(escape(panel["credit"]) for panel in panels))
         one = {panel["cohort"]: panel for panel in panels}
         counts = " and ".join(
-            f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({NAMES[c]})"
+            f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({explorer.NAMES[c]})"
             for c, p in one.items()
         )
         words = (
             "<b>Figure 1.</b> Two pictures of each kind from the selection split: among pictures with one lesion, the "
             "retained and the missed one whose size is nearest to the median. Size chooses, not the score. Retained: "
             f"at least half of the lesion's tokens are kept. Of a quarter of the tokens, C− retains {counts} of these "
-            f"splits. Drawn by <code>covtoken figure</code>. Pictures: {credit}; shrunk to 224 px."
+            'splits. <a href="explorer.html">More pictures</a>. Drawn by <code>covtoken figure explorer</code>. '
+            f"Pictures: {credit}; shrunk to 224 px."
         )
         html = (
             f'<figure class="covtoken-pictures" id="figure-1"><table><thead><tr>{heads}</tr></thead><tbody>'
@@ -126,8 +121,7 @@ class Explorer(Reader, SphinxDirective):
             data = explorer.page_data(self.root())
         except CovtokenError as error:
             return self.refused(error)
-        pictures = f"{explorer.FOLDER.removeprefix('book/')}/"
-        return [nodes.raw("", explorer_html(data, pictures), format="html")]
+        return [nodes.raw("", explorer_html(data, PICTURES), format="html")]
 
 
 def _cell(cohort: str, cell: Cell | None, shown: nodes.Node | None) -> nodes.entry:
