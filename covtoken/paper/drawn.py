@@ -15,7 +15,7 @@ from covtoken.errors import CovtokenError, unknown
 from covtoken.gates.gate5 import cells
 from covtoken.gates.transfer.rows import joined_metrics, joined_paths
 from covtoken.names import with_short_names
-from covtoken.paper.captions import caption_of
+from covtoken.paper.captions import as_sentence, caption_of
 from covtoken.paper.charts.offline_renderer import title_of, to_svg
 from covtoken.paper.charts_by_name import CHARTS
 from covtoken.paper.numbers import MISSING, cohorts_of, read_content
@@ -120,7 +120,7 @@ def draw_volumes(root: Path, cohort: str, options: Mapping[str, str]) -> Drawn:
     content = STUDY.read(cohort, root)
     given = {name: float(text) if name == "sigma" else text for name, text in options.items()}
     spec = CHARTS[VOLUMES](content["rows"], **given).to_dict()
-    words = f"{given.get('title', title_of(spec)).rstrip('.')}. {cohort}, {content['split']} split."
+    words = f"{as_sentence(given.get('title', title_of(spec)))} {cohort}, {content['split']} split."
     name = name_of(f"{cohort}/{STUDY.stem}", VOLUMES, "", {})
     return Drawn(name, spec, words, content["rows"], (root / "gate_reports" / cohort / f"{STUDY.stem}.json",))
 

@@ -128,7 +128,7 @@ def test_no_number_and_no_chart_of_a_page_is_a_dead_end(html):
     for path in html.glob("*.html"):
         text = path.read_text()
         for link in re.findall(r'<a class="[^"]*covtoken-door[^>]*>', text):
-            anchor = re.search(r'href="(?:numbers.html)?#([^"]+)"', link)[1]
+            anchor = unescape(re.search(r'href="(?:numbers.html)?#([^"]+)"', link)[1])
             where = re.search(r'covtoken number "([^"]+)"', unescape(re.search(r'title="([^"]*)"', link)[1]))[1]
             assert anchor in rows and open_door(ROOT, where).anchor == anchor, f"{path.name}: {where}"
             doors += 1
