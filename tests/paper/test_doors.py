@@ -132,7 +132,8 @@ def test_no_number_and_no_chart_of_a_page_is_a_dead_end(html):
             where = re.search(r'covtoken number "([^"]+)"', unescape(re.search(r'title="([^"]*)"', link)[1]))[1]
             assert anchor in rows and open_door(ROOT, where).anchor == anchor, f"{path.name}: {where}"
             doors += 1
-        for name in re.findall(r"covtoken figure ([\w.-]+)</span>", text):
+        captions = "".join(re.findall(r'<span class="covtoken-sources">.*?</code>', text, re.S))
+        for name in re.findall(r"covtoken figure ([\w.-]+)</code>", re.sub("</?span[^>]*>", "", captions)):
             assert name in CHARTS and all((html / "charts" / f"{name}.{end}").is_file() for end in ("csv", "svg")), name
             charts += 1
     assert doors > 1500 and charts == len(CHARTS)
