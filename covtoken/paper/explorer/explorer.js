@@ -190,7 +190,7 @@
     var own = pictures.filter(function (p) { return p.cohort.cohort === row.cohort; });
     var missed = own.filter(function (p) { return !counts(p, state.score).stays; });
     $("brushed").textContent = words + (own.length ? " Of the " + own.length + " pictures here: " + missed.length + "."
-      : " No picture of this cohort is shown: its licence was not settled.");
+      : " No picture of this cohort is shown, for its licence.");
     if (own.length) {
       state.only = missed.length ? missed : null;
       state.cohort = row.cohort;
