@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 app.command("map")(use.map_pictures)
 app.command()(use.fit)
-for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.history, gates.signoff):
+for command in (gates.gate, gates.lock, gates.confirm, gates.report, gates.number, gates.history, gates.signoff):
     app.command()(command)
 STUDIES = (studies.ablate, studies.in_organ, studies.alarm, studies.clock, studies.volumes, studies.figure)
 for command in (*STUDIES, transfer.transfer_backbones):

@@ -10,6 +10,7 @@ import typer
 
 from covtoken.cli.options import BackboneOption, CohortOption, DataOption, ReasonOption, console, say
 from covtoken.errors import CovtokenError
+from covtoken.paths import project_root
 
 
 def gate(
@@ -124,6 +125,16 @@ def report() -> None:
 
     for path in readme_table.write_all():
         say(f"wrote {path}")
+
+
+def number(
+    where: Annotated[str, typer.Argument(help='As pages name it: "busi/gate1 auroc.recommended".')],
+) -> None:
+    """Print a number of the paper with its interval, n, split, date, weights, and the command that recorded it."""
+    from covtoken.paper.doors import open_door
+
+    for name, text in open_door(project_root(), where).rows().items():
+        say(f"{name}: {text}")
 
 
 def history(

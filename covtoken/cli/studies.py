@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from covtoken.cli.options import CohortOption, DataOption, ReasonOption, console, say
 from covtoken.errors import CovtokenError
+from covtoken.paths import project_root
 
 RecordOption = Annotated[bool, typer.Option("--record", help="Write the committed table (selection alone).")]
 StudiedOption = Annotated[
@@ -195,13 +197,31 @@ def volumes(
     say(f"written: {path}")
 
 
-def figure(backbone: StudiedBackboneOption = None) -> None:
-    """Draw the first figure: two pictures of each recipe cohort's selection split, chosen by lesion size."""
-    from covtoken.paper.first_figure import caption_of, write_figure
-    from covtoken.studies.figure import chosen_panels
+def figure(
+    name: Annotated[
+        str, typer.Argument(help="A chart's name, or explorer: the pictures of Figure 1 and of the explorer.")
+    ] = "explorer",
+    backbone: StudiedBackboneOption = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for a chart's CSV and SVG.")] = ".",
+) -> None:
+    """Draw a figure of the book: a chart from its report, or real pictures of the selection splits from pixels.
+
+    Each chart of the book has its name below it, as in `covtoken figure busi-gate1-gain_forest-gains`.
+    """
+    from covtoken.paper import drawn
+    from covtoken.paper.explorer import content
+    from covtoken.studies.explorer import explored
     from covtoken.studies.study import recipe_cohorts
 
-    panels = [panel for cohort in recipe_cohorts() for panel in chosen_panels(cohort, backbone or "embedded")]
-    for panel in panels:
-        say(caption_of(panel.numbers))
-    say(f"written: {write_figure(panels)}")
+    if name == "explorer":
+        say(content.RULE)
+        path = content.write_explorer(explored(cohort, backbone or "embedded") for cohort in recipe_cohorts())
+        say(content.message_of(content.read_explorer(project_root())))
+        say(f"written: {path}")
+        return
+    if backbone is not None:
+        raise CovtokenError(f"figure {name!r} is drawn from a report: leave --backbone {backbone} out")
+    chart = drawn.draw_by_name(project_root(), name)
+    say(chart.words)
+    for path in chart.write(Path(output).expanduser()):
+        say(f"written: {path}")

@@ -17,7 +17,12 @@ def caption_of(chart: str, title: str, rows: Iterable[Mapping[str, Any]], report
         reports: the reports that they come from, by cohort.
     """
     found = FINDINGS[chart](list(rows)) if chart in FINDINGS else ""
-    return " ".join(filter(None, (f"{title.rstrip('.')}.", found, _about(reports))))
+    return " ".join(filter(None, (as_sentence(title), found, _about(reports))))
+
+
+def as_sentence(title: str) -> str:
+    """End a title as a sentence; a question keeps its mark."""
+    return title if title.endswith("?") else f"{title.rstrip('.')}."
 
 
 def _forest(rows: list[Mapping]) -> str:

@@ -1,95 +1,81 @@
-"""Write the first figure: pictures as small WebP files, and their numbers as JSON, which the page captions from."""
+"""Draw the first figure from the explorer's pictures: the picture with its lesion, the score, a quarter kept."""
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from covtoken.errors import CovtokenError
-from covtoken.paper.charts.pictures import outline_of, overlay
-from covtoken.paths import project_root, write_then_rename
-from covtoken.studies.figure import SIZE, Panel
+from covtoken.economy.keep import budget
+from covtoken.paper.charts.pictures import RAMP
+from covtoken.paper.explorer.content import NAMES, ranks_of, tokens_kept
+from covtoken.studies.explorer import FIRST, RATIO, SIZE
 
-FOLDER = "book/_static/figure1"
-VIEWS = {"picture": "picture and lesion", "map": "C−, high is yellow", "kept": "a quarter kept"}
-CREDITS = {
-    "busi": "BUSI, Al-Dhabyani et al. 2020 (CC0 on Kaggle; CC BY 4.0 in MedMNIST)",
-    "lidc-crops": "LIDC-IDRI, Armato et al. 2011 (CC BY 3.0)",
-}
-NAMES = {"busi": "breast ultrasound", "lidc-crops": "lung CT window"}
-MOST_BYTES = 1_000_000
-DIMMED = 0.25  # of its brightness: a patch that is not kept
+VIEWS = {"picture": "picture and lesion", "map": "C−, first is yellow", "kept": "a quarter kept"}
+SCORE = "recommended"
+LEVELS = 16  # colours of a map: one path each, not one for every token
 
 
-def write_figure(panels: Iterable[Panel], root: Path | None = None) -> Path:
-    """Write three views a panel and the numbers of all; return the JSON's path.
+def panels_of(cohorts: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Give the cases of the figure with the numbers of their captions, the retained one of a cohort first.
 
-    Raises:
-        CovtokenError: a cohort without a credit, or more than a megabyte.
+    Args:
+        cohorts: of ``explorer.content.read_explorer``.
     """
-    folder, entries, files = (root or project_root()) / FOLDER, [], {}
-    for panel in panels:
-        cohort = panel.numbers["cohort"]
-        if cohort not in CREDITS:
-            raise CovtokenError(f"cohort {cohort!r}: no credit and licence in covtoken/paper/first_figure.py")
-        stem = f"{cohort}-{panel.numbers['outcome']}"
-        drawn = {f"{stem}-{view}.webp": _webp(pixels) for view, pixels in views(panel).items()}
-        files |= drawn
-        entries.append(panel.numbers | {"credit": CREDITS[cohort], "views": list(drawn)})
-    if sum(map(len, files.values())) > MOST_BYTES:
-        raise CovtokenError(f"{len(files)} pictures have more than {MOST_BYTES} bytes: draw fewer")
-    for name, content in files.items():
-        with write_then_rename(folder / name) as temporary:
-            temporary.write_bytes(content)
-    path = folder / "figure1.json"
-    with write_then_rename(path) as temporary:
-        temporary.write_text(json.dumps({"panels": entries}, indent=1, sort_keys=True) + "\n")
-    return path
+    for cohort in cohorts:
+        k, total = budget(cohort["grid"][0] * cohort["grid"][1], RATIO), cohort["lesions_in_the_split"]
+        cases = [case for case in cohort["cases"] if case["why"] == FIRST]
+        counts = [tokens_kept(case, SCORE, k) for case in cases]
+        for case, (n, stays) in sorted(zip(cases, counts, strict=True), key=lambda pair: not pair[1][1]):
+            yield case | {
+                **{name: cohort[name] for name in ("cohort", "grid", "credit", "pictures_with_one_lesion")},
+                "k": k,
+                "lesion_tokens_kept": n,
+                "retained": stays,
+                "lesions_in_the_split": total,
+                "lesions_kept_in_the_split": total - cohort["missed_by_tokens_kept"][SCORE][k - 1],
+            }
 
 
-def views(panel: Panel) -> dict[str, np.ndarray]:
-    """Draw a panel three times: the picture with its lesion, the score, the kept tokens; uint8 [SIZE, SIZE, 3]."""
-    case = {"picture": panel.picture, "score": panel.score, "mask": panel.mask}
-    outline = outline_of(panel.mask, SIZE)
-    plain = np.repeat(panel.picture[..., None] * 255, 3, axis=2)
-    kept = Image.fromarray(panel.kept.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.NEAREST)
-    dimmed = plain * np.where(np.asarray(kept)[..., None], 1.0, DIMMED)
-    for pixels in (plain, dimmed):
-        pixels[outline] = (255, 214, 10)
-    drawn = {"picture": plain, "map": overlay(case, SIZE), "kept": dimmed}
-    return {view: drawn[view].round().astype(np.uint8) for view in VIEWS}
+def views(panel: dict[str, Any], pictures: str) -> dict[str, str]:
+    """Draw a panel three times as SVG.
 
-
-def read_figure(root: Path) -> list[dict[str, Any]]:
-    """Read the committed numbers.
-
-    Raises:
-        CovtokenError: no figure was written.
+    Args:
+        pictures: where the pictures lie, seen from the page, with a slash at its end.
     """
-    path = root / FOLDER / "figure1.json"
-    if not path.is_file():
-        raise CovtokenError(f"{FOLDER}/figure1.json: not recorded yet; run `covtoken figure`")
-    return json.loads(path.read_text())["panels"]
+    ranks, caption = ranks_of(panel, SCORE).reshape(panel["grid"]), escape(caption_of(panel))
+    image = f'<image href="{pictures}{panel["file"]}" width="{SIZE}" height="{SIZE}"/>'
+    outline = f'<path d="{panel["outline"]}" fill="none" stroke="#ffd60a" stroke-width="2"/>'
+    levels = (ranks.size - 1 - ranks.astype(int)) * LEVELS // ranks.size  # the last is the best
+    colours = RAMP[np.linspace(0, len(RAMP) - 1, LEVELS).round().astype(int)]
+    heat = "".join(
+        f'<path d="{_squares(levels == level)}" fill="rgb{tuple(map(int, colours[level]))}" '
+        f'fill-opacity="{0.3 + 0.4 * level / (LEVELS - 1):.2f}" shape-rendering="crispEdges"/>'
+        for level in range(LEVELS)
+    )
+    dark = f'<path d="{_squares(ranks >= panel["k"])}" fill-opacity="0.75" shape-rendering="crispEdges"/>'
+    drawn = {"picture": outline, "map": heat + outline, "kept": dark + outline}
+    return {
+        view: f'<svg viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="{escape(VIEWS[view])}. {caption}">'
+        f"{image}{marks}</svg>"
+        for view, marks in drawn.items()
+    }
 
 
-def caption_of(numbers: dict[str, Any]) -> str:
+def caption_of(panel: dict[str, Any]) -> str:
     """Say in words what a panel shows, from its numbers."""
-    tokens = f"{numbers['lesion_tokens_kept']} of {numbers['lesion_tokens']} lesion tokens kept"
-    outcome = "retained" if numbers["outcome"] == "kept" else "missed"
+    tokens = f"{panel['lesion_tokens_kept']} of {len(panel['lesion_tokens'])} lesion tokens kept"
+    outcome = "retained" if panel["retained"] else "missed"
     return (
-        f"{NAMES[numbers['cohort']]}: {outcome}, {tokens}, AUROC in this "
-        f"picture {numbers['auroc_in_this_picture']:.3f}. Lesion {numbers['lesion_share_of_the_picture']:.1%} of the "
-        f"picture, {numbers['place_by_size']} of {numbers['pictures_with_one_lesion']} by size. Case {numbers['case']}."
+        f"{NAMES[panel['cohort']]}: {outcome}, {tokens}, AUROC in this picture "
+        f"{panel['auroc_in_this_picture'][SCORE]:.3f}. Lesion {panel['lesion_share_of_the_picture']:.1%} of the "
+        f"picture, {panel['place_by_size']} of {panel['pictures_with_one_lesion']} by size. Case {panel['case']}."
     )
 
 
-def _webp(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "WEBP", quality=82, method=6)
-    return stream.getvalue()
+def _squares(marked: np.ndarray) -> str:
+    """Write a path of a square for each marked token of a grid."""
+    side = SIZE // len(marked)
+    return "".join(f"M{col * side} {row * side}h{side}v{side}h-{side}z" for row, col in np.argwhere(marked))

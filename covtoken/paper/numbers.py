@@ -136,6 +136,8 @@ def readable(name: str) -> str:
     if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
         rate, _, rest = rest.partition("_gain.")
         kind, rest = f"difference in {READABLE[kind]} at {rate[2:]} false positives an image", rest
+    if kind in ("froc", "organ_froc") and (rate := re.match(r"fp(\d+)\.(.*)", rest)):
+        kind, rest = f"{READABLE[kind]} at {rate[1]} false positive{'s' * (rate[1] != '1')} an image", rate[2]
     if kind in ("probe", "probe_gain"):
         task, _, routes = rest.partition(".")
         named = " − ".join(map(route_name, routes.split("_minus_")))

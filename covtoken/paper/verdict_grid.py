@@ -61,6 +61,7 @@ class Cell:
     verdict: str
     number: str = ""
     n: str = ""
+    name: str = ""  # of the metric
 
 
 @dataclass(frozen=True)
@@ -124,4 +125,4 @@ def _cell(verdict: str, report: GateReport, name: str | None) -> Cell:
     if not entry or entry["value"] is None:
         return Cell(verdict)
     style = ".2f" if name == "speedup_flops_net" else ".3f"
-    return Cell(verdict, as_text(entry, style, signed=is_signed(name)), f"{entry['n_units']} units")
+    return Cell(verdict, as_text(entry, style, signed=is_signed(name)), f"{entry['n_units']} units", name)

@@ -65,7 +65,7 @@ def test_only_masks_module_opens_masks():
         "gates/budgets/growing_lesion.py",
         "data/card.py",
         "data/check/look.py",
-        "studies/figure.py",  # outlines for the reader's eye, drawn after scores exist
+        "studies/explorer.py",  # outlines for the reader's eye, drawn after scores exist
         "studies/ablations/picture_forms.py",  # an ablation, choosing nothing
     }
     assert readers <= allowed, f"read_mask is called from {readers - allowed}"

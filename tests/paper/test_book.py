@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from built_book import build, opened_page
 
 from covtoken.errors import CovtokenError
 from covtoken.paper.numbers import as_text, read_metric, readable
@@ -18,7 +16,6 @@ from covtoken.paths import project_root
 from covtoken.protocol.chain import digest_of
 
 ROOT = project_root()
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESK = 390, 1280  # px
 
 
@@ -32,19 +29,6 @@ def toc_files() -> list[str]:
             yield from walk(entry.get("sections", []))
 
     return [toc["root"], *(name for part in toc["parts"] for name in walk(part["chapters"]))]
-
-
-def build(book: Path, output: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(book), "--path-output", str(output)]
-    return subprocess.run([*command, "--all", "--keep-going", *options], capture_output=True, text=True, timeout=600)
-
-
-@pytest.fixture(scope="session")
-def html(tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("built")
-    done = build(ROOT / "book", output, "-W")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return output / "_build" / "html"
 
 
 @pytest.mark.slow
@@ -74,43 +58,6 @@ def test_pages_are_light_and_only_formulas_load_mathjax(html):
 def test_reports_fill_the_abstract(html):
     report = json.loads((ROOT / "gate_reports" / "busi" / "gate1.json").read_text())
     assert as_text(report["metrics"]["auroc.density"]) in (html / "index.html").read_text()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no chromium on this machine: drawn pages are not checked")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def opened_page(browser, html: Path, name: str, width: int):
-    """The page at a width, from the disk; every request that would leave the disk is refused and counted."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.refused, page.errors = [], []
-
-    def gate(route):
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            page.refused.append(route.request.url)
-            route.abort()
-
-    page.route("**/*", gate)
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto((html / f"{name}.html").as_uri())
-    # Drawing is asynchronous: wait for what the page itself says it holds.
-    page.wait_for_function(
-        "() => document.querySelectorAll('.covtoken-chart').length === "
-        "document.querySelectorAll('.covtoken-chart.vega-embed svg').length && "
-        "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container svg').length",
-        timeout=60_000,
-    )
-    return page
 
 
 @pytest.mark.slow

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.labels import Lesion, SplitLabels
 from covtoken.gates import gate1
 from covtoken.names import LABELS
-from covtoken.paper.first_figure import CREDITS, FOLDER, MOST_BYTES, read_figure
+from covtoken.paper.explorer.content import read_explorer
+from covtoken.paper.first_figure import VIEWS, panels_of, views
 from covtoken.paper.numbers import read_metric
 from covtoken.paper.pages.recipes import middle_text, recipe_rows
 from covtoken.paper.verdict_grid import DECIDE_NOTHING, FURTHER, columns_of, verdict_rows
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
 from covtoken.scores.recipe import FIXED
-from covtoken.studies.figure import SIZE, nearest_to_the_median
+from covtoken.studies.explorer import nearest_to_the_median
 
 ROOT = project_root()
 REPORTS = committed_reports()
@@ -114,19 +114,19 @@ def test_size_chooses_the_pictures_and_the_score_says_which_they_are():
     kept = np.zeros((6, 4), bool)
     kept[[0, 1, 4, 5], 0] = True
     found = nearest_to_the_median(kept, labels)
-    assert {outcome: index for outcome, (index, _) in found.items()} == {"kept": 1, "lost": 2}
-    assert found["lost"][1]["place_by_size"] == 3 and found["lost"][1]["pictures_with_one_lesion"] == 5
-    assert found["kept"][1]["lesions_kept_in_the_split"] == 5
+    assert found == {"kept": 1, "lost": 2}
     kept[:, 0] = True
     assert set(nearest_to_the_median(kept, labels)) == {"kept"}
 
 
-def test_committed_pictures_are_few_and_small_and_credited():
-    panels = read_figure(ROOT)
-    files = sorted((ROOT / FOLDER).glob("*.webp"))
-    assert {name for panel in panels for name in panel["views"]} == {file.name for file in files}
-    assert len(files) <= 24 and sum(file.stat().st_size for file in files) <= MOST_BYTES
-    for file in files:
-        with Image.open(file) as image:
-            assert image.size == (SIZE, SIZE)
-    assert all(panel["split"] == "selection" and panel["credit"] == CREDITS[panel["cohort"]] for panel in panels)
+def test_the_first_figure_shows_a_retained_and_a_missed_lesion_of_each_cohort():
+    panels = list(panels_of(read_explorer(ROOT)))
+    assert [(panel["cohort"], panel["retained"]) for panel in panels] == [
+        *(("busi", True), ("busi", False), ("lidc-crops", True), ("lidc-crops", False))
+    ]
+    for panel in panels:
+        drawn = views(panel, "pictures/")
+        assert set(drawn) == set(VIEWS) and all(f"pictures/{panel['file']}" in svg for svg in drawn.values())
+        assert drawn["kept"].count("h-14z") == 256 - panel["k"] == 192
+        words = "retained" if panel["retained"] else "missed"
+        assert f"{words}, {panel['lesion_tokens_kept']} of {len(panel['lesion_tokens'])} lesion tokens" in drawn["map"]

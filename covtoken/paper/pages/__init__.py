@@ -14,6 +14,7 @@ from covtoken.paper.pages import (
     checks,
     confirmation,
     economy,
+    numbers,
     recipes,
     reports,
     scores,
@@ -26,6 +27,7 @@ from covtoken.paper.pages import (
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part of the extension."""
-    for part in (reports, checks, scores, verdicts, recipes, confirmation, studies, economy, volumes, scripts):
+    shown = (reports, checks, scores, verdicts, recipes, confirmation, studies, economy, volumes, numbers)
+    for part in (*shown, scripts):
         part.register(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

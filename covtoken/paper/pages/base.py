@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.util import logging
 
+from covtoken.paper.charts.offline_renderer import to_html
+from covtoken.paper.doors import door_of, split_at_numbers
+from covtoken.paper.drawn import Drawn
 from covtoken.paper.numbers import MISSING, cohorts_of, read_content, stem_of
 
+CHART_FILES = "charts"  # the folder of the built book that holds their CSV and SVG
+NUMBERS = "numbers"  # the page that lists every number
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +37,57 @@ class Reader:
     def reports(self, gate: str, cohorts: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
         """Read a gate's committed reports, {cohort: content}; of every cohort, or of those named, which must exist."""
         return {c: self.report(f"{c}/{stem_of(gate)}") for c in cohorts or cohorts_of(self.root(), gate)}
+
+    def door(self, place: str, name: str, shown: list[nodes.Node]) -> nodes.Node:
+        """Make a number a link to its row on the page of numbers, whose title says where the number comes from.
+
+        Args:
+            place: of the report, ``"<cohort>/gate<N>"``.
+            name: of the metric.
+            shown: what the page shows of it.
+        """
+        if NUMBERS not in self.env.found_docs:  # a book without that page
+            return nodes.inline("", "", *shown, classes=["covtoken-number"])
+        door = door_of(self.root(), place, self.report(place), name)
+        if not hasattr(self.env, "covtoken_numbers"):
+            self.env.covtoken_numbers = {}
+        self.env.covtoken_numbers.setdefault(self.env.docname, {})[door.where] = None
+        target = self.env.app.builder.get_relative_uri(self.env.docname, NUMBERS)
+        classes = ["covtoken-number", "covtoken-door"]
+        return nodes.reference(
+            *("", "", *shown),
+            **{"refuri": f"{target}#{door.anchor}", "reftitle": door.line, "internal": True, "classes": classes},
+        )
+
+    def linked(self, text: str, texts: Mapping[str, list[tuple[str, str]]]) -> nodes.Node:
+        """Make the numbers in a text doors where a single metric of ``texts`` (``texts_of``) reads so."""
+        parts = [
+            self.door(place, name, [nodes.Text(part)]) if place else nodes.Text(part)
+            for part, place, name in split_at_numbers(text, texts)
+        ]
+        return nodes.inline("", "", *parts)
+
+    def figure(self, drawn: Drawn) -> list[nodes.Node]:
+        """Show a chart over one line: number, caption, data as CSV, SVG, and the command that draws it again."""
+        for path in drawn.files:
+            self.depends_on(path)
+        files = drawn.write(Path(self.env.srcdir) / "_extra" / CHART_FILES)
+        up = "../" * self.env.docname.count("/") + CHART_FILES
+        links = [
+            nodes.reference("", path.suffix[1:].upper(), refuri=f"{up}/{path.name}", internal=True) for path in files
+        ]
+        more = [
+            links[0],
+            nodes.Text(" · "),
+            links[1],
+            nodes.Text(" · "),
+            nodes.literal(text=f"covtoken figure {drawn.name}"),
+        ]
+        # A figure with an id and a caption: Sphinx numbers it.
+        caption = nodes.caption("", f"{drawn.words} ", nodes.inline("", "", *more, classes=["covtoken-sources"]))
+        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
+        shown = nodes.raw("", to_html(drawn.spec, words=drawn.words), format="html")
+        return [nodes.figure("", shown, caption, ids=[name], classes=["covtoken-figure"])]
 
     def missing(self, error: Exception, line: int) -> nodes.Node:
         """Warn, and give the words that stand in for the number."""

@@ -18,6 +18,7 @@ from covtoken.data.external import EXTERNAL
 from covtoken.errors import CovtokenError
 from covtoken.names import COLUMNS, LABELS
 from covtoken.paper.confirmation_rows import GATE, HEAD, lost_lines, rows_of
+from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING, about, cell
 from covtoken.paper.pages.base import Reader, make_note, make_table
 from covtoken.protocol.looks import log_path, read_looks
@@ -33,7 +34,12 @@ class ConfirmationTable(Reader, SphinxDirective):
         reports = self.reports(GATE)
         if not reports:
             return self.refused(CovtokenError(f"{GATE}: {MISSING}"))
-        rows = [[cell.strip("*") for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))]
+        texts = texts_of({f"{cohort}/{GATE}": report for cohort, report in reports.items()})
+        rows = [
+            [self.linked(cell.strip("*"), texts) for cell in row]
+            for report in reports.values()
+            for row in rows_of(GateReport(**report))
+        ]
         lines = [line for r in reports.values() for line in lost_lines(GateReport(**r))]
         lost = nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))
         return [make_table(list(HEAD), rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
@@ -56,9 +62,13 @@ class ColumnTable(Reader, SphinxDirective):
         names = sorted((n for n, entry in names.items() if entry), key=lambda n: -names[n]["value"])
         places = [(kind, column) for kind in kinds for column in COLUMNS]
         head = ["", *(f"{KINDS.get(kind, kind)}, {COLUMNS[column]}" for kind, column in places)]
-        rows = [[LABELS[n], *(cell(metrics.get(f"{k}.{n}.{c}")) or "–" for k, c in places)] for n in names]
+        rows = [[LABELS[n], *(self._cell(report, f"{k}.{n}.{c}") for k, c in places)] for n in names]
         note = about(cohort, report, [metrics[f"auroc.recommended.{column}"] for column in COLUMNS])
         return [make_table(head, rows), make_note(f"95 % intervals over units. {note}")]
+
+    def _cell(self, report: dict, name: str) -> nodes.Node:
+        text = cell(report["metrics"].get(name))
+        return self.door(f"{report['cohort']}/{GATE}", name, [nodes.Text(text)]) if text else nodes.Text("–")
 
 
 class ConfirmationLooks(Reader, SphinxDirective):

@@ -18,6 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
+from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table
 
@@ -48,10 +49,22 @@ class EconomyTable(Reader, SphinxDirective):
         if not cells:
             return [make_note(f"No cohort has {part} recorded.")]
         labels = dict.fromkeys(label for of_cohort in cells.values() for label in of_cohort)
-        rows = [[label, *(_stacked(of_cohort.get(label, ["–"])) for of_cohort in cells.values())] for label in labels]
+        texts = {cohort: texts_of({f"{cohort}/gate6": reports[cohort]}) for cohort in cells}
+        rows = [
+            [label, *(self._stacked(found.get(label, ["–"]), texts[cohort]) for cohort, found in cells.items())]
+            for label in labels
+        ]
         notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
         return [make_table(["", *cells], rows), make_note(" ".join(notes))]
+
+    def _stacked(self, lines: list[str], texts: dict) -> nodes.Node:
+        """Put lines under each other, all but the first in small print."""
+        parts = [
+            nodes.inline("", "", self.linked(line, texts), classes=["covtoken-interval"] if i else [])
+            for i, line in enumerate(lines)
+        ]
+        return nodes.inline("", "", *parts, classes=["covtoken-number"])
 
 
 def cells_of(frame: pd.DataFrame, shown: dict[str, str], options: dict[str, str]) -> dict[str, list[str]]:
@@ -120,13 +133,6 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
             f"economy-table {part!r}: expected certificates, setting, equal, missed, strata, route, aims, clock, probes"
         )
     return tables[part](data[part]) if data.get(part) else None
-
-
-def _stacked(lines: list[str]) -> nodes.Node:
-    """Put lines under each other, all but the first in small print."""
-    parts = [nodes.inline(text=lines[0])]
-    parts += [nodes.inline(text=line, classes=["covtoken-interval"]) for line in lines[1:]]
-    return nodes.inline("", "", *parts, classes=["covtoken-number"])
 
 
 def register(app: Sphinx) -> None:

@@ -16,19 +16,12 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
-from covtoken.gates.gate5 import cells
-from covtoken.gates.transfer.rows import joined_metrics, joined_paths
-from covtoken.names import with_short_names
-from covtoken.paper.captions import caption_of
-from covtoken.paper.charts.offline_renderer import title_of, to_html
+from covtoken.paper.drawn import OPTIONS, draw
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.protocol.history import history_path, read_history
 from covtoken.protocol.looks import log_path, read_looks
-
-UNITS = {"gate3": "small lesions missed (share)"}  # of differences that are not of AUROC, by report
-CHART_OPTIONS = ("score", "size", "task")  # of single charts, by their arguments' names
 
 
 class ReportRole(Reader, SphinxRole):
@@ -41,6 +34,8 @@ class ReportRole(Reader, SphinxRole):
         place, _, name = self.text.strip().partition(" ")
         try:
             text = self._find(place, name.strip())
+            if self.kind in ("interval", "value", "n"):
+                return [self.door(place, name.strip(), [nodes.Text(text)])], []
         except CovtokenError as error:
             return [self.missing(error, self.lineno)], []
         # A parameter may be a sentence, which breaks into lines.
@@ -82,7 +77,8 @@ class ReportTable(Reader, SphinxDirective):
                 report = self.report(place)
                 entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
                 for name, entry in entries.items():
-                    rows.append([cohort, readable(name), make_number(as_text(entry, signed=is_signed(name)))])
+                    shown = nodes.Text(as_text(entry, signed=is_signed(name)))
+                    rows.append([cohort, readable(name), self.door(place, name, [shown])])
                 notes.append(about(cohort, report, entries.values()))
             except CovtokenError as error:
                 rows.append([cohort, "", self.missing(error, self.lineno)])
@@ -98,47 +94,13 @@ class ReportChart(Reader, SphinxDirective):
     """
 
     required_arguments = 3
-    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", *CHART_OPTIONS)}
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("title", *OPTIONS)}
 
     def run(self) -> list[nodes.Node]:
-        from covtoken.paper.charts_by_name import CHARTS
-        from covtoken.paper.tables.economy import setting_marks
-
-        place, chart, key = self.arguments
-        cohorts = [] if "/" in place else cohorts_of(self.root(), place.removeprefix("gate"))
-        places = [f"{cohort}/{place}" for cohort in cohorts] or [place]
         try:
-            if chart not in CHARTS:
-                raise CovtokenError(f"chart {chart!r}: expected one of {', '.join(CHARTS)}")
-            rows, reports = [], {}
-            for name in places:
-                report = reports[name.partition("/")[0]] = self.report(name)
-                if not report["chart_data"].get(key):
-                    raise CovtokenError(f"{name} chart_data {key}: {MISSING}")
-                rows += with_short_names(report["chart_data"][key])
-            if chart == "transfer_heatmap" and cohorts and place == "gate5":  # cohorts without a report of gate 5
-                for path in joined_paths(self.root()).values():
-                    self.depends_on(path)
-                rows += [row for name, found in joined_metrics(self.root()).items() for row in cells(name, found)]
-            options = {name: self.options[name] for name in self.option_spec if name in self.options}
-            if chart == "auroc_by_block":
-                thresholds = report["thresholds"]
-                options["threshold"] = thresholds.get("auroc.recommended", thresholds.get("auroc.density"))
-            if chart == "gain_forest":
-                options["unit"] = UNITS.get(place.rpartition("/")[2], "token AUROC")
-            if chart == "retention_curves":
-                options["marks"] = setting_marks(report["metrics"], report["parameters"])
-            if chart == "retention_by_clock":
-                options["block"] = report["parameters"]["setting"]["chosen"]["block"]
-                options["clock"] = self.report(place.replace("gate6", "clock"))["curve"]
-            spec = CHARTS[chart](rows, **options).to_dict()
+            return self.figure(draw(self.root(), *self.arguments, self.options))
         except CovtokenError as error:
             return self.refused(error)
-        words = caption_of(chart, self.options.get("title", title_of(spec)), rows, reports)
-        # A figure with an id and a caption: Sphinx numbers it.
-        drawn = nodes.raw("", to_html(spec, words=words), format="html")
-        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
-        return [nodes.figure("", drawn, nodes.caption(text=words), ids=[name], classes=["covtoken-figure"])]
 
 
 class PublishedTable(Reader, SphinxDirective):
@@ -155,11 +117,13 @@ class PublishedTable(Reader, SphinxDirective):
                 self.depends_on(self.root() / "gate_reports" / f"{place}.json")
                 try:
                     text = as_text(read_metric(self.root(), where), signed=is_signed(name))
-                    measured.append(f"{place.split('/')[0]}, {readable(name)}: {text}")
+                    words = nodes.Text(f"{place.split('/')[0]}, {readable(name)}: ")
+                    measured += [words, self.door(place, name, [nodes.Text(text)])]
                 except CovtokenError as error:
-                    measured.append(self.missing(error, self.lineno).astext())
+                    measured.append(self.missing(error, self.lineno))
+                measured.append(nodes.Text("; "))
             columns = (figure[name] for name in ("what", "setting", "published"))
-            rows.append([*columns, "; ".join(measured) or figure["why"]])
+            rows.append([*columns, nodes.inline("", "", *measured[:-1]) if measured else figure["why"]])
         return [make_table(["headline", "published setting", "published, not reproduced here", "measured here"], rows)]
 
 

@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
-from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable
+from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_table
 
 
@@ -43,7 +43,13 @@ class ReportMatrix(Reader, SphinxDirective):
             return self.refused(error)
         entries = {cohort: _with_value(report["metrics"], names) for cohort, report in reports.items()}
         rows = [
-            [label, *(_stacked(name, of_cohort[name]) if name in of_cohort else "–" for of_cohort in entries.values())]
+            [
+                label,
+                *(
+                    self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
+                    for cohort, found in entries.items()
+                ),
+            ]
             for name, label in names.items()
         ]
         notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
@@ -55,11 +61,10 @@ def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
     return {name: metrics[name] for name in names if metrics.get(name) and metrics[name]["value"] is not None}
 
 
-def _stacked(name: str, entry: dict) -> nodes.Node:
+def _stacked(name: str, entry: dict) -> list[nodes.Node]:
     """Put the interval under its value: five cohorts then fit beside each other."""
     value, _, interval = as_text(entry, signed=is_signed(name)).partition(" ")
-    lines = [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
-    return nodes.inline("", "", *lines, classes=["covtoken-number"])
+    return [nodes.inline(text=value), nodes.inline(text=interval, classes=["covtoken-interval"])]
 
 
 NAMES = METHOD_NAMES | MEASURE_NAMES

@@ -1,4 +1,4 @@
-"""Show what the first page opens with: verdicts as a grid (``{verdict-grid}``), pictures (``{picture-figure}``)."""
+"""Show verdicts as a grid (``{verdict-grid}``) and real pictures (``{picture-figure}``, ``{explorer}``)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.first_figure import FOLDER, NAMES, VIEWS, caption_of, read_figure
+from covtoken.paper.explorer import content as explorer
+from covtoken.paper.explorer.page import SCRIPT, explorer_html
+from covtoken.paper.first_figure import VIEWS, caption_of, panels_of, views
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
-from covtoken.paper.verdict_grid import COHORTS, Cell, verdict_rows
+from covtoken.paper.verdict_grid import COHORTS, FURTHER, Cell, Row, verdict_rows
 from covtoken.protocol.report import committed_reports
 
+PICTURES = f"{explorer.FOLDER.removeprefix('book/')}/"  # seen from a page at the root
 CLASSES = {"GO": "verdict-go", "NO-GO": "verdict-no-go", "NO-VERDICT": "verdict-none"}
 WORDS = (
     "GO and NO-GO answer the question of their row; NO-VERDICT: too few units, or no answer possible. Brackets: 95 % "
@@ -45,14 +48,23 @@ class VerdictGrid(Reader, SphinxDirective):
             entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
             n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
             head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
-        body = [
-            nodes.row("", nodes.entry("", self._question(row)), *(_cell(c, cell) for c, cell in row.cells.items()))
-            for row in rows
-        ]
+        body = [nodes.row("", nodes.entry("", self._question(row)), *self._cells(row)) for row in rows]
         n_columns = len(rows[0].cells) + 1
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in range(n_columns)), cols=n_columns)
         group += [nodes.thead("", head), nodes.tbody("", *body)]
         return [nodes.table("", group, classes=["covtoken-table", "verdict-grid"]), make_note(WORDS)]
+
+    def _cells(self, row: Row) -> list[nodes.entry]:
+        entries = []
+        for cohort, cell in row.cells.items():
+            place = f"{FURTHER.get(cohort, cohort) if row.gate == 'confirmation' else cohort}/{stem_of(row.gate)}"
+            number = (
+                self.door(place, cell.name, [nodes.Text(cell.number.partition(" [")[0])])
+                if cell and cell.name
+                else None
+            )
+            entries.append(_cell(cohort, cell, number))
+        return entries
 
     def _question(self, row) -> nodes.paragraph:
         link = addnodes.pending_xref(
@@ -65,37 +77,31 @@ class VerdictGrid(Reader, SphinxDirective):
 
 
 class PictureFigure(Reader, SphinxDirective):
-    """Show the committed pictures of ``covtoken figure``: a row a case, its views, its numbers and credit."""
+    """Show the cases of the first figure: a row a case, its views, its numbers and credit."""
 
     def run(self) -> list[nodes.Node]:
-        self.depends_on(self.root() / FOLDER / "figure1.json")
+        self.depends_on(self.root() / explorer.FOLDER / "explorer.json")
         try:
-            panels = read_figure(self.root())
+            panels = list(panels_of(explorer.read_explorer(self.root())))
         except CovtokenError as error:
             return self.refused(error)
-        static = FOLDER.removeprefix("book/")
         heads = "".join(f"<th>{escape(words)}</th>" for words in VIEWS.values())
         rows = []
         for panel in panels:
-            caption = escape(caption_of(panel))
-            images = zip(panel["views"], VIEWS.values(), strict=True)
-            cells = "".join(
-                f'<td><img class="dark-light" src="{static}/{name}" alt="{escape(words)}. {caption}" width="224" '
-                'height="224" loading="lazy"></td>'
-                for name, words in images
-            )
-            rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{caption}</td></tr>')
+            cells = "".join(f"<td>{svg}</td>" for svg in views(panel, PICTURES).values())
+            rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{escape(caption_of(panel))}</td></tr>')
         credit = "; ".join(dict.fromkeys(escape(panel["credit"]) for panel in panels))
         one = {panel["cohort"]: panel for panel in panels}
         counts = " and ".join(
-            f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({NAMES[c]})"
+            f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({explorer.NAMES[c]})"
             for c, p in one.items()
         )
         words = (
             "<b>Figure 1.</b> Two pictures of each kind from the selection split: among pictures with one lesion, the "
             "retained and the missed one whose size is nearest to the median. Size chooses, not the score. Retained: "
             f"at least half of the lesion's tokens are kept. Of a quarter of the tokens, C− retains {counts} of these "
-            f"splits. Drawn by <code>covtoken figure</code>. Pictures: {credit}; shrunk to 224 px."
+            'splits. <a href="explorer.html">More pictures</a>. Drawn by <code>covtoken figure explorer</code>. '
+            f"Pictures: {credit}; shrunk to 224 px."
         )
         html = (
             f'<figure class="covtoken-pictures" id="figure-1"><table><thead><tr>{heads}</tr></thead><tbody>'
@@ -104,18 +110,39 @@ class PictureFigure(Reader, SphinxDirective):
         return [nodes.raw("", html, format="html")]
 
 
-def _cell(cohort: str, cell: Cell | None) -> nodes.entry:
-    """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked."""
+class Explorer(Reader, SphinxDirective):
+    """Show the committed pictures of ``covtoken figure explorer``, and the budgets of gate 3's reports."""
+
+    def run(self) -> list[nodes.Node]:
+        reports = [self.root() / "gate_reports" / cohort / "gate3.json" for cohort in explorer.COHORTS]
+        for path in (self.root() / explorer.FOLDER / "explorer.json", SCRIPT, *reports):
+            self.depends_on(path)
+        try:
+            data = explorer.page_data(self.root())
+        except CovtokenError as error:
+            return self.refused(error)
+        return [nodes.raw("", explorer_html(data, PICTURES), format="html")]
+
+
+def _cell(cohort: str, cell: Cell | None, shown: nodes.Node | None) -> nodes.entry:
+    """Make a coloured cell: verdict, number, interval, n; a dash where the question was not asked.
+
+    Args:
+        shown: the number as a door, where it is a metric.
+    """
     if cell is None:
         return _entry(cohort, [("", "–")])
     number, _, interval = cell.number.partition(" [")
-    lines = [("verdict", cell.verdict), ("covtoken-n", number)]
+    lines = [("verdict", cell.verdict), ("covtoken-n", shown or number)]
     lines += [("covtoken-n", f"[{interval}")] if interval else []
     return _entry(cohort, [*lines, *([("covtoken-n", cell.n)] if cell.n else [])], CLASSES.get(cell.verdict))
 
 
-def _entry(cohort: str, lines: list[tuple[str, str]], colour: str | None = None) -> nodes.entry:
-    parts = [nodes.inline(text=text, classes=[name] if name else []) for name, text in lines]
+def _entry(cohort: str, lines: list[tuple[str, str | nodes.Node]], colour: str | None = None) -> nodes.entry:
+    parts = [
+        nodes.inline("", "", nodes.Text(shown) if isinstance(shown, str) else shown, classes=[name] if name else [])
+        for name, shown in lines
+    ]
     classes = [name for name in (colour, "phantom" if cohort == "phantom" else None) if name]
     return nodes.entry("", nodes.paragraph("", "", *parts), classes=classes)
 
@@ -124,3 +151,4 @@ def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("verdict-grid", VerdictGrid)
     app.add_directive("picture-figure", PictureFigure)
+    app.add_directive("explorer", Explorer)

@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import METHOD_NAMES
-from covtoken.paper.charts.offline_renderer import to_html
+from covtoken.paper.drawn import draw_volumes
 from covtoken.paper.pages.base import Reader, make_note, make_table
 from covtoken.paper.tables import volumes as words
 from covtoken.studies.volumes import STUDY
@@ -78,13 +78,10 @@ def _stacked(rows: list[dict[str, Any]], small: bool) -> nodes.Node:
 class VolumesChart(_OfVolumes):
     """Draw lesions retained against tokens kept."""
 
-    option_spec: ClassVar = {"sigma": float, "title": directives.unchanged_required}
+    option_spec: ClassVar = {"sigma": directives.unchanged_required, "title": directives.unchanged_required}
 
     def show(self, content: dict[str, Any]) -> list[nodes.Node]:
-        from covtoken.paper.charts.volumes import volume_retention
-
-        options = {name: self.options[name] for name in self.option_spec if name in self.options}
-        return [nodes.raw("", to_html(volume_retention(content["rows"], **options).to_dict()), format="html")]
+        return self.figure(draw_volumes(self.root(), self.arguments[0], self.options))
 
 
 class VolumesSentence(_OfVolumes):
