@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
+import altair as alt
 import numpy as np
 import pytest
 
 from covtoken.errors import CovtokenError
 from covtoken.paper import captions
 from covtoken.paper.charts import alarm, pictures, scores, style, substrate
-from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, write_bundle
+from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, to_svg, write_bundle
 
 BLOCKS = [
     {"scorer": scorer, "block": block, "value": value, "lo": value - 0.02, "hi": value + 0.02}
@@ -215,3 +217,12 @@ def test_a_caption_counts_what_came_out_and_says_n():
     blocks = [{"scorer": "A", "block": b, "value": v} for b, v in ((1, 0.5), (2, 0.7), ("norm", 0.9), (None, 0.95))]
     assert "Highest, on plain tokens: A at block 2 (0.700)." in captions.caption_of("auroc_by_block", "x", blocks, {})
     assert 'aria-label="x. y"' in to_html({"title": "t"}, svg="", words="x. y")
+
+
+def test_a_drawn_chart_keeps_its_text_and_loses_decimals_of_places():
+    """Numbers that are read stay as they are; a mark may lie a hundredth of a pixel aside."""
+    rows = alt.Data(values=[{"x": "0.8712", "y": 1 / 3}, {"x": "0.8719", "y": 2 / 3}])
+    svg = to_svg(alt.Chart(rows).mark_text().encode(x="x:N", y="y:Q", text="x:N").to_dict())
+    assert ">0.8712<" in svg and ">0.8719<" in svg
+    tags = "".join(re.findall("<[^>]*>", svg))
+    assert not re.findall(r"\d\.\d{3,}", tags) and "aria-label" not in tags

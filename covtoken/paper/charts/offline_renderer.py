@@ -89,7 +89,7 @@ def _lighter(svg: str) -> str:
     """Leave out what no reader sees: words of single marks (the chart has its own), decimals, what is said twice."""
     # Pictures stand in the SVG under two names of the attribute; browsers read the second.
     svg = re.sub(rf' (?:xlink:href="data:[^"]*"|{_UNSEEN})', "", svg)
-    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    svg = re.sub("<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", lambda x: f"{float(x[0]):.2f}", tag[0]), svg)
     fonts = set(re.findall(r' font-family="[^"]*"', svg))
     if len(fonts) == 1:
         font = fonts.pop()
