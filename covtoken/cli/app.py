@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 import covtoken
 from covtoken.cli import data, gates, options, studies, transfer, use
-from covtoken.cli.commands import folders, installation, weights
+from covtoken.cli.commands import bank, folders, installation, kept, reports, weights
 from covtoken.errors import CovtokenError
 
 OWN, PAPER, DATA, CARE = "Your own pictures", "The paper", "Data and weights", "This installation"
@@ -23,9 +23,27 @@ COMMANDS = (
     (OWN, "check", folders.check, "What a folder holds, and what is wrong with it.", "check pictures"),
     (OWN, "map", use.map_pictures, "Draw where each picture is rare, without any mask.", "map -i pictures -o maps"),
     (OWN, "fit", use.fit, "Fit a direction once, for pictures that come later.", "fit pictures -o mine.safetensors"),
+    (
+        OWN,
+        "bank",
+        bank.app,
+        "Build a bank of tokens, or look into one.",
+        "bank build pictures -o b.safetensors",
+    ),
+    (
+        OWN,
+        "certify",
+        kept.certify,
+        "How many tokens keep every lesion, from masks.",
+        "certify own --direction ct",
+    ),
+    (OWN, "prune", kept.prune, "Which tokens of each picture stay.", "prune pictures -o kept --keep .25"),
+    (OWN, "route", kept.route, "Time your pictures: all tokens, or the kept ones.", "route pictures --keep .25"),
     (PAPER, "gate", gates.gate, "Run a gate on a cohort, from pixels.", "gate 1 --cohort phantom"),
     (PAPER, "lock", gates.lock, "Lock a threshold or the headline numbers.", "lock thresholds --cohort busi"),
     (PAPER, "confirm", gates.confirm, "Open an external cohort, once.", "confirm --cohort busbra-external"),
+    (PAPER, "verify", reports.verify, "Run a gate against the locked numbers.", "verify phantom --fail-on no-go"),
+    (PAPER, "diff", reports.diff, "Compare two reports.", "diff busi/1 lits/1"),
     (PAPER, "ablate", studies.ablate, "Vary settings of the scores, one at a time.", "ablate --cohort busi"),
     (PAPER, "in-organ", studies.in_organ, "Vary the score for inside an organ.", "in-organ --cohort busi"),
     (PAPER, "alarm", studies.alarm, "Does the label-free alarm fire where C− fails?", "alarm --cohort phantom"),

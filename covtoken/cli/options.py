@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from covtoken.errors import CovtokenError
+
 console = Console()
 _quiet = False
 
@@ -37,7 +39,7 @@ ReasonOption = Annotated[str, typer.Option(help="Why a lock changes; kept in its
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for programs.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", callback=be_quiet, help="Print data and errors alone.")]
 FailOnOption = Annotated[
-    str | None, typer.Option(help="no-go: exit with code 1 where the decision is NO-GO.", metavar="no-go")
+    str | None, typer.Option("--fail-on", help="no-go: exit with code 1 where the decision is NO-GO.", metavar="no-go")
 ]
 ModalityOption = Annotated[str, typer.Option(help="ultrasound or ct, where neither DICOM nor index.csv says it.")]
 OrganOption = Annotated[
@@ -48,6 +50,14 @@ WindowOption = Annotated[
 ]
 SizeOption = Annotated[int, typer.Option("--size", help="Pixels a side to which pictures are squashed.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def fail_on(asked: str | None, decision: str | None) -> None:
+    """Exit with code 1 where the decision is what ``--fail-on`` names; refuse any other word than no-go."""
+    if asked not in (None, "no-go"):
+        raise CovtokenError(f"--fail-on {asked}: expected no-go")
+    if asked and decision == "NO-GO":
+        raise typer.Exit(1)
 
 
 def say(line: str) -> None:
