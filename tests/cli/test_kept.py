@@ -16,6 +16,7 @@ from covtoken.data.masks import read_mask
 from covtoken.data.readers import phantom
 from covtoken.economy.certificate import load_certificate
 from covtoken.errors import CovtokenError
+from covtoken.maps.kept import timed
 
 TINY = ("--backbone", "random:vit_tiny_patch16_224", "--size", "96")  # 6 × 6 tokens
 N = 12
@@ -133,6 +134,17 @@ def test_route_counts_and_times_on_own_pictures(own):
     found = json.loads(whole.stdout)  # nothing is dropped: the route is the plain pass
     assert found["similarity"]["dropped"] is None and found["similarity"]["kept"] == pytest.approx(1, abs=1e-5)
     assert found["pictures"]["timed"] == 2
+
+
+def test_exit_maps_bring_the_routes_output_nearer_to_the_whole_pass(own, monkeypatch):
+    by = ("route", own / "own", "--keep", ".25", "--repeats", "1", "--json", "--direction", own / "mine.safetensors")
+    alike = []
+    for fewest in (7, 6):
+        monkeypatch.setattr(timed, "FEWEST_FITTED", fewest)
+        found = json.loads(run(*by, *TINY).stdout)
+        assert found["exit_maps"] == (fewest == 6)
+        alike.append(found["similarity"]["dropped"])
+    assert found["pictures"] == {"timed": 6, "fitted": 6} and alike[1] > alike[0] + 0.1
 
 
 def test_bank_build_and_info(own, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from covtoken.backbone.vit import FrozenViT
+from covtoken.bank.pooling import pool3x3
+from covtoken.bank.token_bank import check_fits
 from covtoken.data.case import Case
 from covtoken.economy.exit_maps import fit_exit_maps
 from covtoken.economy.flops import route_flops
@@ -55,7 +57,8 @@ def time_route(
     """
     if repeats < 1:
         raise CovtokenError(f"repeats {repeats}: expected 1 round or more")
-    stage = Stage(direction.header["block"], direction, **keep.as_budget())
+    check_fits(direction, vit)
+    stage = Stage(direction.header["block"], _score(direction, vit), n_compared=1, **keep.as_budget())
     fitted = cases[::2] if len(cases) >= 2 * FEWEST_FITTED else []
     maps = fit_exit_maps(fitted, vit, [stage], batch=batch, progress=progress) if fitted else None
     images = [given for _, given, _ in batches(cases[1::2] if fitted else cases, vit, batch)]
@@ -102,3 +105,13 @@ def time_route(
         "similarity": {name: float(found.median()) if len(found) else None for name, found in similar.items()},
         "checked": f"kept tokens are those of the masked pass to {TOLERANCE:g}",
     }
+
+
+def _score(direction: Direction, vit: FrozenViT) -> Callable[[Tensor], Tensor]:
+    """Score by a direction as a plain function: these exit maps are of other pictures than its bank, and stay here."""
+
+    def score(tokens: Tensor) -> Tensor:
+        found = direction.score(tokens)
+        return pool3x3(found.unsqueeze(-1), vit.rows, vit.cols).squeeze(-1) if direction.header["pooled"] else found
+
+    return score
