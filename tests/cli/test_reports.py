@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from covtoken.cli.app import app
 from covtoken.errors import CovtokenError
 from covtoken.gates import headlines, runs
+from covtoken.gates.economy import clock
 from covtoken.paths import project_root
 from covtoken.protocol.report import GateRun, read_report
 
@@ -96,3 +97,12 @@ def test_gate_prints_json_and_fails_on_no_go(again):
     done = run("gate", "1", "--json", "--fail-on", "no-go")
     assert done.exit_code == 1 and json.loads(done.stdout)["decision"] == "NO-GO"
     assert run("gate", "1", "--json").exit_code == 0
+
+
+def test_a_study_prints_its_table_or_its_content(monkeypatch):
+    content = {"passes": [], "machine": {}}
+    monkeypatch.setattr(clock, "time_settings", lambda *_, **__: content)
+    monkeypatch.setattr(type(clock.STUDY), "write", lambda *_, **__: "a file")
+    done = run("clock", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout) == content and "written: a file" in done.stderr
+    assert "leave --json out" in str(run("in-organ", "--choose", "--json").exception)
