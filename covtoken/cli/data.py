@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from covtoken.cli.options import DataOption, console, say
+from covtoken.cli.options import DataOption, JsonOption, console, is_told, say, talk
 
 app = typer.Typer(
     help="List the data sets, check a cohort's files before a gate does, get a data set.", no_args_is_help=True
 )
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for programs.")]
 _talk = Console(stderr=True)
 
 
-@app.command(name="list")
+@app.command(name="list", epilog="Example: covtoken data list --json")
 def list_(as_json: JsonOption = False) -> None:
     """List every cohort and data set: is it here, what is it, whose licence, what to type next.
 
@@ -44,12 +42,12 @@ def list_(as_json: JsonOption = False) -> None:
         return
     console.print(list_table(rows))
     if root is None:
-        _tell("COVTOKEN_DATA is not set: set it to the folder that holds your data sets, or give one to fetch by --to")
+        talk("COVTOKEN_DATA is not set: set it to the folder that holds your data sets, or give one to fetch by --to")
     else:
-        _tell(f"looked under COVTOKEN_DATA = {root}" + ("" if root.is_dir() else ", which is not a folder"))
+        talk(f"looked under COVTOKEN_DATA = {root}" + ("" if root.is_dir() else ", which is not a folder"))
 
 
-@app.command()
+@app.command(epilog="Example: covtoken data check busi")
 def check(
     name: Annotated[str, typer.Argument(help="phantom, busi, … (covtoken data list) or a folder with index.csv.")],
     data: DataOption = None,
@@ -76,7 +74,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: covtoken data fetch msd-task06 --to data")
 def fetch(
     name: Annotated[str, typer.Argument(help="busi, lidc-idri, kits23, msd-task03, msd-task06 or msd-task07.")],
     to: Annotated[str | None, typer.Option(help="Folder of data sets, in place of COVTOKEN_DATA.")] = None,
@@ -99,8 +97,8 @@ def fetch(
     if target.exists():
         say(f"{target} is there already. Next: covtoken data check {name}")
         return
-    _tell(f"{name}, licence {known.licence}. Cite: {known.citation}")
-    _tell(f"from {known.url}, {known.known_hash or 'sha256:' + sha256}")
+    talk(f"{name}, licence {known.licence}. Cite: {known.citation}")
+    talk(f"from {known.url}, {known.known_hash or 'sha256:' + sha256}")
     with _downloading() as bar:
         task = bar.add_task("download", total=None)
         unpacking = bar.add_task("unpack", total=None, visible=False)
@@ -120,16 +118,11 @@ def _downloading():
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=_talk, disable=not sys.stderr.isatty(), transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=_talk, disable=not is_told(), transient=True)
 
 
 def _bar(items, total: int):
     """Show a bar on standard error where that is a terminal."""
     from rich.progress import track
 
-    return track(items, "pictures", total=total, console=_talk, disable=not sys.stderr.isatty(), transient=True)
-
-
-def _tell(line: str) -> None:
-    """Print a line of talk on standard error, as it is."""
-    _talk.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return track(items, "pictures", total=total, console=_talk, disable=not is_told(), transient=True)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from covtoken.cli.options import BackboneOption, CohortOption, DataOption, ReasonOption, console, say
+from covtoken.cli.options import (
+    BackboneOption,
+    CohortOption,
+    DataOption,
+    FailOnOption,
+    JsonOption,
+    ReasonOption,
+    console,
+    fail_on,
+    print_json,
+    say,
+    talk,
+)
 from covtoken.errors import CovtokenError
 from covtoken.paths import project_root
 
@@ -40,14 +52,26 @@ def gate(
     name: Annotated[str, typer.Option(help="Name for the report of a folder, if not the folder's own.")] = "",
     full: Annotated[bool, typer.Option("--full", help="Print every metric and check, not the headline.")] = False,
     table: Annotated[str | None, typer.Option("--csv", help="Also write every metric to this CSV file.")] = None,
+    fail: FailOnOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a gate on a cohort, from pixels."""
+    from dataclasses import asdict
+
     from covtoken.cli import terminal
     from covtoken.gates import runs
 
+    fail_on(fail, None)
     inputs = {"backbone": backbone, "data": data, "weights": weights, "name": name}
     run, path = runs.run_and_write(number, cohort, split, record=record, precision=precision, **inputs)
     report = run.report
+    if as_json:
+        if table is not None:
+            terminal.write_csv(report, Path(table).expanduser())
+        print_json(asdict(report))
+        talk(f"report: {path}")
+        fail_on(fail, report.decision)
+        return
     if full:
         console.print(terminal.full_table(report))
         for check, outcome in sorted(report.checks.items()):
@@ -57,6 +81,7 @@ def gate(
     if table is not None:
         say(f"csv: {terminal.write_csv(report, Path(table).expanduser())}")
     say(f"report: {path}")
+    fail_on(fail, report.decision)
 
 
 def lock(
@@ -139,9 +164,11 @@ def number(
 
 def history(
     add: Annotated[str | None, typer.Option("--add", help="JSON file with one change to append.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print what was changed after a look at a test split, with the verdicts before and after."""
     import json
+    from dataclasses import asdict
 
     from covtoken.paper.history_table import HEAD, history_rows
     from covtoken.protocol.history import append_change, change_from, read_history
@@ -152,6 +179,9 @@ def history(
             append_change(change_from(json.loads(path.read_text()), path))
         except (OSError, ValueError) as error:
             raise CovtokenError(f"{path}: not readable as a JSON file ({error})") from error
+    if as_json:
+        print_json({"changes": [asdict(change) for change in read_history()]})
+        return
     for when, *cells in history_rows(read_history()):
         say(when)
         for head, text in zip(HEAD[1:], cells, strict=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covtoken.cli.options import CohortOption, DataOption, console, say
+from covtoken.cli.options import CohortOption, DataOption, JsonOption, console, print_json, say, talk
 
 
 def transfer_backbones(
@@ -23,6 +23,7 @@ def transfer_backbones(
     record: Annotated[
         bool, typer.Option("--record", help="Write the committed record; logs the look at a small cohort.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score a cohort in every way of gate 5 by backbone; decides nothing. A large cohort shows its selection split."""
     from covtoken.gates.transfer import backbones
@@ -31,6 +32,10 @@ def transfer_backbones(
     report, path = backbones.run_and_write(
         cohort, tuple(backbone or ()), n_units=units, record=record, data=data, name=name
     )
+    if as_json:
+        print_json({"decision": report.decision, **report.chart_data, "backbones": report.parameters["backbones"]})
+        talk(f"record: {path}")
+        return
     console.print(backbones_table(report.chart_data["cells"]).to_string())
     for key, about in report.parameters["backbones"].items():
         for way, why in about.get("blank", {}).items():

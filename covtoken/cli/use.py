@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from covtoken.cli.options import BackboneOption, say
+from covtoken.cli.options import (
+    BackboneOption,
+    DeviceOption,
+    JsonOption,
+    ModalityOption,
+    OrganOption,
+    QuietOption,
+    SizeOption,
+    WindowOption,
+    bar,
+    be_quiet,
+    is_told,
+    say,
+    talk,
+    warn,
+)
 from covtoken.errors import CovtokenError
-
-ModalityOption = Annotated[str, typer.Option(help="ultrasound or ct, where neither DICOM nor index.csv says it.")]
-OrganOption = Annotated[
-    str, typer.Option(help="Names the HU window of CT: lung, abdomen, liver, kidney, pancreas or mediastinum.")
-]
-WindowOption = Annotated[
-    tuple[float, float] | None, typer.Option(help="Stored values of black and white, in place of an organ's window.")
-]
-SizeOption = Annotated[int, typer.Option("--size", help="Pixels a side to which pictures are squashed.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def map_pictures(
@@ -42,8 +46,8 @@ def map_pictures(
     limit: Annotated[int | None, typer.Option(help="Map the first cases alone.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Map finished cases again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print run.json at the end, and nothing else.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Map lesions in your own pictures; no masks are needed, and none are read.
 
@@ -51,31 +55,30 @@ def map_pictures(
     """
     from covtoken.maps import record, run
 
-    told = not (quiet or as_json)
+    be_quiet(as_json)
     options = run.Options(
         *(path.expanduser(), out.expanduser(), bank and bank.expanduser(), direction, modality, organ, window),
         *(quantile, backbone, size, device, shard, limit, overwrite),
     )
     with run.planned(options) as plan:
-        if told:
-            say(plan.source.words)
+        talk(plan.source.words)
         if dry_run:
             for outcome in plan.outcomes:
                 words = f": {outcome.reason}" if outcome.reason else ""
                 status = "would be mapped" if outcome.status == record.WAITING else outcome.status
                 say(f"{outcome.item.name}  {status}{words}")
             return
-        with _bar(len(plan.outcomes), told) as step:
+        with bar("maps", len(plan.outcomes)) as step:
 
             def tell(outcome: record.Outcome) -> None:
                 step()
                 if outcome.status == record.FAILED:
                     print(f"covtoken: {outcome.item.name}: {outcome.reason}", file=sys.stderr)
 
-            finished = run.run(plan, tell, progress=told)
+            finished = run.run(plan, tell, progress=is_told())
     if as_json:
         print(finished.path.read_text(encoding="utf-8"), end="")
-    elif told:
+    else:
         _summary(finished, out)
     if finished.interrupted:
         raise typer.Exit(130)
@@ -92,6 +95,7 @@ def fit(
     backbone: BackboneOption = "embedded",
     size: SizeOption = 224,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Fit a direction to a folder once, for covtoken map --direction and pictures that come later.
 
@@ -117,14 +121,14 @@ def fit(
         cases = prepare.bank_of(prepared, prepare.units_of(prepared))
         grey, name = prepared.grey.to_json(), path.resolve().name
     vit = run.loaded(backbone, size, device)
-    scorer = fit_bank(cases, vit, {}, whole=True, progress=True)
+    scorer = fit_bank(cases, vit, {}, whole=True, progress=is_told())
     fitted = with_scores(scorer, fitted_on=name, grey=grey)
     fitted.save(out)
     seconds, about = time.perf_counter() - started, scorer.about
-    say(f"fitted to {about['slices']} slices of {about['units']} units in {seconds:.0f} s")
+    talk(f"fitted to {about['slices']} slices of {about['units']} units in {seconds:.0f} s")
     if scorer.alarm["fired"]:
-        print(f"covtoken: warning: {run.alarm_words(scorer.alarm)}", file=sys.stderr)
-    say(f"wrote {out}; now: covtoken map -i PICTURES -o OUT --direction {out}")
+        warn(run.alarm_words(scorer.alarm))
+    talk(f"wrote {out}; now: covtoken map -i PICTURES -o OUT --direction {out}")
 
 
 def _bank_split(name: str) -> list:
@@ -140,29 +144,13 @@ def _summary(finished, out: Path) -> None:
     from covtoken.maps import run
 
     counts = {status: sum(o.status == status for o in finished.outcomes) for status in ("done", "kept", "failed")}
-    say(f"{counts['done']} mapped, {counts['kept']} kept from before, {counts['failed']} failed: {out}")
+    talk(f"{counts['done']} mapped, {counts['kept']} kept from before, {counts['failed']} failed: {out}")
     threshold = finished.record["threshold"]
     if threshold is not None:
-        say(f"threshold: {threshold['meaning']}")
+        talk(f"threshold: {threshold['meaning']}")
     alarm = finished.record["alarm"]
     if alarm["fired"]:
-        print(f"covtoken: warning: {run.alarm_words(alarm)}", file=sys.stderr)
+        warn(run.alarm_words(alarm))
     elif alarm["fired"] is False:
-        say("the label-free alarm is silent: this bank may be used")
-    say(run.WARNING)
-
-
-def _bar(total: int, show: bool):
-    """Show a progress bar on stderr where that is a terminal."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def shown():
-        columns = (TextColumn("maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not (show and sys.stderr.isatty())) as bar:
-            task = bar.add_task("maps", total=total)
-            yield lambda: bar.advance(task)
-
-    return shown()
+        talk("the label-free alarm is silent: this bank may be used")
+    talk(run.WARNING)

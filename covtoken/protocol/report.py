@@ -28,6 +28,9 @@ NOT_GATES = (
 DECISIONS = ("GO", "NO-GO", "NO-VERDICT")
 
 
+_DICTS = ("parameters", "thresholds", "metrics", "checks", "chart_data", "provenance")
+
+
 @dataclass(frozen=True)
 class GateReport:
     """Results of a gate on a split of a cohort.
@@ -121,15 +124,32 @@ def read_report(path: Path) -> GateReport:
         raise CovtokenError(f"no report at {path}: write it with `covtoken gate N --cohort NAME`")
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CovtokenError(f"{path}: not readable as JSON ({error}); run the gate again") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise CovtokenError(f"{path}: schema {schema!r}, expected {SCHEMA!r}; run the gate again")
     try:
-        return GateReport(**content)
+        report = GateReport(**content)
     except TypeError as error:
         raise CovtokenError(f"{path}: keys do not fit the schema ({error}); run the gate again") from error
+    except CovtokenError as error:
+        raise CovtokenError(f"{path}: {error}; restore it or run the gate again") from error
+    wrong = [name for name in _DICTS if not isinstance(getattr(report, name), dict)]
+    wrong = wrong or [f"metrics, {name}" for name, entry in report.metrics.items() if not _is_entry(entry)]
+    if wrong:
+        raise CovtokenError(f"{path}: {wrong[0]} is not what the schema says; restore it or run the gate again")
+    return report
+
+
+def _is_entry(entry: Any) -> bool:
+    """Tell whether an entry of metrics has the types that ``metric`` gives."""
+    if not isinstance(entry, dict) or not {"value", "ci95", "n_units", "n_images"} <= entry.keys():
+        return False
+    bounds = entry["ci95"]
+    numbers = [entry["value"], *(bounds if isinstance(bounds, list) else ())]
+    right = bounds is None or (isinstance(bounds, list) and len(bounds) == 2)
+    return right and all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in numbers)
 
 
 def committed_reports(root: Path | None = None) -> list[GateReport]:

@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from covtoken.backbone import embedded, weights
+from covtoken.backbone import embedded, places, weights
 from covtoken.backbone.meddinov3 import published_name
 from covtoken.backbone.weights import load_backbone, resample_position_grid
 from covtoken.errors import CovtokenError
@@ -31,7 +31,7 @@ def onnx_outputs(embedded_vit):
     """Two pictures and what the published graph makes of them: importance, blocks 1…12, final norm, attention 9."""
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
-    model = onnx.load(embedded.find_wheel_file())
+    model = onnx.load(places.find_wheel_file())
     wanted = [f"/backbone/encoder/layer.{i}/Add_1_output_0" for i in range(12)]
     wanted += ["/backbone/layernorm/Add_1_output_0"]
     wanted += ["/backbone/encoder/layer.8/attention/attention/Softmax_output_0"]

@@ -100,7 +100,7 @@ def folder_findings(cohort: Cohort | None, folder: Path, known: set[str]) -> Ite
         cohort: None where it could not be opened: orphans are then unknown.
         known: files that other findings name.
     """
-    used = {os.path.realpath(file) for file in known}
+    used = {os.path.realpath(file) for file in known if "\0" not in file}
     if cohort is not None:
         used |= {os.path.realpath(_file_of(case.source)) for case in cohort.cases}
         refs = (*cohort.masks.values(), *cohort.organs.values())

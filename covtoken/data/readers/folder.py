@@ -203,7 +203,7 @@ def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise CovtokenError(
             f"{index} is missing ({error.strerror}): a cohort folder needs one, with at least the columns image and "
-            "mask"
+            "mask; `covtoken index PICTURES MASKS` writes it"
         ) from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=lambda mark: len({"image", "mask"} & set(_names(head.split(mark)))))
