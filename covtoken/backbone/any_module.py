@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,8 @@ def from_module(
         raise CovtokenError(f"blocks: expected a list of names of the module's parts, got {blocks!r:.60}")
     for part in named.values():
         if part not in parts:
-            raise unknown(f"part of {name}", part, [known for known in parts if known])
+            near = " or ".join(get_close_matches(part, [known for known in parts if known])) or "none alike"
+            raise CovtokenError(f"{name} has no part {part!r}: did you mean {near}? module.named_modules() lists all")
     rows, cols = grid
     if min(rows, cols) < 1 or picture_size % rows or picture_size % cols or rows * cols > MAX_TOKENS:
         raise CovtokenError(

@@ -3,13 +3,12 @@
 import pytest
 import timm
 import torch
-from stub_vit import lively
+from stub_vit import direction_of, images_of, lively
 
 import covtoken as ct
 from covtoken.economy.routing import route_through
 from covtoken.economy.stages import Stage
 from covtoken.errors import CovtokenError
-from covtoken.subspace.direction import Direction
 
 MODELS = {
     "vit_tiny_patch16_224": {"img_size": 64},
@@ -22,18 +21,6 @@ MODELS = {
 def model(request):
     torch.manual_seed(0)
     return lively(timm.create_model(request.param, depth=4, num_classes=0, **MODELS[request.param]))
-
-
-def direction_of(vit, block=2, **about):
-    generator = torch.Generator().manual_seed(3)
-    weight, mean = torch.randn(2, vit.dim, generator=generator, dtype=torch.float64)
-    header = {"kind": "direction", "block": block, "pooled": True, "backbone": vit.name, "content_sha256": "0" * 64}
-    header |= {"weights_sha256": vit.weights_sha256, "preprocessing": vit.preprocessing, "precision": "fp32"}
-    return Direction(weight, mean, header | about)
-
-
-def images_of(vit, n=3):
-    return torch.randn(n, 3, vit.picture_size, vit.picture_size, generator=torch.Generator().manual_seed(1))
 
 
 def test_keeping_all_is_timm_s_own_pass(model):
