@@ -74,13 +74,14 @@ def test_both_name_their_source(done):
     source = [pydicom.dcmread(file) for file in (root / "ct").glob("*.dcm")]
     for name, kind in (("map.dcm", "Parametric Map Storage"), ("mask.dcm", "Segmentation Storage")):
         found = pydicom.dcmread(case / name)
-        assert (found.SOPClassUID.name == kind and found.ContentQualification == "RESEARCH") or name == "mask.dcm"
+        assert found.SOPClassUID.name == kind
         assert found.StudyInstanceUID == source[0].StudyInstanceUID and found.PatientName == "Doe^Jo"
         assert found.SeriesInstanceUID != source[0].SeriesInstanceUID
         (referenced,) = found.ReferencedSeriesSequence
         assert referenced.SeriesInstanceUID == source[0].SeriesInstanceUID
         uids = {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence}
         assert uids == {one.SOPInstanceUID for one in source}
+    assert pydicom.dcmread(case / "map.dcm").ContentQualification == "RESEARCH"
     assert found.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Selected region"
 
 

@@ -164,14 +164,24 @@ def test_bright_is_bright_in_an_inverted_dicom(tmp_path):
     assert values[48, 9, 0] == values.max() > 0.9
 
 
-def test_a_reader_of_its_own_agrees(tmp_path):
+@pytest.mark.parametrize("name", ["flipped", "upside down", "oblique"])
+def test_a_reader_of_its_own_agrees(tmp_path, name):
+    """SimpleITK, which counts mm to the left and the back."""
     simpleitk = pytest.importorskip("SimpleITK")
-    _save(tmp_path / "v.nii.gz", _volume(), AFFINES["oblique"])
+    _save(tmp_path / "v.nii.gz", _volume(), AFFINES[name])
     mapped(tmp_path / "v.nii.gz", tmp_path / "out", **CT)
-    theirs, ours = (simpleitk.ReadImage(str(tmp_path / file)) for file in ("v.nii.gz", "out/v/map.nii"))
-    assert ours.GetSize() == theirs.GetSize()
+    theirs, ours, mask = (
+        simpleitk.ReadImage(str(tmp_path / file)) for file in ("v.nii.gz", "out/v/map.nii", "out/v/mask.nii.gz")
+    )
+    assert ours.GetSize() == theirs.GetSize() == mask.GetSize()
     for what in ("GetOrigin", "GetSpacing", "GetDirection"):
         assert np.allclose(getattr(ours, what)(), getattr(theirs, what)(), atol=1e-5)
+        assert np.allclose(getattr(mask, what)(), getattr(theirs, what)(), atol=1e-5)
+    planted = (AFFINES[name] @ [45, 13, 6, 1])[:3] * [-1, -1, 1]
+    values = simpleitk.GetArrayFromImage(ours)  # slices, rows, columns
+    peak = np.argwhere(values == values.max()).mean(0)[::-1]
+    assert np.linalg.norm(ours.TransformContinuousIndexToPhysicalPoint(list(map(float, peak))) - planted) <= 4
+    assert mask[mask.TransformPhysicalPointToIndex(list(map(float, planted)))] == 1
 
 
 def test_the_array_and_the_image_give_one_map():
