@@ -33,6 +33,7 @@ _MODULES = {
     "bank.coreset": ["greedy_k_center"],
     "bank.prototypes": ["prototype_bank"],
     "scores.recipe": ["Recipe", "IN_ORGAN", "RECOMMENDED"],
+    "scores.recommended": ["direction_maps", "direction_of"],
     "scores.scorers": ["SCORERS", "raw_maps", "score_maps"],
     "economy.keep": ["kept_tokens"],
     "economy.merging": ["merge_through"],

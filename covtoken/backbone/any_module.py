@@ -46,7 +46,7 @@ def from_timm(model: nn.Module, name: str = "") -> FrozenViT:
     config = getattr(model, "pretrained_cfg", None) or {}
     name = name or config.get("architecture") or type(model).__name__
     check_is_vit(model, name)
-    high, wide = model.patch_embed.img_size
+    high, wide = model.get_submodule("patch_embed").img_size  # type: ignore[misc]  # a pair, in timm
     if high != wide:
         raise CovtokenError(f"{name} is made for pictures of {high} × {wide}: create it with a square img_size")
     mean, std = (tuple(config.get(key) or IMAGENET[key]) for key in ("mean", "std"))
@@ -166,7 +166,9 @@ class ModuleTokens(Preparation):
             also = " or 'norm'" if allow_norm and "norm" in self.parts else ""
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
-    def check_request(self, images, blocks, attention, saliency, precision) -> None:
+    def check_request(
+        self, images: Tensor, blocks: Sequence[Block], attention: Sequence[int], saliency: bool, precision: str
+    ) -> None:
         """Refuse arguments of ``extract`` that this module cannot serve."""
         expected = (3, self.picture_size, self.picture_size)
         if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
@@ -183,9 +185,9 @@ class ModuleTokens(Preparation):
 
     def _read(self, images: Tensor, blocks: list[Block]) -> dict[Block, Tensor]:
         """Run the module, and read tokens [N, T, D] float32 of each block."""
-        waiting, found = set(blocks), {}
+        waiting, found = set(blocks), dict[Block, Tensor]()
 
-        def read(block: Block, output) -> None:
+        def read(block: Block, output: object) -> None:
             found[block] = self._tokens(block, output, len(images))
             waiting.discard(block)
             if not waiting:
@@ -202,7 +204,7 @@ class ModuleTokens(Preparation):
         missing = ", ".join(self.parts[block] for block in blocks if block in waiting)
         raise CovtokenError(f"{self.name}: {missing} did not run in a forward pass; name parts that do")
 
-    def _tokens(self, block: Block, output, n: int) -> Tensor:
+    def _tokens(self, block: Block, output: object, n: int) -> Tensor:
         expected = (n, self.rows * self.cols)
         try:
             made = self.tokens(output)
@@ -224,7 +226,7 @@ class _AllRead(Exception):
     """Ends a forward pass whose rest nobody reads."""
 
 
-def _digest(module: nn.Module, about: list) -> str:
+def _digest(module: nn.Module, about: list[object]) -> str:
     """Hash weights, in the order of their names, and what else decides tokens."""
     state = hashlib.sha256(repr(about).encode())
     for name, weight in sorted(module.state_dict().items()):

@@ -73,5 +73,7 @@ class TokenModel(Protocol):
     def check_block(self, block: Block, allow_norm: bool = True) -> None:
         """Raise CovtokenError on a block that the model does not have."""
 
-    def check_request(self, images, blocks, attention, saliency, precision) -> None:
+    def check_request(
+        self, images: Tensor, blocks: Sequence[Block], attention: Sequence[int], saliency: bool, precision: str
+    ) -> None:
         """Raise CovtokenError on arguments that ``extract`` cannot serve."""

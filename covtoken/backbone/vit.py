@@ -59,6 +59,9 @@ class FrozenViT(Preparation):
         saliency_head: the embedded model's own decoder, else None.
         input: ``"unit"`` (pictures in 0…1) or ``"hu"`` (Hounsfield units within ±1000), as
             ``covtoken.data.intensity.to_input`` makes them.
+        patch: pixels a side.
+        n_blocks, dim: L and D.
+        rows, cols: of the token grid.
     """
 
     model: nn.Module = field(repr=False)
@@ -70,6 +73,11 @@ class FrozenViT(Preparation):
     label: str = ""
     saliency_head: SaliencyHead | None = field(default=None, repr=False)
     input: str = "unit"
+    patch: int = field(init=False, repr=False)
+    n_blocks: int = field(init=False, repr=False)
+    dim: int = field(init=False, repr=False)
+    rows: int = field(init=False, repr=False)
+    cols: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_is_vit(self.model, self.name)
@@ -209,7 +217,9 @@ class FrozenViT(Preparation):
             also = " or 'norm'" if allow_norm else ""
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
-    def check_request(self, images, blocks, attention, saliency, precision) -> None:
+    def check_request(
+        self, images: Tensor, blocks: Sequence[Block], attention: Sequence[int], saliency: bool, precision: str
+    ) -> None:
         """Refuse arguments of ``extract`` that this backbone cannot serve."""
         expected = (3, self.picture_size, self.picture_size)
         if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:

@@ -11,6 +11,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class MapProgram(nn.Module):
         self.normed, self.pooled = direction.header["block"] == "norm", bool(direction.header["pooled"])
         self.vit = vit if self.normed else _shortened(vit, direction.header["block"])
         self.model = self.vit.model  # registered: its weights go into the file, and no others
+        self.norm = self.model.get_submodule("norm")
         self.register_buffer("weight", direction.weight.float().to(vit.device))
         self.offset = float(direction.weight @ direction.mean)
 
@@ -50,10 +52,10 @@ class MapProgram(nn.Module):
         vit = self.vit
         stream, rope = vit.embed(images)
         stream = vit.run(stream, rope, 1, vit.n_blocks)
-        tokens = (vit.model.norm(stream) if self.normed else stream)[:, vit.n_prefix :]
+        tokens = (self.norm(stream) if self.normed else stream)[:, vit.n_prefix :]
         scores = (tokens @ self.weight - self.offset).unsqueeze(-1)
         # Pooling commutes with the dot product: one number a token is pooled, not D.
-        scores = pool3x3(scores, vit.rows, vit.cols) if self.pooled else scores
+        scores = torch.as_tensor(pool3x3(scores, vit.rows, vit.cols)) if self.pooled else scores
         scores = scores.reshape(-1, 1, vit.rows, vit.cols)
         size = (vit.picture_size, vit.picture_size)
         return scores[:, 0], interpolate(scores, size=size, mode="bilinear", align_corners=False)[:, 0]
@@ -107,8 +109,10 @@ def _pt2(traced: torch.export.ExportedProgram, about: str) -> bytes:
 
 
 def _onnx(traced: torch.export.ExportedProgram, about: str) -> bytes:
-    names = {"input_names": ["images"], "output_names": ["scores", "map"]}
-    made = torch.onnx.export(traced, (), dynamo=True, verbose=False, **names)
+    names = ["scores", "map"]
+    made = torch.onnx.export(traced, (), dynamo=True, verbose=False, input_names=["images"], output_names=names)
+    if made is None:
+        raise RuntimeError("the exporter gave nothing")
     made.model.metadata_props[ABOUT] = about
     return made.model_proto.SerializeToString()
 
@@ -117,11 +121,11 @@ def _shortened(vit: FrozenViT, block: int) -> FrozenViT:
     """Give a backbone of the first blocks alone, which shares its weights with the whole one."""
     model = copy.copy(vit.model)
     model._modules = dict(model._modules)
-    model.blocks = nn.Sequential(*vit.model.blocks[:block])
+    model.blocks = nn.Sequential(*list(vit.model.get_submodule("blocks").children())[:block])
     return replace(vit, model=model, saliency_head=None)
 
 
-def _about(vit: FrozenViT, direction: Direction) -> dict:
+def _about(vit: FrozenViT, direction: Direction) -> dict[str, Any]:
     header = direction.header
     return {
         "backbone": vit.name,

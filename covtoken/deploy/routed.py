@@ -9,7 +9,7 @@ The model's own blocks run, unmodified; ``economy.routing`` slices the sequence 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ def route(
     return RoutedViT(vit, stage, exit_maps, precision)
 
 
-def _budget(keep, direction: Score, n_tokens: int) -> dict:
+def _budget(keep: object, direction: Score, n_tokens: int) -> dict[str, Any]:
     """Give the budget of a stage."""
     if isinstance(keep, Certificate):
         if not isinstance(direction, Direction):
@@ -152,10 +152,10 @@ def _budget(keep, direction: Score, n_tokens: int) -> dict:
                 "it with the picture size of the calibration"
             )
         return {"threshold": keep.threshold} if keep.k is None else {"k": keep.k}
-    if isinstance(keep, Integral) and not isinstance(keep, bool) and keep != 1:
-        if not 2 <= keep <= n_tokens:
+    if isinstance(keep, Integral) and not isinstance(keep, bool) and int(keep) != 1:
+        if not 2 <= int(keep) <= n_tokens:
             raise CovtokenError(f"keep = {keep}: expected a share in (0, 1], or 2 … {n_tokens} tokens")
         return {"k": int(keep)}
-    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < keep <= 1:
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
         raise CovtokenError(f"keep = {keep!r}: expected a share in (0, 1], 2 … {n_tokens} tokens, or a certificate")
     return {"ratio": float(keep)}
