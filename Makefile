@@ -37,6 +37,7 @@ test: $(STAMP) lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check covtoken tests
+	$(BIN)/mypy
 
 install: $(STAMP)
 

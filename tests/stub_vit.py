@@ -7,6 +7,7 @@ import torch
 
 from covtoken.data.case import Case
 from covtoken.leak_guard import under_construction
+from covtoken.subspace.direction import Direction
 
 
 def lively(model):
@@ -35,3 +36,21 @@ def first_channel(tokens):
 
 
 first_channel.reads_neighbours = False
+
+
+def direction_of(vit, block=2, **about):
+    """Give a random direction that fits a backbone."""
+    generator = torch.Generator().manual_seed(3)
+    weight, mean = torch.randn(2, vit.dim, generator=generator, dtype=torch.float64)
+    header = {"kind": "direction", "block": block, "pooled": True, "backbone": vit.name, "content_sha256": "0" * 64}
+    header |= {
+        "weights_sha256": vit.weights_sha256,
+        "preprocessing": vit.preprocessing,
+        "precision": "fp32",
+        "units": [],
+    }
+    return Direction(weight, mean, header | about)
+
+
+def images_of(vit, n=3):
+    return torch.randn(n, 3, vit.picture_size, vit.picture_size, generator=torch.Generator().manual_seed(1))

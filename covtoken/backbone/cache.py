@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from covtoken.backbone.feature_set import Disk, FeatureSet, Memory, check_allowed, tensor_name
-from covtoken.backbone.vit import Block, FrozenViT
+from covtoken.backbone.token_model import TokenModel
+from covtoken.backbone.vit import Block
 from covtoken.data.case import Case, Cohort, picture_digest
 from covtoken.data.intensity import check_input, to_input
 from covtoken.errors import CovtokenError
@@ -45,7 +46,7 @@ Digests = dict[tuple, tuple[str, str]]
 
 def features(
     cases: Sequence[Case],
-    backbone: FrozenViT,
+    backbone: TokenModel,
     blocks: Sequence[Block],
     attention: Sequence[int] = (),
     saliency: bool = False,
@@ -71,8 +72,8 @@ def features(
             the backbone cannot serve, a picture that changed since it was read first, a full disk.
     """
     cases, blocks, attention = _cases(cases), _listed("blocks", blocks), _listed("attention", attention)
-    if not isinstance(backbone, FrozenViT):
-        raise CovtokenError(f"features takes a backbone as load_backbone gives it, got {backbone!r:.60}")
+    if not isinstance(backbone, TokenModel):
+        raise CovtokenError(f"features takes a backbone as load_backbone or from_module give it, got {backbone!r:.60}")
     if not isinstance(batch, Integral) or batch < 1:
         raise CovtokenError(f"batch {batch!r}: expected at least 1 picture a pass")
     wanted = {tensor_name("block", b): b for b in blocks} | {tensor_name("attention", b): b for b in attention}
@@ -128,24 +129,24 @@ def features(
     )
 
 
-def digest_key(case: Case, backbone: FrozenViT) -> tuple:
+def digest_key(case: Case, backbone: TokenModel) -> tuple:
     """Key a picture in ``Digests``: another loader under the same name, or another kind of input, is another one."""
     return case, case.load, backbone.input
 
 
-def digests_of(case: Case, backbone: FrozenViT) -> tuple[str, str]:
+def digests_of(case: Case, backbone: TokenModel) -> tuple[str, str]:
     """Read a picture for its entry in ``Digests``."""
     return _read(case, backbone)[1]
 
 
-def _read(case: Case, backbone: FrozenViT) -> tuple[np.ndarray, tuple[str, str]]:
+def _read(case: Case, backbone: TokenModel) -> tuple[np.ndarray, tuple[str, str]]:
     """Read a case as the backbone takes it, [H, W], with the case's digests."""
     pixels = case.pixels()
     given = to_input(pixels, case, backbone.input)
     return given, (picture_digest(pixels), picture_digest(given))
 
 
-def cache_key(backbone: FrozenViT, precision: str) -> str:
+def cache_key(backbone: TokenModel, precision: str) -> str:
     """Hash all that decides a feature beside the picture: weights, size, preprocessing, precision, version."""
     parts = [backbone.weights_sha256, backbone.picture_size, backbone.preprocessing, precision, CACHE_VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -184,7 +185,7 @@ def _listed(name: str, blocks) -> list[Block]:
 class _Extractor:
     """Turn squashed pictures into named tensors [T, D] or [T], and tell which stored tensors are sound."""
 
-    def __init__(self, backbone: FrozenViT, wanted: list[str], precision: str):
+    def __init__(self, backbone: TokenModel, wanted: list[str], precision: str):
         self.backbone, self.wanted, self.precision = backbone, wanted, precision
 
     def check(self) -> None:
@@ -203,8 +204,9 @@ class _Extractor:
             stored |= {tensor_name("block", block): value for block, value in result.tokens.items()}
             stored |= {tensor_name("attention", block): value for block, value in result.attention.items()}
             stored |= {"saliency": result.saliency} if saliency else {}
-        bright, p = self.backbone.brightness(pictures), self.backbone.patch
-        patches = bright.unfold(1, p, p).unfold(2, p, p).flatten(3).flatten(1, 2)  # [N, T, p²]
+        bright, size = self.backbone.brightness(pictures), self.backbone.picture_size
+        high, wide = size // self.backbone.rows, size // self.backbone.cols
+        patches = bright.unfold(1, high, high).unfold(2, wide, wide).flatten(3).flatten(1, 2)  # [N, T, pixels]
         stored |= {"intensity": patches.mean(dim=-1), "variance": patches.var(dim=-1, unbiased=False)}
         stored = {name: value.float().cpu() for name, value in stored.items() if name in names}
         return [{name: value[i].clone() for name, value in stored.items()} for i in range(len(pictures))]

@@ -11,14 +11,13 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 
-import numpy as np
 import torch
-from PIL import Image
 from timm.layers import PatchEmbed, apply_rot_embed_cat
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from covtoken.backbone.preparation import Preparation
 from covtoken.backbone.saliency_head import SaliencyHead
 from covtoken.data.intensity import INPUT_RANGE
 from covtoken.errors import CovtokenError, unknown
@@ -45,7 +44,7 @@ class Extraction:
 
 
 @dataclass
-class FrozenViT:
+class FrozenViT(Preparation):
     """A frozen timm ViT with its preprocessing, as ``covtoken.backbone.weights.load_backbone`` makes it.
 
     One instance serves one thread at a time: attention is read by hooks on its modules.
@@ -60,6 +59,9 @@ class FrozenViT:
         saliency_head: the embedded model's own decoder, else None.
         input: ``"unit"`` (pictures in 0…1) or ``"hu"`` (Hounsfield units within ±1000), as
             ``covtoken.data.intensity.to_input`` makes them.
+        patch: pixels a side.
+        n_blocks, dim: L and D.
+        rows, cols: of the token grid.
     """
 
     model: nn.Module = field(repr=False)
@@ -71,6 +73,11 @@ class FrozenViT:
     label: str = ""
     saliency_head: SaliencyHead | None = field(default=None, repr=False)
     input: str = "unit"
+    patch: int = field(init=False, repr=False)
+    n_blocks: int = field(init=False, repr=False)
+    dim: int = field(init=False, repr=False)
+    rows: int = field(init=False, repr=False)
+    cols: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_is_vit(self.model, self.name)
@@ -118,46 +125,6 @@ class FrozenViT:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def preprocessing(self) -> str:
-        """Name of all that is done to a picture of this backbone's input; part of cache keys and bank headers."""
-        numbers = [",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std)]
-        low, high = INPUT_RANGE[self.input]
-        # The unit range goes unnamed, as it did before there was another: a name would orphan every stored feature.
-        scale = "" if self.input == "unit" else f"{self.input}={low:g}..{high:g};"
-        return f"{scale}squash-bicubic;size={self.picture_size};mean={numbers[0]};std={numbers[1]}"
-
-    def squash(self, pixels: np.ndarray) -> Tensor:
-        """Squash a picture to the model's square: [H, W] → [S, S] float32, both of ``input``'s range (PIL bicubic)."""
-        pixels = np.asarray(pixels, dtype=np.float32)
-        low, high = INPUT_RANGE[self.input]
-        expected = f"{low:g}…{high:g}" + (" HU" if self.input == "hu" else "")
-        if pixels.ndim != 2 or 0 in pixels.shape:
-            raise CovtokenError(f"expected one picture [H, W] in {expected}, got shape {list(pixels.shape)}")
-        slack = 1e-3 * (high - low)
-        if not (pixels.min() >= low - slack and pixels.max() <= high + slack):  # also false for NaN
-            raise CovtokenError(
-                f"expected a picture in {expected}, got values {pixels.min():.4g}…{pixels.max():.4g}: "
-                "pass it through covtoken.data.intensity.to_input first"
-            )
-        size = (self.picture_size, self.picture_size)
-        squashed = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(squashed, dtype=np.float32)).clamp_(low, high)  # bicubic overshoots at edges
-
-    def brightness(self, squashed: Tensor) -> Tensor:
-        """Scale squashed pictures to the unit range, whatever the input, for patch intensity and variance."""
-        low, high = INPUT_RANGE[self.input]
-        return squashed if self.input == "unit" else (squashed - low) / (high - low)
-
-    def normalise(self, squashed: Tensor) -> Tensor:
-        """Repeat the channel of squashed pictures [..., S, S] → [..., 3, S, S] and normalise as the weights ask."""
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (squashed.unsqueeze(-3) - mean) / std
-
-    def prepare(self, pixels: np.ndarray) -> Tensor:
-        """Squash and normalise a picture [H, W] of ``input``'s range → [3, S, S]."""
-        return self.normalise(self.squash(pixels))
 
     def extract(
         self,
@@ -250,7 +217,9 @@ class FrozenViT:
             also = " or 'norm'" if allow_norm else ""
             raise CovtokenError(f"block {block!r} is out of range: {self.name} has blocks 1…{self.n_blocks}{also}")
 
-    def check_request(self, images, blocks, attention, saliency, precision) -> None:
+    def check_request(
+        self, images: Tensor, blocks: Sequence[Block], attention: Sequence[int], saliency: bool, precision: str
+    ) -> None:
         """Refuse arguments of ``extract`` that this backbone cannot serve."""
         expected = (3, self.picture_size, self.picture_size)
         if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:

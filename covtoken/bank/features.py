@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 Block = int | str
@@ -15,15 +14,32 @@ Block = int | str
 class Features(Protocol):
     """Features of N pictures with T patches each, such as ``covtoken.backbone.feature_set.FeatureSet``."""
 
-    rows: int  # of the token grid; T = rows × cols
-    cols: int
-    units: Sequence[str]  # N, like names and digests
-    names: Sequence[str]
-    digests: Sequence[str]
-    backbone: str  # this and the next three: how the features were made
-    weights_sha256: str
-    preprocessing: str
-    precision: str
+    @property
+    def rows(self) -> int: ...  # of the token grid; T = rows × cols
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def units(self) -> Sequence[str]: ...  # N, like names and digests
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def digests(self) -> Sequence[str]: ...
+
+    @property
+    def backbone(self) -> str: ...  # this and the next three: how the features were made
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+    @property
+    def preprocessing(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     def __len__(self) -> int:
         """Count the pictures, N."""
@@ -31,7 +47,7 @@ class Features(Protocol):
     def tokens(self, block: Block) -> torch.Tensor:
         """Give the patch tokens of a block, [N, T, D] float32."""
 
-    def chunks(self, block: Block, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    def chunks(self, block: Block, size: int = 64) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield tokens ``size`` pictures at a time: (slice, [n, T, D])."""
 
     def attention(self, block: int) -> torch.Tensor:
@@ -46,5 +62,5 @@ class Features(Protocol):
     def variance(self) -> torch.Tensor:
         """Give the variance of brightness inside each patch, [N, T]."""
 
-    def subset(self, chosen: Sequence[int] | np.ndarray) -> Features:
+    def subset(self, indices: Sequence[int]) -> Features:
         """Give the features of the pictures at these indices."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class TokenBank:
         known = {name: i for i, name in enumerate(self.header["units"])}
         return np.array([known.get(hash_unit(unit), -1) for unit in units], dtype=np.int64)
 
-    def derive(self, tokens: torch.Tensor, units: np.ndarray, **more) -> TokenBank:
+    def derive(self, tokens: torch.Tensor, units: np.ndarray, **more: Any) -> TokenBank:
         """Make a bank of other tokens [m, D] and units [m] whose header is this bank's with ``more``."""
         header = {k: v for k, v in self.header.items() if k != "content_sha256"} | more
         return TokenBank(tokens, units, header | {"content_sha256": content_digest(tokens, units, header)})
@@ -63,7 +64,7 @@ def build_bank(
     size: int = REFERENCE_SIZE,
     pooled: bool = False,
     key: str = KEY,
-    target=None,
+    target: str | Path | None = None,
     progress: bool = False,
 ) -> TokenBank:
     """Build the bank of one block, streamed: memory holds the bank and one chunk of pictures.

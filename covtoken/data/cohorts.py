@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from covtoken.data.case import Cohort, picture_digest
 from covtoken.data.external import EXTERNAL, check_index, refuse_external, refuse_external_folder
@@ -26,7 +27,7 @@ PICTURE_SIZE = 224  # side in pixels to which pictures are squashed (518 is an a
 
 
 def open_cohort(
-    name_or_folder: str | Path, folder: str | Path | None = None, *, open_external: bool = False, **options
+    name_or_folder: str | Path, folder: str | Path | None = None, *, open_external: bool = False, **options: Any
 ) -> Cohort:
     """Open the cohort of a committed name, of a volume cohort's name, or of a folder with ``index.csv``.
 

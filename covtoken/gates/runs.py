@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from covtoken.data.case import Cohort
 from covtoken.data.cohorts import COMMITTED
@@ -32,7 +33,7 @@ def run_and_write(
     *,
     record: bool = False,
     precision: str = "fp32",
-    **inputs,
+    **inputs: Any,
 ) -> tuple[GateRun, Path]:
     """Run a gate and write its report; return the run and the report's path.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from covtoken.backbone.cache import features
 from covtoken.backbone.feature_set import FeatureSet
-from covtoken.backbone.vit import FrozenViT
+from covtoken.backbone.token_model import TokenModel
 from covtoken.bank.token_bank import check_fits
 from covtoken.data.case import Case
 from covtoken.data.intensity import to_unit_range
@@ -56,7 +56,7 @@ class Scorer:
     alarm: dict[str, Any] = field(default_factory=dict)
     held: FeatureSet | None = field(default=None, repr=False)
 
-    def maps(self, cases: Sequence[Case], vit: FrozenViT, precision: str = "fp32") -> np.ndarray:
+    def maps(self, cases: Sequence[Case], vit: TokenModel, precision: str = "fp32") -> np.ndarray:
         """Score slices of one unit: maps [n, T] float32, token grids row-major.
 
         Raises:
@@ -74,7 +74,7 @@ class Scorer:
 
 def fit_bank(
     cases: Sequence[Case],
-    vit: FrozenViT,
+    vit: TokenModel,
     about: dict[str, Any],
     whole: bool = False,
     progress: bool = False,
@@ -124,7 +124,7 @@ def fit_bank(
     return Scorer(recipe, directions, scores, about, fold_of, alarm, held)
 
 
-def of_direction(direction: Direction, vit: FrozenViT, about: dict[str, Any], source: str) -> Scorer:
+def of_direction(direction: Direction, vit: TokenModel, about: dict[str, Any], source: str) -> Scorer:
     """Score by a direction that was fitted before, with the held-out scores in its header.
 
     Raises:
@@ -192,7 +192,7 @@ def _features(cases, vit, blocks, precision: str, progress: bool) -> FeatureSet:
     return features(cases, vit, blocks, precision=precision, batch=BATCH, progress=progress, cache=False)
 
 
-def _alarm_of(vit: FrozenViT) -> tuple[Limits, Recipe, str | None]:
+def _alarm_of(vit: TokenModel) -> tuple[Limits, Recipe, str | None]:
     """Give the alarm's limits: the locked ones where there is a checkout, else the number of units alone."""
     try:
         limits, recipes, limits_of = scaled_alarm(vit)

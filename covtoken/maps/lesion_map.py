@@ -8,12 +8,14 @@ found = covtoken.lesion_map(pixels, vit, direction)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 import nibabel
 import numpy as np
 import torch
 
-from covtoken.backbone.vit import FrozenViT
+from covtoken.backbone.token_model import TokenModel
 from covtoken.data.case import Case
 from covtoken.data.intensity import to_input
 from covtoken.errors import CovtokenError
@@ -22,17 +24,18 @@ from covtoken.maps.inputs.grey import Grey
 from covtoken.maps.inputs.planes import Grid, nifti_grid, picture_grid
 from covtoken.subspace.direction import Direction
 
+Pixels = TypeVar("Pixels", np.ndarray, nibabel.Nifti1Image)
 CHUNK = 16  # slices of a volume that are scored at a time
 
 
 def lesion_map(
-    pixels: np.ndarray | nibabel.Nifti1Image,
-    vit: FrozenViT,
+    pixels: Pixels,
+    vit: TokenModel,
     direction: Direction,
     *,
     organ: str = "",
     window: tuple[float, float] | None = None,
-) -> np.ndarray | nibabel.Nifti1Image:
+) -> Pixels:
     """Map an array or a NIfTI image by a direction: C− of every pixel, higher where the picture is rarer.
 
     Args:
@@ -50,7 +53,7 @@ def lesion_map(
     Raises:
         CovtokenError: another shape, values of unknown meaning, or a direction that does not fit the backbone.
     """
-    grey = Grey("ct" if organ else "", organ, None if window is None else tuple(map(float, window)))
+    grey = Grey("ct" if organ else "", organ, None if window is None else (float(window[0]), float(window[1])))
     if isinstance(pixels, nibabel.Nifti1Image):
         if not 2 <= len(pixels.shape) <= 3:
             raise CovtokenError(f"expected a NIfTI image of two or three axes, got shape {pixels.shape}")
@@ -68,17 +71,19 @@ def lesion_map(
     if stored == "other" and values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         stored, grey = "float", grey.with_tops({"float": 1.0}, {"float": 0.0})
     cases = [
-        grey.case(stored, lambda i=index: grid.view(values, i), name=f"slice {index}", unit="picture")
+        grey.case(stored, partial(grid.view, values, index), name=f"slice {index}", unit="picture")
         for index in range(n_slices(grid))
     ]
     scorer = of_direction(direction, vit, {}, "this direction")
     out = np.empty(grid.shape, np.float32)
     fill(out, grid, cases, scorer, vit)
-    return out if grid.header is None else nibabel.Nifti1Image(out, pixels.affine, _float_header(pixels.header))
+    if isinstance(pixels, nibabel.Nifti1Image):
+        return nibabel.Nifti1Image(out, pixels.affine, _float_header(pixels.header))
+    return out
 
 
 def fill(
-    out: np.ndarray, grid: Grid, cases: Sequence[Case], scorer: Scorer, vit: FrozenViT, precision: str = "fp32"
+    out: np.ndarray, grid: Grid, cases: Sequence[Case], scorer: Scorer, vit: TokenModel, precision: str = "fp32"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the slices of a case and write their maps into an array of the grid's shape, a few at a time.
 
@@ -86,7 +91,8 @@ def fill(
         token maps [slices, rows, cols] float32; which slices are constant [slices] bool. Those hold the lowest score
         of the bank, since nothing in them can be rare.
     """
-    tokens, constant = [], []
+    tokens: list[np.ndarray] = []
+    constant: list[bool] = []
     for scores, same in scored(cases, scorer, vit, precision):
         plane = grid.view(out, len(tokens))
         plane[...] = upsampled(scores, plane.shape)
@@ -96,7 +102,7 @@ def fill(
 
 
 def scored(
-    cases: Sequence[Case], scorer: Scorer, vit: FrozenViT, precision: str = "fp32"
+    cases: Sequence[Case], scorer: Scorer, vit: TokenModel, precision: str = "fp32"
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield token scores [rows, cols] of each slice, and whether it is constant, ``CHUNK`` slices in memory."""
     lowest = scorer.scores.scores[0]

@@ -17,7 +17,7 @@ from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import check_backbone_name, load_backbone
 from covtoken.data.intensity import to_unit_range
 from covtoken.errors import CovtokenError
-from covtoken.maps import outputs, prepare, record
+from covtoken.maps import dicom_out, outputs, prepare, record
 from covtoken.maps.banks import Scorer
 from covtoken.maps.inputs import dicom
 from covtoken.maps.inputs.grey import Grey
@@ -259,6 +259,15 @@ def _map(
         draw(pixels, drawn, threshold, plan.options.quantile, scorer.scores, title, scale, remark).save(
             folder / "overlay.png"
         )
+        files = {"map": map_file, "mask": mask_file, "overlay": "overlay.png"}
+        notes = _notes(pixels.shape, vit)
+        if item.kind == "dicom" and grid.header["sform_code"]:  # it has a place in the body
+            try:
+                key = record.sha256_of([sha256, plan.settings_sha256])
+                step = grid.slice_mm or 1.0
+                files |= dicom_out.write_map_and_mask(folder, item.files, values, threshold, step, key)
+            except CovtokenError as error:
+                notes.append(str(error))
         content = {
             "case": item.name,
             "input": {"path": item.where, "sha256": sha256, "shape": list(grid.shape), "axes": list(grid.axes)},
@@ -267,13 +276,13 @@ def _map(
             "spacing_mm_reason": None if scale is not None else "the file carries none; index.csv may, column spacing",
             "slices": len(cases),
             "constant_slices": int(constant.sum()),
-            "files": {"map": map_file, "mask": mask_file, "overlay": "overlay.png"},
+            "files": files,
             "flagged": _flagged(flagged, grid),
             "regions": found,
             "regions_reason": "the picture is the same everywhere" if constant.all() else None,
             "shown_slice": shown,
             "scored_by": described,
-            "notes": _notes(pixels.shape, vit),
+            "notes": notes,
             "warning": WARNING,
         }
         outputs.write_json(folder / "case.json", content)

@@ -61,7 +61,7 @@ class DensitySubspace:
             directions = vectors.flip(1)[:, : min(rank, spanned)]
         return cls(bank, k, sparsity, mean.float(), directions.float().contiguous())
 
-    def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
+    def score(self, tokens: torch.Tensor, units: np.ndarray | None = None) -> torch.Tensor:
         """Compute the membership [...] of tokens [..., D]; arguments as ``sparsity``."""
         return sparsity(tokens, self.bank, units, self.k)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Direction:
 
     @classmethod
     def fit(
-        cls, bank_features: Features, block: Block, settings: DirectionSettings | None = None, **options
+        cls, bank_features: Features, block: Block, settings: DirectionSettings | None = None, **options: Any
     ) -> Direction:
         """Fit D at one block; arguments (``options``: the keywords) and errors as ``fit_many``."""
         return fit_many(bank_features, [block], settings, **options)[block]
@@ -89,7 +90,7 @@ class Direction:
         cls,
         bank_features: Features,
         block: Block,
-        targets,
+        targets: torch.Tensor | np.ndarray,
         pooled: bool = True,
         ridge: float = 1.0,
         target: str = "map",
@@ -109,7 +110,7 @@ class Direction:
         return cls.from_moments(moments, origin(bank_features), block, ridge, pooled=bool(pooled), target=target)
 
     @classmethod
-    def from_moments(cls, moments: Moments, source: dict, block: Block, ridge: float = 1.0, **about) -> Direction:
+    def from_moments(cls, moments: Moments, source: dict, block: Block, ridge: float = 1.0, **about: Any) -> Direction:
         """Solve for a direction from the sums over all shards.
 
         Args:
@@ -148,7 +149,7 @@ class Direction:
             raise CovtokenError("the two directions are parallel: nothing is left of one without the other")
         return self.replaced(left, without=[*self.header.get("without", []), other.header["content_sha256"]])
 
-    def replaced(self, weight: torch.Tensor, **about) -> Direction:
+    def replaced(self, weight: torch.Tensor, **about: Any) -> Direction:
         """Give this direction another ω at the same mean; ``about``: header fields that describe the change."""
         header = {name: value for name, value in self.header.items() if name != "explained"}  # no longer true
         return Direction(weight, self.mean, _sealed(weight, self.mean, header | about))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from covtoken.bank.neighbors import mean_distance, nearest
@@ -43,7 +44,7 @@ class RaritySubspace:
         with construction("the rarity subspace"):
             return cls(bank, k, neighbours, mean_distance(bank.tokens, bank.tokens, k, bank.units, bank.units))
 
-    def score(self, tokens: torch.Tensor, units=None) -> torch.Tensor:
+    def score(self, tokens: torch.Tensor, units: np.ndarray | None = None) -> torch.Tensor:
         """Compute the rarity [...] float32 of tokens [..., D], in the tokens' own units of distance.
 
         Args:

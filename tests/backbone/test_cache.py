@@ -278,7 +278,7 @@ def test_what_is_no_case_block_or_backbone_is_refused_by_what_it_is(vit):
         ((["a.png"], vit, [1]), "list of Cases, .*got str 'a.png'"),
         (("a.png", vit, [1]), "list of Cases, .*got str 'a'"),
         ((3, vit, [1]), "list of Cases, .*got int 3"),
-        ((cases, "embedded", [1]), "a backbone as load_backbone gives it, got 'embedded'"),
+        ((cases, "embedded", [1]), "a backbone as load_backbone or from_module give it, got 'embedded'"),
         ((cases, vit, 6), r"blocks=6: expected a list of blocks, such as \[6\]"),
         ((cases, vit, "6"), "blocks='6': expected a list"),
         ((cases, vit, "norm"), "blocks='norm': expected a list"),

@@ -23,8 +23,8 @@ FORBIDDEN = (
     "covtoken.data.readers",
 )
 ORDER = [
-    *("leak_guard", "data", "backbone", "bank", "subspace", "scores", "coverage", "economy", "evaluation"),
-    *("protocol", "studies", "gates", "maps", "paper", "cli"),
+    *("leak_guard", "data", "backbone", "bank", "subspace", "scores", "coverage", "economy", "deploy"),
+    *("evaluation", "protocol", "studies", "gates", "maps", "paper", "cli"),
 ]  # ground floor first
 MOST_FILES, LARGEST_SHARE = 13, 0.2
 

@@ -4,18 +4,14 @@ import json
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
+from stub_dicom import OBLIQUE, write_series, write_slice
 from stub_scorer import mapped
 
 import covtoken
 from covtoken.errors import CovtokenError
 
 CT = {"modality": "ct", "window": (-1000.0, 1000.0)}
-TILT = np.deg2rad(20)
-OBLIQUE = np.array([[np.cos(TILT), -np.sin(TILT), 0], [np.sin(TILT), np.cos(TILT), 0], [0, 0, 1]])
 AFFINES = {
     "neutral": np.diag([0.7, 0.7, 2.5, 1]),
     "flipped": np.diag([-0.7, -0.8, 2.5, 1]),
@@ -118,45 +114,9 @@ def test_a_volume_of_four_axes_is_refused_by_name(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def _slice(file, pixels, number, series, **tags):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage if tags.get("Modality", "CT") == "CT" else UltrasoundImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    found = FileDataset(str(file), {}, file_meta=meta, preamble=bytes(128))
-    found.SOPClassUID, found.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    found.Modality, found.SeriesInstanceUID, found.PatientID, found.InstanceNumber = "CT", series, "p1", number
-    found.Rows, found.Columns = pixels.shape[:2]
-    found.SamplesPerPixel, found.PhotometricInterpretation, found.PixelRepresentation = 1, "MONOCHROME2", 0
-    found.BitsAllocated = found.BitsStored = 8 * pixels.dtype.itemsize
-    found.HighBit = found.BitsStored - 1
-    for tag, value in tags.items():
-        setattr(found, tag, value)
-    found.PixelData = pixels.tobytes()
-    pydicom.dcmwrite(file, found, enforce_file_format=True)
-
-
-def _series(folder, skip=()):
-    """Nine slices of 48 rows and 64 columns, named against their order, tilted, the landmark at column 45, row 13."""
-    folder.mkdir()
-    along, down = (OBLIQUE @ axis for axis in np.eye(3)[:2])
-    series, places = generate_uid(), {}
-    for k in range(9):
-        pixels = np.full((48, 64), 100, np.uint16)
-        if k == 6:
-            pixels[9:18, 41:50] = 1900
-        place = np.array([10.0, 20, 30]) + 2.5 * k * np.cross(along, down)
-        places[k] = place
-        if k not in skip:
-            tags = {"ImagePositionPatient": list(place), "ImageOrientationPatient": [*along, *down]}
-            tags |= {"PixelSpacing": [0.8, 0.7], "RescaleSlope": 1, "RescaleIntercept": -1000}
-            _slice(folder / f"{9 - k:03}.dcm", pixels, k, series, **tags)
-    return places[6] + 45 * 0.7 * along + 13 * 0.8 * down  # left, posterior, superior
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_dicom_series_lands_in_the_patient(tmp_path, zipped):
-    left_posterior = _series(tmp_path / "ct")
+    left_posterior = write_series(tmp_path / "ct")
     path = tmp_path / "ct"
     if zipped:
         import shutil
@@ -175,7 +135,7 @@ def test_a_dicom_series_lands_in_the_patient(tmp_path, zipped):
 
 
 def test_a_series_with_a_slice_missing_is_refused_by_name(tmp_path):
-    _series(tmp_path / "ct", skip=(4,))
+    write_series(tmp_path / "ct", skip=(4,))
     with pytest.raises(CovtokenError, match=r"slices lie 2\.5 mm apart, and 5 mm after .*slices are missing"):
         mapped(tmp_path / "ct", tmp_path / "out", window=(-1000.0, 1000.0))
 
@@ -184,7 +144,7 @@ def test_an_ultrasound_dicom_is_a_case_without_a_place(tmp_path):
     pixels = np.zeros((40, 60), np.uint8)
     pixels[5:15, 40:55] = 250
     for number in (1, 2):  # of one series, as scanners store single pictures
-        _slice(tmp_path / f"u{number}.dcm", pixels, number, "1.2.3", Modality="US")
+        write_slice(tmp_path / f"u{number}.dcm", pixels, number, "1.2.3", Modality="US")
     finished = mapped(tmp_path, tmp_path / "out")
     assert [outcome.status for outcome in finished.outcomes] == ["done", "done"]
     found = nibabel.load(tmp_path / "out/u1/map.nii")
@@ -198,20 +158,30 @@ def test_an_ultrasound_dicom_is_a_case_without_a_place(tmp_path):
 def test_bright_is_bright_in_an_inverted_dicom(tmp_path):
     pixels = np.full((40, 60), 255, np.uint8)
     pixels[5:15, 40:55] = 0
-    _slice(tmp_path / "u.dcm", pixels, 1, "1.2.3", Modality="US", PhotometricInterpretation="MONOCHROME1")
+    write_slice(tmp_path / "u.dcm", pixels, 1, "1.2.3", Modality="US", PhotometricInterpretation="MONOCHROME1")
     mapped(tmp_path / "u.dcm", tmp_path / "out")
     values = np.asarray(nibabel.load(tmp_path / "out/u/map.nii").dataobj)
     assert values[48, 9, 0] == values.max() > 0.9
 
 
-def test_a_reader_of_its_own_agrees(tmp_path):
+@pytest.mark.parametrize("name", ["flipped", "upside down", "oblique"])
+def test_a_reader_of_its_own_agrees(tmp_path, name):
+    """SimpleITK, which counts mm to the left and the back."""
     simpleitk = pytest.importorskip("SimpleITK")
-    _save(tmp_path / "v.nii.gz", _volume(), AFFINES["oblique"])
+    _save(tmp_path / "v.nii.gz", _volume(), AFFINES[name])
     mapped(tmp_path / "v.nii.gz", tmp_path / "out", **CT)
-    theirs, ours = (simpleitk.ReadImage(str(tmp_path / file)) for file in ("v.nii.gz", "out/v/map.nii"))
-    assert ours.GetSize() == theirs.GetSize()
+    theirs, ours, mask = (
+        simpleitk.ReadImage(str(tmp_path / file)) for file in ("v.nii.gz", "out/v/map.nii", "out/v/mask.nii.gz")
+    )
+    assert ours.GetSize() == theirs.GetSize() == mask.GetSize()
     for what in ("GetOrigin", "GetSpacing", "GetDirection"):
         assert np.allclose(getattr(ours, what)(), getattr(theirs, what)(), atol=1e-5)
+        assert np.allclose(getattr(mask, what)(), getattr(theirs, what)(), atol=1e-5)
+    planted = (AFFINES[name] @ [45, 13, 6, 1])[:3] * [-1, -1, 1]
+    values = simpleitk.GetArrayFromImage(ours)  # slices, rows, columns
+    peak = np.argwhere(values == values.max()).mean(0)[::-1]
+    assert np.linalg.norm(ours.TransformContinuousIndexToPhysicalPoint(list(map(float, peak))) - planted) <= 4
+    assert mask[mask.TransformPhysicalPointToIndex(list(map(float, planted)))] == 1
 
 
 def test_the_array_and_the_image_give_one_map():

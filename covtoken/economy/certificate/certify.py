@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,9 +34,22 @@ from covtoken.leak_guard import refuse_labels
 SIZE = "size"
 
 
+class Labels(Protocol):
+    """What a calibration reads of labels, as ``evaluation.labels.SplitLabels`` has it."""
+
+    @property
+    def lesions(self) -> Sequence[Any]: ...  # each with its ``picture`` and ``tokens``
+
+    @property
+    def unit(self) -> np.ndarray: ...  # [N] int, indices into ``unit_names``
+
+    @property
+    def unit_names(self) -> Sequence[str]: ...
+
+
 def certify(
     scores: np.ndarray,
-    labels,
+    labels: Labels,
     alpha: float,
     made_by: MadeBy,
     form: str = "rank",
@@ -101,7 +115,7 @@ def certify(
 def certify_route(
     whole: np.ndarray,
     route: np.ndarray,
-    labels,
+    labels: Labels,
     k_whole: int,
     alpha_label_free: float,
     alpha_labelled: float,
