@@ -108,6 +108,7 @@ def open_tokens(folder: Path, shard: int | None = None) -> FeatureSet:
         places.append((number, row))
     if shard is None and fingerprint(digests) != key["cohort_fingerprint"]:
         raise CovtokenError(f"{folder}: the manifests list other pictures than they were made of: extract them again")
+    refuse_mask_file(shards[0][0])
     with safe_open(shards[0][0], framework="pt") as file:
         available = frozenset(file.keys())
     return FeatureSet(
