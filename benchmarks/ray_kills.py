@@ -1,6 +1,6 @@
 """Kill an extraction on a local Ray at random moments, then finish it: python benchmarks/ray_kills.py --kills 20
 
-Each time a shard has come, or after some seconds without one, the driver or a worker is killed by SIGKILL. In the end
+Each time a shard has come, or after some seconds without one, a worker or the driver is killed by SIGKILL. In the end
 every picture must be there once, with the bytes that one process gives.
 """
 
@@ -31,9 +31,9 @@ BACKBONE, ASKED = Backbone("random:vit_tiny_patch16_224", 96), Asked((6, 9))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=120)
-    parser.add_argument("--shards", type=int, default=60)
-    parser.add_argument("--longest", type=float, default=60.0, help="seconds without a shard after which to kill")
+    parser.add_argument("--pictures", type=int, default=240)
+    parser.add_argument("--shards", type=int, default=120)
+    parser.add_argument("--longest", type=float, default=150.0, help="seconds without a shard after which to kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--extract", nargs=2, metavar=("PICTURES", "TOKENS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> None:
         killed = 0
         while killed < args.kills:
             run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            killed += wait_and_kill(run, tokens, dice, args.longest)
+            killed += wait_and_kill(run, tokens, dice, args.longest, args.kills - killed)
             print(f"{killed} kills, {manifests(tokens)} of {args.shards} shards", flush=True)
             if manifests(tokens) == args.shards:
                 print("all shards are there: give more shards to be killed among")
@@ -64,21 +64,24 @@ def main() -> None:
     print(f"{killed} kills: all {args.pictures} rows once, equal to one process bit for bit")
 
 
-def wait_and_kill(run: subprocess.Popen, tokens: Path, dice: random.Random, longest: float) -> int:
-    """Kill the driver, or at times a worker, a moment after the next shard; 0 where the run ended before."""
-    before, until = manifests(tokens), time.monotonic() + dice.uniform(0.2, 1.0) * longest
-    while run.poll() is None and time.monotonic() < until and manifests(tokens) == before:
-        time.sleep(0.02)
-    time.sleep(dice.uniform(0, 0.5))
-    if run.poll() is not None:
-        return 0
-    workers = workers_of(run.pid) if dice.random() < 0.3 else []
-    if workers:
-        os.kill(dice.choice(workers), signal.SIGKILL)  # Ray starts another; the driver goes a moment later
-        time.sleep(dice.uniform(0, 2))
-    run.kill()
-    run.wait()
-    return 1 + bool(workers)
+def wait_and_kill(run: subprocess.Popen, tokens: Path, dice: random.Random, longest: float, left: int) -> int:
+    """Kill workers, in the end the driver, each time a moment after a shard came; give the number of kills."""
+    kills = 0
+    while True:
+        before, until = manifests(tokens), time.monotonic() + dice.uniform(0.3, 1.0) * longest
+        while run.poll() is None and time.monotonic() < until and manifests(tokens) == before:
+            time.sleep(0.02)
+        time.sleep(dice.uniform(0, 0.5))
+        if run.poll() is not None:
+            return kills
+        workers = workers_of(run.pid)
+        if workers and kills < left - 1 and dice.random() < 0.6:
+            os.kill(dice.choice(workers), signal.SIGKILL)  # Ray starts another
+            kills += 1
+            continue
+        run.kill()
+        run.wait()
+        return kills + 1
 
 
 def workers_of(driver: int) -> list[int]:

@@ -90,15 +90,7 @@ def read_manifest(path: Path, key: Mapping[str, Any] | None = None, verify: bool
         return None
     if not sound:
         return None
-    wrong = [
-        f"{name}: expected {_short(value)}, it has {_short(made.get(name))}"
-        for name, value in json.loads(json.dumps(dict(key or {}))).items()
-        if made.get(name) != value
-    ]
-    if wrong:
-        raise CovtokenError(
-            f"{path} was made of something else ({'; '.join(wrong)}): give another folder, or remove this one"
-        )
+    refuse_foreign(path, made, key or {})
     return None if verify and _sha256(path) != sha256 else told
 
 
@@ -131,6 +123,19 @@ def whole(folder: Path, kind: str) -> list[tuple[Path, dict[str, Any]]]:
     for path in paths[1:]:
         read_manifest(path, told[0]["key"])
     return list(zip(paths, told, strict=True))
+
+
+def refuse_foreign(path: Path, found: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    """Refuse a file that was made of something else than ``key`` says, naming each field that differs."""
+    wrong = [
+        f"{name}: expected {_short(value)}, it has {_short(found.get(name))}"
+        for name, value in json.loads(json.dumps(dict(key))).items()
+        if found.get(name) != value
+    ]
+    if wrong:
+        raise CovtokenError(
+            f"{path} was made of something else ({'; '.join(wrong)}): give another folder, or remove this one"
+        )
 
 
 def digest_of(content: Any) -> str:
