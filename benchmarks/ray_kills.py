@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--pictures", type=int, default=240)
     parser.add_argument("--shards", type=int, default=120)
-    parser.add_argument("--longest", type=float, default=150.0, help="seconds without a shard after which to kill")
+    parser.add_argument("--longest", type=float, default=400.0, help="seconds without a shard after which to kill")
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="what Ray says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--extract", nargs=2, metavar=("PICTURES", "TOKENS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -49,13 +50,14 @@ def main() -> None:
         command = [sys.executable, __file__, "--extract", str(pictures), str(tokens)]
         killed = 0
         while killed < args.kills:
-            run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with args.log.open("ab") as log:
+                run = subprocess.Popen(command, stdout=log, stderr=log)
             killed += wait_and_kill(run, tokens, dice, args.longest, args.kills - killed)
             print(f"{killed} kills, {manifests(tokens)} of {args.shards} shards", flush=True)
             if manifests(tokens) == args.shards:
                 print("all shards are there: give more shards to be killed among")
                 break
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True)
         vit = load_backbone(BACKBONE.name, BACKBONE.picture_size)
         single = features(cases, vit, ASKED.blocks, batch=1, progress=False, cache=False)
         whole = open_tokens(tokens)

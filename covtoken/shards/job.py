@@ -96,7 +96,7 @@ def machine_of(device: torch.device | str) -> dict[str, Any]:
 
 
 def note_rate(file: Path, job: str, cases: int, started: float, **about: Any) -> dict[str, Any]:
-    """Add a measured rate to a JSON list of them, in place of one under the same circumstances.
+    """Add a measured rate, and the machine's load meanwhile, to a JSON list, in place of one of the same circumstances.
 
     Args:
         cases: that were done.
@@ -107,6 +107,7 @@ def note_rate(file: Path, job: str, cases: int, started: float, **about: Any) ->
     rows = json.loads(file.read_text()) if file.is_file() else []
     row = {"job": job, **about, "cases": cases, "seconds": round(seconds, 2)}
     row["cases_per_second"] = round(cases / seconds, 2)
+    row["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     rows = [old for old in rows if any(old.get(name) != value for name, value in ({"job": job} | about).items())]
     with write_then_rename(file) as temporary:
         temporary.write_text(json.dumps([*rows, row], indent=1) + "\n")

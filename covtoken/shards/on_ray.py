@@ -73,11 +73,7 @@ def fit_on_ray(tokens: Path, out: Path, recipe: Recipe, workers: int, size: int 
 
 
 def over_shards(make: Callable[[], Work], shards: Sequence[int], workers: int, gpus: float = 0) -> list[int]:
-    """Call ``make()`` once in each worker, and what it gives on every shard; return the shards, sorted.
-
-    Raises:
-        CovtokenError: Ray is absent, or has fewer CPUs than workers and two; what a worker raised of its own.
-    """
+    """Call ``make()`` once in each worker, and what it gives on every shard; return the shards, sorted."""
     ray = _started(workers)
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -85,11 +81,8 @@ def over_shards(make: Callable[[], Work], shards: Sequence[int], workers: int, g
     rows = ray.data.from_items([{"shard": int(i)} for i in shards], override_num_blocks=len(shards))
     done = rows.map_batches(
         _Worker,
-        fn_constructor_args=(make,),
-        batch_size=1,
+        **{"fn_constructor_args": (make,), "batch_size": 1, "num_cpus": 1, "num_gpus": gpus or None},
         compute=ActorPoolStrategy(size=min(workers, len(shards))),
-        num_cpus=1,
-        num_gpus=gpus or None,
     )
     with _own_errors(ray):
         return sorted(row["shard"] for row in done.take_all())
@@ -124,18 +117,16 @@ def _fit_part(tokens: Path, out: Path, recipe: Recipe, size: int, part: tuple[in
 
 
 def _started(workers: int) -> Any:
-    """Give Ray, started where it was not, with CPUs enough."""
+    """Start Ray where it was not; give it, if it has CPUs enough."""
     try:
         import ray
     except ImportError as error:
         raise CovtokenError(f"Ray is not installed ({error}): pip install 'covtoken[ray]'") from error
-    if workers < 1:
-        raise CovtokenError(f"{workers} workers: expected 1 or more")
     if not ray.is_initialized():
         local = None if os.environ.get("RAY_ADDRESS") else workers + SPARE_CPUS  # a cluster has its own number
         ray.init(num_cpus=local, include_dashboard=False, log_to_driver=False)
     cpus = ray.cluster_resources().get("CPU", 0)
-    if cpus < workers + SPARE_CPUS:
+    if workers < 1 or cpus < workers + SPARE_CPUS:
         raise CovtokenError(
             f"Ray has {cpus:g} logical CPUs, and {workers} workers need {workers + SPARE_CPUS}: give fewer workers, or "
             f"start it with `ray start --head --num-cpus {workers + SPARE_CPUS}`"

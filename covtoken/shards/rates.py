@@ -14,7 +14,8 @@ ASSUMPTION = (
     "loading the weights and reading from far away are not counted"
 )
 BEGIN, END = "<!-- rates:begin (written by launch.py readme) -->", "<!-- rates:end -->"
-_SHOWN = ("job", "backbone", "picture_size", "batch", "precision", "device", "threads", "cases", "cases_per_second")
+_SHOWN = ("job", "backbone", "picture_size", "batch", "precision", "device", "cpus", "threads", "load")
+_SHOWN += ("cases", "cases_per_second")
 
 
 def read_rates(file: Path, job: str | None = None) -> list[dict[str, Any]]:
@@ -35,10 +36,10 @@ def hours(cases: int, machines: int, row: dict[str, Any]) -> float:
 
 def words(cases: int, machines: int, row: dict[str, Any]) -> str:
     """Write a measured rate, what it comes to, and the assumption."""
-    where = f"{row['device']}, {row.get('threads', '?')} threads, batch {row.get('batch', '?')}"
+    told = ", ".join(f"{name} {row.get(name, '?')}" for name in ("threads", "load", "batch"))
     return (
         f"measured:    {row['cases_per_second']:g} cases a second ({row['cases']} cases of {row['job']}, "
-        f"{row.get('backbone', '?')}, {row.get('picture_size', '?')} px, {where})\n"
+        f"{row.get('backbone', '?')}, {row.get('picture_size', '?')} px, {row['device']}, {told})\n"
         f"arithmetic:  {cases} cases on {machines} machines: {hours(cases, machines, row):.2g} hours\n"
         f"assumption:  {ASSUMPTION}"
     )
