@@ -28,6 +28,7 @@ from covtoken.maps.overlay import NOT_A_DEVICE, draw
 from covtoken.maps.record import Outcome
 from covtoken.maps.regions import MOST, regions
 from covtoken.maps.threshold import QUANTILE, check_quantile
+from covtoken.shards.store import shard_of
 
 WARNING = f"Research software, {NOT_A_DEVICE}: a map says how rare a place is among the bank's, not what it is."
 
@@ -161,20 +162,6 @@ def run(
     suffix = "" if options.shard is None else f".shard-{options.shard.replace('/', '-of-')}"
     path = record.write_records(options.out, suffix, content, plan.outcomes)
     return Finished(content, path, plan.outcomes, interrupted)
-
-
-def shard_of(text: str | None) -> tuple[int, int]:
-    """Read ``i/N``, the i-th of N parts; (1, 1) where there is none.
-
-    >>> shard_of("2/4")
-    (2, 4)
-    """
-    if text is None:
-        return 1, 1
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise CovtokenError(f"shard {text!r}: expected i/N with 1 ≤ i ≤ N, such as 1/4")
-    return int(parts[0]), int(parts[1])
 
 
 def loaded(backbone: str, picture_size: int, device: str) -> FrozenViT:

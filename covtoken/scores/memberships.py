@@ -13,7 +13,7 @@ from covtoken.bank.pooling import pool3x3, smooth
 from covtoken.bank.token_bank import build_bank
 from covtoken.errors import CovtokenError, unknown
 from covtoken.scores.recipe import SETTINGS, Settings
-from covtoken.subspace.consensus import ConsensusSettings, fit_consensus
+from covtoken.subspace.consensus import ConsensusSettings, Passes, fit_consensus
 from covtoken.subspace.density import sparsity
 from covtoken.subspace.direction import (
     Direction,
@@ -98,11 +98,13 @@ def fit(
     settings: Settings,
     rarity_at: Callable[[Block], tuple[RaritySubspace, torch.Tensor]] | None = None,
     progress: bool = False,
+    passes: Passes | None = None,
 ) -> Direction:
     """Fit the direction of a score that is ``linear``.
 
     Args:
         rarity_at: gives a target block's reference and the bank's rarity (None: ``rarity_of``), which costs a search.
+        passes: of a consensus, over shards.
     """
     rarity_at = rarity_at or partial(rarity_of, bank_features, progress=progress)
     if scorer == "direction":
@@ -114,7 +116,7 @@ def fit(
             made = rarity_target(reference, settings.quantile, 0.0)
             about = {key: made[key] for key in ("target_block", "size", "k", "neighbours", "key")}
         sources.append(rarity if name == "rarity" else source_map(name, bank_features, settings))
-    fitted = fit_consensus(bank_features, block, sources, settings, about, progress)
+    fitted = fit_consensus(bank_features, block, sources, settings, about, progress, passes)
     if scorer == "without_head":
         head = direction_moments(bank_features, block, bank_features.saliency())
         fitted = without_linear(fitted, head, target=LOGIT)

@@ -12,7 +12,7 @@ bank and the quantile need one number of every bank token at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from covtoken.bank.token_bank import origin
 from covtoken.errors import CovtokenError, unknown
 from covtoken.leak_guard import construction, refuse_label_arrays
 from covtoken.subspace.direction import Direction, bank_scores, direction_moments, rarity_cut, two_views
+from covtoken.subspace.ridge import Moments
 
 COMPONENTS = ("none", "peak", "mass")  # from which the rule chooses
 RULES = (*COMPONENTS, "two")
@@ -69,6 +70,19 @@ class ConsensusSettings:
             raise unknown("component rule", self.component, list(RULES))
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The two passes over the bank's pictures that a round makes, which shards run apart and merge.
+
+    Attributes:
+        moments: target [N, T] and cut → sums over all tokens, as ``direction_moments``.
+        scores: direction → scores [N, T] of all tokens, as ``bank_scores``.
+    """
+
+    moments: Callable[[torch.Tensor, float], Moments]
+    scores: Callable[[Direction], torch.Tensor]
+
+
 def fit_consensus(
     features: Features,
     block: Block,
@@ -76,6 +90,7 @@ def fit_consensus(
     settings: ConsensusSettings | None = None,
     about: dict | None = None,
     progress: bool = False,
+    passes: Passes | None = None,
 ) -> Direction:
     """Fit a consensus direction at one block.
 
@@ -84,6 +99,7 @@ def fit_consensus(
         block: where the direction is read, on pooled tokens.
         sources: label-free maps [N, T] of those pictures, one for each name in ``settings.sources``.
         about: header fields that describe the sources (the reference of a rarity).
+        passes: how tokens are read (None: here, one chunk after the other).
 
     Raises:
         LabelLeak: something like a label was handed in.
@@ -93,16 +109,20 @@ def fit_consensus(
     names = settings.sources.split("+")
     if len(sources) != len(names):
         raise CovtokenError(f"a consensus of {settings.sources} needs {len(names)} maps, got {len(sources)}")
+    passes = passes or Passes(
+        lambda kept, cut: direction_moments(features, block, kept, cut, progress=progress),
+        lambda direction: bank_scores(direction, features, progress),
+    )
     with construction("a direction"):
         target = agreement = agreed_sources(sources, settings.inside)
         for made in range(settings.rounds + 1):
             kept, cut = called(target, settings.quantile, settings.component, features.rows, features.cols)
-            moments = direction_moments(features, block, kept, cut, progress=progress)
+            moments = passes.moments(kept, cut)
             told = (about or {}) | {"target": "consensus", "sources": settings.sources, "rounds": made, "cut": cut}
             told |= {name: getattr(settings, name) for name in ("quantile", "inside", "component")}
             direction = Direction.from_moments(moments, origin(features), block, settings.ridge, **told)
             if made < settings.rounds:
-                target = ranked(agreement + ranked(bank_scores(direction, features, progress)))
+                target = ranked(agreement + ranked(passes.scores(direction)))
     return direction
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from covtoken.paths import PACKAGE
 
-BUILDERS = ("backbone", "bank", "subspace", "scores")
+BUILDERS = ("backbone", "bank", "subspace", "scores", "shards")
 CONSTRUCTION = sorted(path for folder in BUILDERS for path in (PACKAGE / folder).rglob("*.py"))
 FORBIDDEN = (
     "covtoken.data.masks",
@@ -23,7 +23,7 @@ FORBIDDEN = (
     "covtoken.data.readers",
 )
 ORDER = [
-    *("leak_guard", "data", "backbone", "bank", "subspace", "scores", "coverage", "economy", "deploy"),
+    *("leak_guard", "data", "backbone", "bank", "subspace", "scores", "shards", "coverage", "economy", "deploy"),
     *("evaluation", "protocol", "studies", "gates", "maps", "paper", "cli"),
 ]  # ground floor first
 MOST_FILES, LARGEST_SHARE = 13, 0.2

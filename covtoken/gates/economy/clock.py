@@ -112,11 +112,22 @@ def passes_of(
 
 
 def time_rows(
-    vit: FrozenViT, passes: Sequence[Timed], batch: int, repeats: int, gpu: bool = False
+    vit: FrozenViT,
+    passes: Sequence[Timed],
+    batch: int,
+    repeats: int,
+    gpu: bool = False,
+    images: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Time passes, the first of which is the whole one, on random pictures; see ``time_settings`` for the rows."""
+    """Time passes, the first of which is the whole one; see ``time_settings`` for the rows.
+
+    Args:
+        images: [batch, 3, S, S], normalised (None: random ones).
+    """
     size = vit.picture_size
-    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(vit.device)
+    if images is None:
+        images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = images.to(vit.device)
     seconds = seconds_of([partial(each.run, images) for each in passes], repeats, gpu)
     rows = []
     for each, spent in zip(passes, seconds, strict=True):

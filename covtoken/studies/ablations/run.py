@@ -21,13 +21,14 @@ default of its score on the same draws of units, so that differences are paired.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
+from covtoken.errors import unknown
 from covtoken.evaluation.measure import measure
 from covtoken.evaluation.stats import interval
 from covtoken.studies.ablations import bank_trials, picture_trials, score_settings
@@ -48,17 +49,25 @@ def run_ablations(
     limits: Limits | None = None,
     cache: bool = True,
     progress: bool = True,
+    only: Collection[str] | None = None,
+    most_units: int | None = None,
 ) -> dict[str, Any]:
     """Run every ablation of a cohort from pixels; return the content, ready to be written.
 
     Args:
         limits: None: ``LIMITS`` of the cohort.
+        only: names of ``ABLATIONS`` (None: all).
+        most_units: units left in each split (None: all).
 
     Raises:
         CovtokenError: unknown names, or a cohort without bank or selection split or without lesions in it.
     """
     started = time.perf_counter()
-    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress)
+    chosen = {name: trials for name, trials in ABLATIONS.items() if only is None or name in only}
+    for name in only or ():
+        if name not in ABLATIONS:
+            raise unknown("ablation", name, list(ABLATIONS))
+    setting = open_study(cohort, backbone, data=data, cache=cache, progress=progress).limited(most_units)
     limits, vit = limits or LIMITS.get(setting.cohort.name, Limits()), setting.vit
     kept = few(setting, "selection", limits.scored_units)
     others = [case for case in setting.cohort.cases if setting.splits.get(case.unit) != "selection"]
@@ -66,7 +75,7 @@ def run_ablations(
     splits = split_features(scored, range(1, vit.n_blocks + 1), vit.has_saliency_head)
     ground = Ground(scored, *splits, limits, Searched(splits[0], vit.n_blocks, limits.size, score_settings.MOST_OWN))
     rows = []
-    for name, trials in track(ABLATIONS.items(), f"ablations, {setting.cohort.name}", disable=not progress):
+    for name, trials in track(chosen.items(), f"ablations, {setting.cohort.name}", disable=not progress):
         rows += [{"ablation": name} | row for row in measured(trials(ground))]
     more = {"reference": limits.size, "large_units": limits.large_units, "rows": rows}
     return content_of(STUDY, setting, splits, started, note=f"{NOTE}; nothing is chosen by it", **more)

@@ -1,0 +1,51 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "torch==2.14.1", "torchvision==0.29.1", "timm==1.0.31", "numpy==2.4.6", "scipy==1.17.1", "statsmodels==0.15.0",
+#   "nibabel==5.4.2", "altair==6.3.0", "vl-convert-python==1.9.0.post1", "faiss-cpu==1.15.1", "safetensors==0.8.0",
+#   "typer==0.29.2", "rich==15.0.0", "pooch==1.9.0", "pydicom==3.0.2",
+# ]
+# ///
+r"""Write a cohort's pictures into shards, which the other jobs read.
+
+No mask goes in. Write the bank's pictures alone by ``--split bank``. Names and units go in as they are: keep the shards
+where the data may be kept.
+
+Here:          PYTHONPATH=. uv run jobs/materialize.py phantom shards/pictures --split bank --shards 8
+On HF Jobs:    hf jobs uv run --flavor cpu-upgrade -v .:/covtoken -e PYTHONPATH=/covtoken \
+                 -v hf://buckets/OWNER/NAME:/data jobs/materialize.py \
+                 /data/busi /data/pictures --shards 64 --shard 1/8
+"""
+
+from __future__ import annotations
+
+from covtoken.data.cohorts import open_cohort
+from covtoken.data.splits import load_splits
+from covtoken.errors import CovtokenError
+from covtoken.shards.job import mine, parser_of, run_job, told
+from covtoken.shards.pictures import write_pictures
+
+
+def run(args) -> None:
+    cohort = open_cohort(args.input, **({"folder": args.data} if args.data else {}))
+    cases = cohort.cases
+    if args.split:
+        splits = load_splits(cohort)
+        cases = tuple(case for case in cases if splits.get(case.unit) == args.split)
+    cases = cases[: args.max_cases]
+    if not cases:
+        raise CovtokenError(
+            f"{args.input}: no case in the split {args.split!r}: expected bank, selection, calibration or test"
+        )
+    n = args.shards or -(-len(cases) // 256)
+    for i in mine(range(1, n + 1), args.part):
+        told(f"pictures {i}/{n}", write_pictures(cases, args.output, i, n))
+
+
+parser = parser_of(__doc__, "a cohort's name, or a folder with index.csv")
+parser.add_argument("--shards", type=int, help="files to write (default: one for 256 cases)")
+parser.add_argument("--split", help="bank, selection, calibration or test (default: all cases)")
+parser.add_argument("--data", help="folder of a named cohort outside COVTOKEN_DATA")
+
+if __name__ == "__main__":
+    run_job(parser, run)
