@@ -1,7 +1,8 @@
 """Show scores beside each other, cohort by cohort, from committed reports.
 
-Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
-against every baseline) and ``{alarm-table}`` (alarm against failure). They warn where no report is recorded.
+Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{across-chart}`` (a chart of
+several cohorts), ``{verdict-table}`` (one score against every baseline) and ``{alarm-table}`` (alarm against failure).
+They warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.paper.across import draw_across
+from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable
-from covtoken.paper.pages.base import Reader, make_note, make_table
+from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
 
 
 class ReportMatrix(Reader, SphinxDirective):
     """Lay out numbers, a row a number and a column a cohort; a dash where a cohort has none.
 
     Either ``:metrics:``, by their full names, or one ``:kind:`` of number for the ``:scores:`` named, ``:at:`` a budget
-    where the kind has them (``keep0.25``).
+    where the kind has them (``keep0.25``). ``:caption:`` numbers the table.
     """
 
     option_spec: ClassVar = {
-        name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores", "at")
+        name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores", "at", "caption")
     }
 
     def run(self) -> list[nodes.Node]:
@@ -48,7 +51,8 @@ class ReportMatrix(Reader, SphinxDirective):
         ]
         notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
-        return [make_table(["", *reports], rows), make_note(words)]
+        table = number_table(self.env, make_table(["", *reports], rows), self.options.get("caption", ""))
+        return [table, make_note(words)]
 
 
 def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
@@ -72,6 +76,26 @@ KIND_WORDS = {name: words[0].upper() + words[1:] for name, words in READABLE.ite
 for _kind in ("froc", "organ_froc"):
     KIND_WORDS[f"{_kind}.fp1"] = f"{KIND_WORDS[_kind]} at 1 false positive an image"
     KIND_WORDS[f"{_kind}.fp4"] = f"{KIND_WORDS[_kind]} at 4 false positives an image"
+
+
+class AcrossChart(Reader, SphinxDirective):
+    """Draw a chart of several cohorts: ``{across-chart} gains``, ``values`` or ``blocks``."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {
+        name: directives.unchanged_required for name in ("title", "gate", "cohorts", "metrics", "score")
+    }
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            drawn = draw_across(self.root(), self.arguments[0], self.options)
+        except CovtokenError as error:
+            return self.refused(error)
+        for path in drawn.files:
+            self.depends_on(path)
+        shown = nodes.raw("", to_html(drawn.spec, words=drawn.words), format="html")
+        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
+        return [nodes.figure("", shown, nodes.caption(text=drawn.words), ids=[name], classes=["covtoken-figure"])]
 
 
 class VerdictTable(Reader, SphinxDirective):
@@ -137,5 +161,6 @@ def _right(failed, worked) -> list[str]:
 def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("report-matrix", ReportMatrix)
+    app.add_directive("across-chart", AcrossChart)
     app.add_directive("verdict-table", VerdictTable)
     app.add_directive("alarm-table", AlarmTable)
