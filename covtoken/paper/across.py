@@ -14,6 +14,7 @@ from covtoken.paper.charts.scores import auroc_by_block, gain_forest, value_fore
 from covtoken.paper.numbers import MISSING, READABLE, read_content, stem_of
 from covtoken.paper.verdict_grid import COHORTS
 
+UNITS = {"miss": "small lesions missed (share)", "recall": "recall of small lesions' tokens"}  # on an axis
 KINDS = ("gains", "values", "blocks")
 OURS = {"without_head": "membership"}  # it is C−, on fewer features
 REAL = tuple(cohort for cohort in COHORTS if cohort != "phantom")
@@ -52,8 +53,8 @@ def draw_across(root: Path, kind: str, options: Mapping[str, str]) -> Across:
     else:
         names = options["metrics"].split()
         rows = [row for cohort, report in reports.items() for row in _rows(cohort, report["metrics"], names)]
-        unit = READABLE[names[0].partition(".")[0].replace("_gain", "")]
-        unit = {"miss": "small lesions missed (share)"}.get(names[0].partition("_gain")[0], unit)
+        measure = names[0].partition(".")[0].removesuffix("_gain")
+        unit = UNITS.get(measure) or READABLE[measure]
         chart, draw = ("gain_forest", gain_forest) if kind == "gains" else ("value_forest", value_forest)
         found = {row["metric"] for row in rows}
         absent = [name for name in names if name not in found]

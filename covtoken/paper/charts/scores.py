@@ -147,7 +147,7 @@ def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", uni
 
 
 def _rows_under_heads(rows: Iterable[Mapping], *needed: str) -> tuple[pd.DataFrame, list[str], alt.Y]:
-    """Give the table, its rows' keys from top to bottom, and their axis; a cohort's name is a bold row over its rows."""
+    """Give the table, its rows' keys from top to bottom, and their axis; a cohort's name stands bold over its rows."""
     table = table_of(rows, "label", "value", "lo", "hi", *needed)
     if "cohort" not in table:
         table["row"] = table["label"]

@@ -115,7 +115,8 @@ class VerdictTable(Reader, SphinxDirective):
             for name in names:
                 label = f"{METHOD_NAMES[name.removeprefix(start)]}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
-        words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
+        lines = [nodes.list_item("", nodes.paragraph(text=line)) for line in _losses(OURS[ours], reports, rows)]
+        words = nodes.bullet_list("", *lines)
         notes = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
         return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
 
@@ -124,13 +125,12 @@ KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR", "o
 OURS = METHOD_NAMES | {"recommended": "C−", "with_head": "C"}
 
 
-def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
-    """Name in one sentence every baseline that beats the method, cohort by cohort."""
-    parts = []
-    for column, cohort in enumerate(reports, start=1):
-        lost = [row[0] for row in rows if row[column] == "loses"]
-        parts.append(f"on {cohort} to {'; '.join(lost) or 'nothing'}")
-    return f"Read as: {ours} loses {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
+def _losses(ours: str, reports: dict, rows: list[list[str]]) -> list[str]:
+    """Name every baseline that beats the method, a line a cohort."""
+    lost = {
+        cohort: [row[0] for row in rows if row[column] == "loses"] for column, cohort in enumerate(reports, start=1)
+    }
+    return [f"{cohort}: {ours} loses to {'; '.join(names) or 'none'}." for cohort, names in lost.items()]
 
 
 class AlarmTable(Reader, SphinxDirective):
