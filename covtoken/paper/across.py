@@ -12,7 +12,7 @@ from covtoken.names import METHOD_NAMES, kind_of, with_short_names
 from covtoken.paper.captions import caption_of
 from covtoken.paper.charts.scores import auroc_by_block, gain_forest, value_forest
 from covtoken.paper.numbers import MISSING, READABLE, read_content, stem_of
-from covtoken.paper.verdict_grid import COHORTS
+from covtoken.paper.verdict_grid import COHORTS, short_name
 
 UNITS = {"miss": "small lesions missed (share)", "recall": "recall of small lesions' tokens"}  # on an axis
 KINDS = ("gains", "values", "blocks")
@@ -62,7 +62,7 @@ def draw_across(root: Path, kind: str, options: Mapping[str, str]) -> Across:
             raise CovtokenError(f"{stem} {absent[0]}: {MISSING}")
         spec = draw(rows, title, unit)
     files = tuple(root / "gate_reports" / cohort / f"{stem}.json" for cohort in cohorts)
-    return Across(spec.to_dict(), caption_of(chart, title, rows, _evaluated(reports)), rows, files)
+    return Across(spec.to_dict(), caption_of(chart, title, rows, _evaluated(reports, rows)), rows, files)
 
 
 def _rows(cohort: str, metrics: Mapping[str, Mapping | None], names: Iterable[str]) -> Iterable[dict[str, Any]]:
@@ -75,7 +75,7 @@ def _rows(cohort: str, metrics: Mapping[str, Mapping | None], names: Iterable[st
         method = (method[2] or method[0]).partition(".")[0]
         low, high = entry.get("exact95") or entry["ci95"] or (entry["value"], entry["value"])
         label = METHOD_NAMES[method]
-        row = {"cohort": COHORTS[cohort][1], "label": label, "value": entry["value"], "lo": low, "hi": high}
+        row = {"cohort": short_name(cohort), "label": label, "value": entry["value"], "lo": low, "hi": high}
         yield row | {"metric": name, "n_units": entry["n_units"], "of": OURS.get(method) or kind_of(label)}
 
 
@@ -86,10 +86,17 @@ def _curves(reports: Mapping[str, Mapping], score: str) -> list[dict[str, Any]]:
         found = [row for row in with_short_names(report["chart_data"]["blocks"]) if row["scorer"] == score]
         if not found:
             raise CovtokenError(f"{cohort}, blocks of {score}: {MISSING}")
-        rows += [row | {"scorer": COHORTS[cohort][1]} for row in found]
+        rows += [row | {"scorer": short_name(cohort)} for row in found]
     return rows
 
 
-def _evaluated(reports: Mapping[str, Mapping]) -> dict[str, Mapping]:
-    """Name each report by its cohort's name on the pages."""
-    return {COHORTS[cohort][1]: report for cohort, report in reports.items()}
+def _evaluated(reports: Mapping[str, Mapping], rows: Iterable[Mapping]) -> dict[str, Mapping]:
+    """Name each report by its cohort's name on the pages; of its numbers leave those that are drawn, where rows say."""
+    drawn = {row["metric"] for row in rows if "metric" in row}
+    return {
+        short_name(cohort): {
+            **report,
+            "metrics": {n: entry for n, entry in report["metrics"].items() if not drawn or (entry and n in drawn)},
+        }
+        for cohort, report in reports.items()
+    }

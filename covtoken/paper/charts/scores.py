@@ -155,10 +155,11 @@ def _rows_under_heads(rows: Iterable[Mapping], *needed: str) -> tuple[pd.DataFra
         return table, order, alt.Y("row:N", sort=order, title=None, axis=row_axis())
     table["row"] = table["cohort"] + ": " + table["label"]
     order = [row for cohort, part in table.groupby("cohort", sort=False) for row in (cohort, *part["row"])]
-    head = "indexof(datum.label, ': ') < 0"
     bold = {"test": "indexof(datum.value, ': ') < 0", "value": "bold"}
+    # Short: a phone is narrow.
+    name = "replace(slice(datum.label, indexof(datum.label, ': ') + 2), 'C−\\'s fit', 'fit')"
     axis = row_axis(
-        labelExpr=f"{head} ? datum.label : slice(datum.label, indexof(datum.label, ': ') + 2)",
+        labelExpr=f"indexof(datum.label, ': ') < 0 ? datum.label : {name}",
         labelFontWeight={"condition": bold, "value": "normal"},
     )
     return table, order, alt.Y("row:N", sort=order, title=None, axis=axis, scale=alt.Scale(domain=order))

@@ -20,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
+from covtoken.paper.verdict_grid import short_name
 
 
 class EconomyTable(Reader, SphinxDirective):
@@ -53,7 +54,8 @@ class EconomyTable(Reader, SphinxDirective):
         rows = [[label, *(_stacked(of_cohort.get(label, ["–"])) for of_cohort in cells.values())] for label in labels]
         notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
-        table = number_table(self.env, make_table(["", *cells], rows), self.options.get("caption", ""))
+        table = make_table(["", *map(short_name, cells)], rows)
+        table = number_table(self.env, table, self.options.get("caption", ""))
         return [table, make_note(" ".join(notes))]
 
 

@@ -15,7 +15,7 @@ from covtoken.names import LABELS
 from covtoken.paper.across import REAL
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
-from covtoken.paper.verdict_grid import COHORTS
+from covtoken.paper.verdict_grid import COHORTS, short_name
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.memberships import SOURCE_SIGMA
 from covtoken.scores.recipe import FIXED, Recipe
@@ -87,13 +87,22 @@ def _settings(recipe: Recipe) -> dict[str, str]:
 
 
 class MiddleNote(Reader, SphinxDirective):
-    """Say which block is each cohort's middle block, and where it is the last that the range allows."""
+    """Say which block is each cohort's middle block, and where it is the last that the range allows.
+
+    ``:cohorts:`` names some of them.
+    """
+
+    option_spec: ClassVar = {"cohorts": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
-        reports = self.reports("1")
+        try:
+            reports = self.reports("1", self.options.get("cohorts", "").split())
+        except CovtokenError as error:
+            return self.refused(error)
         if not reports:
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
-        return [nodes.paragraph(text=middle_text({c: report["parameters"]["middle"] for c, report in reports.items()}))]
+        chosen = {short_name(cohort): report["parameters"]["middle"] for cohort, report in reports.items()}
+        return [nodes.paragraph(text=middle_text(chosen))]
 
 
 class CohortTable(Reader, SphinxDirective):

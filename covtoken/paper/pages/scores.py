@@ -22,6 +22,7 @@ from covtoken.paper.across import draw_across
 from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
+from covtoken.paper.verdict_grid import short_name
 
 
 class ReportMatrix(Reader, SphinxDirective):
@@ -51,7 +52,8 @@ class ReportMatrix(Reader, SphinxDirective):
         ]
         notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
-        table = number_table(self.env, make_table(["", *reports], rows), self.options.get("caption", ""))
+        table = make_table(["", *map(short_name, reports)], rows)
+        table = number_table(self.env, table, self.options.get("caption", ""))
         return [table, make_note(words)]
 
 
