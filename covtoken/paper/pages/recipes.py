@@ -116,16 +116,15 @@ class CohortTable(Reader, SphinxDirective):
             first |= {name: (words, self.report(f"{name}/confirmation")) for name, words in EXTERNAL.items()}
         except CovtokenError as error:
             return self.refused(error)
-        rows = [cohort_row(name, *words, report) for name, (words, report) in first.items()]
+        rows = [cohort_row(*words, report) for words, report in first.values()]
         head = ["cohort", "what", "units", "pictures (with a lesion)", "lesions", "small is at most", "its part here"]
         return [number_table(self.env, make_table(head, rows), self.options.get("caption", "")), make_note(UNIT_WORDS)]
 
 
-def cohort_row(name: str, kind: str, label: str, report: dict[str, Any]) -> list[str]:
+def cohort_row(kind: str, label: str, report: dict[str, Any]) -> list[str]:
     """Write what was evaluated of one cohort.
 
     Args:
-        name: of the cohort.
         kind, label: what it shows, and what it is called.
         report: its report of gate 1, or of the confirmation.
     """
