@@ -1,4 +1,4 @@
-"""The paper keeps its form (a claim, a figure and a limit a result), its references have ids, its words are borne out."""
+"""The paper keeps its form (each result: claim, figure, limit), its references have ids, its words are borne out."""
 
 from __future__ import annotations
 
