@@ -28,7 +28,7 @@ def as_sentence(title: str) -> str:
 def _forest(rows: list[Mapping]) -> str:
     """Count wins, losses and what is undecided, and name the losses."""
     words = Counter("wins" if row["lo"] > 0 else "loses" if row["hi"] < 0 else "undecided" for row in rows)
-    lost = [str(row["label"]) for row in rows if row["hi"] < 0]
+    lost = [": ".join(filter(None, (row.get("cohort"), row["label"]))) for row in rows if row["hi"] < 0]
     to = f" (to {', '.join(lost)})" if lost else ""
     counts = f"{words['wins']} are won, {words['loses']} lost{to}, {words['undecided']} undecided"
     return f"Of {len(rows)} comparisons {counts}."

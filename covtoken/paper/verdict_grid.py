@@ -101,6 +101,11 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
     return rows
 
 
+def short_name(cohort: str) -> str:
+    """Give the name of a cohort as pages write it."""
+    return COHORTS.get(cohort, ("", cohort))[1]
+
+
 def columns_of(cohorts: Iterable[str]) -> list[str]:
     """List the cohorts of the grid: those named here, then any other that is not external, the phantom last."""
     others = sorted(set(cohorts) - set(COHORTS) - set(FURTHER.values()))

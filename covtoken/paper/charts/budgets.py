@@ -13,6 +13,7 @@ from covtoken.names import MEASURE_NAMES, MEMBERSHIPS, kind_of
 from covtoken.paper.charts.style import (
     COLOURS,
     GREY,
+    KINDS,
     PERCENT,
     in_order,
     legends_below_each_other,
@@ -25,7 +26,6 @@ from covtoken.paper.charts.style import (
 )
 
 FAMILIES = {"random": "cross", "tilted": "diamond", "spanning": "triangle-down"}
-KINDS = {"membership": COLOURS[0], "coverage": COLOURS[1], "baseline": GREY}
 KEEPS = {"0.5": "triangle-up", "0.25": "circle", "0.1": "square"}
 KEEP_COLOURS = (COLOURS[2], COLOURS[6], COLOURS[3])  # 0.25 decides: black
 DECIDING = "0.25"

@@ -15,10 +15,12 @@ from covtoken.paper.charts.style import (
     COLOURS,
     FONT,
     GREY,
+    KINDS,
     block_axis,
     cycle,
     end_labels,
     plain_legend,
+    row_axis,
     styled,
     table_of,
     ticks_around_zero,
@@ -66,7 +68,8 @@ def auroc_by_block(rows: Iterable[Mapping], title: str = "Where lesions live", t
         marks.append(("threshold", float(threshold), "#000000"))
     height = max(300, 17 * len(marks) + 40)
     layers.append(end_labels(marks, floor, ceiling, height, y_scale))
-    subtitle = "Curves: plain tokens, neither pooled nor smoothed. Dashed: other scores, tuned. Bands: 95 % over units."
+    dashed = " Dashed: other scores, tuned." if len(rules) else ""
+    subtitle = f"Curves: plain tokens, neither pooled nor smoothed.{dashed} Bands: 95 % over units."
     return styled(alt.layer(*layers), title, height, subtitle)
 
 
@@ -89,15 +92,13 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     """Plot differences with 95 % intervals beside a zero line; colour and mark tell wins from losses.
 
     Args:
-        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``. Positive favours the score
-            that the rows are about.
+        rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``, the heading that a row stands
+            under. Positive favours the score that the rows are about.
         unit: what differs, as the axis names it.
     """
-    table = table_of(rows, "label", "value", "lo", "hi")
-    table["row"] = table["label"] if "cohort" not in table else table["cohort"] + ": " + table["label"]
+    table, order, y = _rows_under_heads(rows)
     table["reading"] = np.select([table["lo"] > 0, table["hi"] < 0], ["wins", "loses"], "undecided")
-    order, readings = list(dict.fromkeys(table["row"])), ["wins", "undecided", "loses"]
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, grid=False, labelFontSize=12))
+    readings = ["wins", "undecided", "loses"]
     scale = alt.Scale(domain=readings, range=[COLOURS[0], GREY, COLOURS[1]])
     colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=3))
     shapes = alt.Scale(domain=readings, range=["circle", "diamond", "triangle-left"])
@@ -111,7 +112,61 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     points = base.mark_point(filled=True, size=70, opacity=1)
     chart = alt.layer(zero, rules, points.encode(x=value, y=y, color=colour, shape=shape, tooltip=tips))
     words = "95 % intervals over units, paired. Right of 0 it wins; undecided: the interval holds 0."
-    return styled(chart, title, max(120, 30 * len(order)), words)
+    return styled(chart, title, _height(order), words)
+
+
+def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", unit: str = "token AUROC"):
+    """Plot values with 95 % intervals; where an AUROC comes near one half, a dashed rule says that this is chance.
+
+    Args:
+        rows: mappings with ``label``, ``value``, ``lo``, ``hi`` and ``of`` (membership, coverage or baseline, which
+            gives the colour); optionally ``cohort``, the heading that a row stands under.
+        unit: what is measured, as the axis names it.
+    """
+    table, order, y = _rows_under_heads(rows, "of")
+    kinds = [kind for kind in KINDS if kind in set(table["of"])]
+    scale = alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds])
+    colour = alt.Color("of:N", scale=scale, legend=plain_legend(columns=3))
+    span = alt.Scale(domain=[min(0.5, np.floor(table["lo"].min() * 10) / 10), 1.0], nice=False)
+    axis = alt.Axis(format="~g", tickCount=6)
+    tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
+    low, value, chance = (
+        alt.X(f"{c}:Q", title=unit[0].upper() + unit[1:], scale=span, axis=axis) for c in ("lo", "value", "chance")
+    )
+    base = alt.Chart(table)
+    layers = [
+        base.mark_rule(strokeWidth=2.5).encode(x=low, x2="hi:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=70, opacity=1).encode(x=value, y=y, color=colour, tooltip=tips),
+    ]
+    words = "95 % intervals over units."
+    if "AUROC" in unit and table["lo"].min() < 0.5:
+        half = alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(color="#000", strokeDash=[2, 3])
+        layers.insert(0, half.encode(x=chance))
+        words += " Dashed: chance."
+    return styled(alt.layer(*layers), title, _height(order), words)
+
+
+def _rows_under_heads(rows: Iterable[Mapping], *needed: str) -> tuple[pd.DataFrame, list[str], alt.Y]:
+    """Give the table, its rows' keys from top to bottom, and their axis; a cohort's name stands bold over its rows."""
+    table = table_of(rows, "label", "value", "lo", "hi", *needed)
+    if "cohort" not in table:
+        table["row"] = table["label"]
+        order = list(dict.fromkeys(table["row"]))
+        return table, order, alt.Y("row:N", sort=order, title=None, axis=row_axis())
+    table["row"] = table["cohort"] + ": " + table["label"]
+    order = [row for cohort, part in table.groupby("cohort", sort=False) for row in (cohort, *part["row"])]
+    bold = {"test": "indexof(datum.value, ': ') < 0", "value": "bold"}
+    # Short: a phone is narrow.
+    name = "replace(slice(datum.label, indexof(datum.label, ': ') + 2), 'C−\\'s fit', 'fit')"
+    axis = row_axis(
+        labelExpr=f"indexof(datum.label, ': ') < 0 ? datum.label : {name}",
+        labelFontWeight={"condition": bold, "value": "normal"},
+    )
+    return table, order, alt.Y("row:N", sort=order, title=None, axis=axis, scale=alt.Scale(domain=order))
+
+
+def _height(order: list[str]) -> int:
+    return max(120, (22 if len(order) > 16 else 30) * len(order))
 
 
 def _density(table: pd.DataFrame, colour: alt.Color) -> alt.Chart:

@@ -14,6 +14,7 @@ from covtoken.errors import CovtokenError
 # Hues of Okabe and Ito, darker: names at a line's end have its colour, and text needs a contrast of 4.5 to 1 on white.
 COLOURS = ("#0072B2", "#B84E00", "#007A59", "#A8437C", "#866100", "#6E6E6E", "#000000")
 GREY = "#6b6b6b"
+KINDS = {"membership": COLOURS[0], "coverage": COLOURS[1], "baseline": GREY}  # of methods
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from covtoken.paper.charts.offline_renderer import to_html
@@ -105,6 +106,14 @@ def make_table(head: list[str], rows: list[list]) -> nodes.table:
     group += nodes.thead("", make_row(head))
     group += nodes.tbody("", *(make_row(row) for row in rows))
     return nodes.table("", group, classes=["covtoken-table"])
+
+
+def number_table(env: BuildEnvironment, table: nodes.table, caption: str) -> nodes.table:
+    """Put a caption over a table, which Sphinx then numbers; an empty caption leaves the table as it is."""
+    if caption:
+        table.insert(0, nodes.title(text=caption))
+        table["ids"] = [nodes.make_id(f"table {env.docname} {env.new_serialno('table')}")]
+    return table
 
 
 def make_row(cells: list) -> nodes.row:

@@ -2,8 +2,8 @@
 
 The parts are aims, certificates, clock, setting, equal, missed, strata, route, probes and wall. ``:show:`` names the
 columns of a part that a cell holds, one below the other, with ``|`` between them, ``column = name`` for another name;
-``:score:`` (``chosen``: the report's own) and ``:alpha:`` narrow the certificates. A cohort that has no rows of a part
-is named under the table.
+``:score:`` (``chosen``: the report's own) and ``:alpha:`` narrow the certificates; ``:caption:`` numbers the table. A
+cohort that has no rows of a part is named under the table.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING
-from covtoken.paper.pages.base import Reader, make_note, make_table
+from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
+from covtoken.paper.verdict_grid import short_name
 
 
 class EconomyTable(Reader, SphinxDirective):
     """Lay out one part of gate 6's reports, a row a label and a column a cohort."""
 
     required_arguments = 1
-    option_spec: ClassVar = {name: directives.unchanged_required for name in ("cohorts", "score", "alpha", "show")}
+    option_spec: ClassVar = {
+        name: directives.unchanged_required for name in ("cohorts", "score", "alpha", "show", "caption")
+    }
 
     def run(self) -> list[nodes.Node]:
         part = self.arguments[0]
@@ -56,7 +59,9 @@ class EconomyTable(Reader, SphinxDirective):
         ]
         notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
-        return [make_table(["", *cells], rows), make_note(" ".join(notes))]
+        table = make_table(["", *map(short_name, cells)], rows)
+        table = number_table(self.env, table, self.options.get("caption", ""))
+        return [table, make_note(" ".join(notes))]
 
     def _stacked(self, lines: list[str], texts: dict) -> nodes.Node:
         """Put lines under each other, all but the first in small print."""

@@ -1,16 +1,21 @@
-"""Show what is fixed: ``{recipe-table}``, every setting of C− and its kin, and ``{middle-note}``, the middle blocks."""
+"""Show what is fixed: recipes (``{recipe-table}``), middle blocks (``{middle-note}``), cohorts (``{cohort-table}``)."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.errors import CovtokenError
 from covtoken.names import LABELS
+from covtoken.paper.across import REAL
 from covtoken.paper.numbers import MISSING
-from covtoken.paper.pages.base import Reader, make_note, make_table
+from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
+from covtoken.paper.verdict_grid import COHORTS, short_name
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.memberships import SOURCE_SIGMA
 from covtoken.scores.recipe import FIXED, Recipe
@@ -24,14 +29,24 @@ COMPONENT = {"peak": "the one with its highest token", "none": "all called token
 
 
 class RecipeTable(SphinxDirective):
-    """Lay out the fixed recipes: a row a setting, a column a score; each value is the code's."""
+    """Lay out the fixed recipes: a row a setting, a column a score; each value is the code's.
+
+    ``:scores:`` names some of them, and rows that say nothing of those are left out; ``:caption:`` numbers the table.
+    """
+
+    option_spec: ClassVar = {name: directives.unchanged_required for name in ("scores", "caption")}
 
     def run(self) -> list[nodes.Node]:
+        names = self.options.get("scores", " ".join(FIXED)).split()
+        wanted = [list(FIXED).index(name) for name in names]
+        rows = [[row[0], *(row[1 + i] for i in wanted)] for row in recipe_rows()]
+        rows = [row for row in rows if set(row[1:]) != {"–"}]
         words = (
             f"For {BLOCKS} blocks; at another depth the same shares of it. The same for every cohort and backbone. The "
             "code's own values, which every lock and report repeats."
         )
-        return [make_table(["setting", *(LABELS[name] for name in FIXED)], recipe_rows()), make_note(words)]
+        table = make_table(["setting", *(LABELS[name] for name in names)], rows)
+        return [number_table(self.env, table, self.options.get("caption", "")), make_note(words)]
 
 
 def recipe_rows() -> list[list[str]]:
@@ -72,13 +87,70 @@ def _settings(recipe: Recipe) -> dict[str, str]:
 
 
 class MiddleNote(Reader, SphinxDirective):
-    """Say which block is each cohort's middle block, and where it is the last that the range allows."""
+    """Say which block is each cohort's middle block, and where it is the last that the range allows.
+
+    ``:cohorts:`` names some of them.
+    """
+
+    option_spec: ClassVar = {"cohorts": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
-        reports = self.reports("1")
+        try:
+            reports = self.reports("1", self.options.get("cohorts", "").split())
+        except CovtokenError as error:
+            return self.refused(error)
         if not reports:
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
-        return [nodes.paragraph(text=middle_text({c: report["parameters"]["middle"] for c, report in reports.items()}))]
+        chosen = {short_name(cohort): report["parameters"]["middle"] for cohort, report in reports.items()}
+        return [nodes.paragraph(text=middle_text(chosen))]
+
+
+class CohortTable(Reader, SphinxDirective):
+    """Lay out what was evaluated: a row a cohort, from its report; ``:caption:`` numbers the table."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            first = {name: (COHORTS[name], self.report(f"{name}/gate1")) for name in REAL}
+            first |= {name: (words, self.report(f"{name}/confirmation")) for name, words in EXTERNAL.items()}
+        except CovtokenError as error:
+            return self.refused(error)
+        rows = [cohort_row(*words, report) for words, report in first.values()]
+        head = ["cohort", "what", "units", "pictures (with a lesion)", "lesions", "small is at most", "its part here"]
+        return [number_table(self.env, make_table(head, rows), self.options.get("caption", "")), make_note(UNIT_WORDS)]
+
+
+def cohort_row(kind: str, label: str, report: dict[str, Any]) -> list[str]:
+    """Write what was evaluated of one cohort.
+
+    Args:
+        kind, label: what it shows, and what it is called.
+        report: its report of gate 1, or of the confirmation.
+    """
+    parameters = report["parameters"]
+    entry = report["metrics"].get("auroc.recommended") or report["metrics"]["auroc.recommended.carried"]
+    cuts = parameters.get("small_cuts", {}).values()
+    small = ", ".join(f"{100 * cut:.2g} % of the picture" for cut in cuts) or "the lowest third"
+    pictures = f"{entry['n_images']} ({parameters['n_lesion_images']})"
+    part = PARTS["external" if "recipe_cohort" in parameters else report["split"]]
+    return [label, kind, str(entry["n_units"]), pictures, str(parameters["n_lesions"]), small, part]
+
+
+PARTS = {
+    "test": "chooses recipes on its selection split; its test split is evaluated",
+    "crossfit": "chooses nothing; every patient is scored with a bank of the others",
+    "external": "chooses nothing; opened once, to confirm",
+}
+EXTERNAL = {
+    "busbra-external": ("breast ultrasound", "BUS-BRA"),
+    "lidc-external": ("lung CT", "further LIDC windows"),
+}
+UNIT_WORDS = (
+    "A unit is a patient; in BUSI, which names no patients, a group of near-duplicate pictures. Counts are of the "
+    "evaluated part. Slices of liver and kidney, and the crops that lung windows are cut from, were chosen by lesion "
+    "upstream."
+)
 
 
 def middle_text(chosen: dict[str, int]) -> str:
@@ -100,4 +172,5 @@ def middle_text(chosen: dict[str, int]) -> str:
 def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("recipe-table", RecipeTable)
+    app.add_directive("cohort-table", CohortTable)
     app.add_directive("middle-note", MiddleNote)

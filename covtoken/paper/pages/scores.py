@@ -1,7 +1,8 @@
 """Show scores beside each other, cohort by cohort, from committed reports.
 
-Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{verdict-table}`` (one score
-against every baseline) and ``{alarm-table}`` (alarm against failure). They warn where no report is recorded.
+Directives: ``{report-matrix}`` (one kind of number, a row a score, a column a cohort), ``{across-chart}`` (a chart of
+several cohorts), ``{verdict-table}`` (one score against every baseline) and ``{alarm-table}`` (alarm against failure).
+They warn where no report is recorded.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.paper.across import draw_across
+from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable, stem_of
-from covtoken.paper.pages.base import Reader, make_note, make_table
+from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
+from covtoken.paper.verdict_grid import short_name
 
 
 class ReportMatrix(Reader, SphinxDirective):
     """Lay out numbers, a row a number and a column a cohort; a dash where a cohort has none.
 
     Either ``:metrics:``, by their full names, or one ``:kind:`` of number for the ``:scores:`` named, ``:at:`` a budget
-    where the kind has them (``keep0.25``).
+    where the kind has them (``keep0.25``). ``:caption:`` numbers the table.
     """
 
     option_spec: ClassVar = {
-        name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores", "at")
+        name: directives.unchanged for name in ("gate", "cohorts", "metrics", "kind", "scores", "at", "caption")
     }
 
     def run(self) -> list[nodes.Node]:
@@ -54,7 +58,9 @@ class ReportMatrix(Reader, SphinxDirective):
         ]
         notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
-        return [make_table(["", *reports], rows), make_note(words)]
+        table = make_table(["", *map(short_name, reports)], rows)
+        table = number_table(self.env, table, self.options.get("caption", ""))
+        return [table, make_note(words)]
 
 
 def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
@@ -79,6 +85,26 @@ for _kind in ("froc", "organ_froc"):
     KIND_WORDS[f"{_kind}.fp4"] = f"{KIND_WORDS[_kind]} at 4 false positives an image"
 
 
+class AcrossChart(Reader, SphinxDirective):
+    """Draw a chart of several cohorts: ``{across-chart} gains``, ``values`` or ``blocks``."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {
+        name: directives.unchanged_required for name in ("title", "gate", "cohorts", "metrics", "score")
+    }
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            drawn = draw_across(self.root(), self.arguments[0], self.options)
+        except CovtokenError as error:
+            return self.refused(error)
+        for path in drawn.files:
+            self.depends_on(path)
+        shown = nodes.raw("", to_html(drawn.spec, words=drawn.words), format="html")
+        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
+        return [nodes.figure("", shown, nodes.caption(text=drawn.words), ids=[name], classes=["covtoken-figure"])]
+
+
 class VerdictTable(Reader, SphinxDirective):
     """Say whether one score wins, loses or is undecided: a row a baseline and a column a cohort."""
 
@@ -96,7 +122,8 @@ class VerdictTable(Reader, SphinxDirective):
             for name in names:
                 label = f"{METHOD_NAMES[name.removeprefix(start)]}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
-        words = nodes.paragraph(text=_losses(OURS[ours], reports, rows))
+        lines = [nodes.list_item("", nodes.paragraph(text=line)) for line in _losses(OURS[ours], reports, rows)]
+        words = nodes.bullet_list("", *lines)
         notes = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
         return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
 
@@ -105,13 +132,12 @@ KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR", "o
 OURS = METHOD_NAMES | {"recommended": "C−", "with_head": "C"}
 
 
-def _losses(ours: str, reports: dict, rows: list[list[str]]) -> str:
-    """Name in one sentence every baseline that beats the method, cohort by cohort."""
-    parts = []
-    for column, cohort in enumerate(reports, start=1):
-        lost = [row[0] for row in rows if row[column] == "loses"]
-        parts.append(f"on {cohort} to {'; '.join(lost) or 'nothing'}")
-    return f"Read as: {ours} loses {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
+def _losses(ours: str, reports: dict, rows: list[list[str]]) -> list[str]:
+    """Name every baseline that beats the method, a line a cohort."""
+    lost = {
+        cohort: [row[0] for row in rows if row[column] == "loses"] for column, cohort in enumerate(reports, start=1)
+    }
+    return [f"{cohort}: {ours} loses to {'; '.join(names) or 'none'}." for cohort, names in lost.items()]
 
 
 class AlarmTable(Reader, SphinxDirective):
@@ -142,5 +168,6 @@ def _right(failed, worked) -> list[str]:
 def register(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("report-matrix", ReportMatrix)
+    app.add_directive("across-chart", AcrossChart)
     app.add_directive("verdict-table", VerdictTable)
     app.add_directive("alarm-table", AlarmTable)
