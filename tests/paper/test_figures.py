@@ -13,8 +13,9 @@ import pytest
 
 from covtoken.errors import CovtokenError
 from covtoken.paper import captions
-from covtoken.paper.charts import alarm, pictures, scores, style, substrate
+from covtoken.paper.charts import alarm, budgets, pictures, scores, style, substrate
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, to_svg, write_bundle
+from covtoken.protocol.report import read_report, report_path
 
 BLOCKS = [
     {"scorer": scorer, "block": block, "value": value, "lo": value - 0.02, "hi": value + 0.02}
@@ -226,3 +227,15 @@ def test_a_drawn_chart_keeps_its_text_and_loses_decimals_of_places():
     assert ">0.8712<" in svg and ">0.8719<" in svg
     tags = "".join(re.findall("<[^>]*>", svg))
     assert not re.findall(r"\d\.\d{3,}", tags) and "aria-label" not in tags
+
+
+@pytest.mark.parametrize("name", ["lidc-idri", "msd-task06"])
+def test_cohorts_without_intervals_have_charts_too(name):
+    """A gate's notebook draws them all from the report of the run, whatever the cohort."""
+    first, third = (read_report(report_path(name, gate, recorded=True)).chart_data for gate in (1, 3))
+    assert not first["gains"] and not third["gains"]
+    drawn = [scores.auroc_by_block(first["blocks"], threshold=0.8), scores.score_densities(first["densities"])]
+    drawn += [scores.gain_forest(rows) for rows in (first["gains"], third["gains"])]
+    drawn += [budgets.miss_by_method(third["miss"])]
+    texts = [to_svg(chart.to_dict()) for chart in drawn]
+    assert "fewer than five units" in texts[2] and all("<svg" in text for text in texts)

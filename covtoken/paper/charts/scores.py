@@ -93,9 +93,16 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
 
     Args:
         rows: mappings with ``label``, ``value``, ``lo``, ``hi``; optionally ``cohort``, the heading that a row stands
-            under. Positive favours the score that the rows are about.
+            under. Positive favours the score that the rows are about. Without rows the chart says why: fewer than
+            five units have no intervals.
         unit: what differs, as the axis names it.
     """
+    rows = list(rows)
+    if not rows:
+        words = "No differences are drawn: fewer than five units have no intervals."
+        return styled(
+            alt.Chart(pd.DataFrame({"words": [words]})).mark_text(fontSize=13).encode(text="words:N"), title, 60
+        )
     table, order, y = _rows_under_heads(rows)
     table["reading"] = np.select([table["lo"] > 0, table["hi"] < 0], ["wins", "loses"], "undecided")
     readings = ["wins", "undecided", "loses"]
