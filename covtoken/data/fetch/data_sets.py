@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covtoken.data.external import EXTERNAL
-from covtoken.data.readers.volume_cohorts import VOLUMES, folders_of
 from covtoken.errors import unknown
 
 DRAWN, COHORT, KEPT, PUBLIC = "drawn", "cohort", "external", "data set"
+VOLUME_FOLDERS = {
+    "lidc-idri": ("LIDC-IDRI",),
+    "kits23": ("KiTS23", "kits23"),
+    "msd-task03": ("Task03_Liver*",),
+    "msd-task06": ("Task06_Lung*",),
+    "msd-task07": ("Task07_Pancreas*",),
+}
+"""Patterns of folder names of volume cohorts, tried in order."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,16 @@ def data_set(name: str) -> DataSet:
 
 def place_of(known: DataSet, root: Path | None) -> Path | None:
     """Find the folder of a data set under ``root`` as its reader would, unopened; None where it is not there."""
-    if root is not None and known.name in VOLUMES:
+    if root is not None and known.name in VOLUME_FOLDERS:
         return next(iter(folders_of(known.name, root)), None)
     folder = None if root is None or not known.folder else root / known.folder
     return folder if folder is not None and folder.is_dir() else None
+
+
+def folders_of(name: str, root: Path) -> list[Path]:
+    """List the folders that bear a volume cohort's name under ``root``, unopened, the preferred one first."""
+    found = [path for pattern in VOLUME_FOLDERS[name] for path in sorted(root.glob(pattern))]
+    return [path for path in found if path.is_dir()]
 
 
 def _decathlon(task: str, number: str, md5: str) -> DataSet:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from covtoken.data.case import Case, Cohort
+from covtoken.data.fetch.data_sets import VOLUME_FOLDERS, folders_of
 from covtoken.data.readers import kits23, lidc, msd
 from covtoken.data.regions import Read, cut
 from covtoken.errors import CovtokenError
@@ -66,27 +67,25 @@ class VolumeCohort:
     """A volume cohort.
 
     Attributes:
-        folders: patterns of folder names, tried in order.
         reader: takes the folder, the name and options.
         view: what gates see.
         needs: file that the folder holds; empty: nothing is asked for here.
     """
 
-    folders: tuple[str, ...]
     reader: Callable[..., Cohort]
     view: View
     needs: str = ""
 
 
 VOLUMES: dict[str, VolumeCohort] = {
-    "lidc-idri": VolumeCohort(("LIDC-IDRI",), lidc.read, View(4, lung=True)),
-    "kits23": VolumeCohort(("KiTS23", "kits23"), kits23.read, View(8)),
+    "lidc-idri": VolumeCohort(lidc.read, View(4, lung=True)),
+    "kits23": VolumeCohort(kits23.read, View(8)),
     # Task 3 is LiTS: its patients go by their names there, so that hash and ``shared_units`` know them for the same.
     "msd-task03": VolumeCohort(
-        ("Task03_Liver*",), partial(msd.read, organ="liver", unit_names={"liver_": "volume-"}), View(8), "dataset.json"
+        partial(msd.read, organ="liver", unit_names={"liver_": "volume-"}), View(8), "dataset.json"
     ),
-    "msd-task06": VolumeCohort(("Task06_Lung*",), partial(msd.read, organ="lung"), View(9, lung=True), "dataset.json"),
-    "msd-task07": VolumeCohort(("Task07_Pancreas*",), partial(msd.read, organ="pancreas"), View(8), "dataset.json"),
+    "msd-task06": VolumeCohort(partial(msd.read, organ="lung"), View(9, lung=True), "dataset.json"),
+    "msd-task07": VolumeCohort(partial(msd.read, organ="pancreas"), View(8), "dataset.json"),
 }
 
 
@@ -103,15 +102,9 @@ def read(name: str, folder: str | Path | None = None, **options) -> Cohort:
     return VOLUMES[name].reader(_folder(name, folder), name=name, **options)
 
 
-def folders_of(name: str, root: Path) -> list[Path]:
-    """List the folders that bear a volume cohort's name under ``root``, unopened, the preferred one first."""
-    found = [path for pattern in VOLUMES[name].folders for path in sorted(root.glob(pattern))]
-    return [path for path in found if path.is_dir()]
-
-
 def _folder(name: str, folder: str | Path | None) -> Path:
     known, root = VOLUMES[name], data_root()
-    wanted = " or ".join(known.folders) + (f" with {known.needs}" if known.needs else "")
+    wanted = " or ".join(VOLUME_FOLDERS[name]) + (f" with {known.needs}" if known.needs else "")
     if folder is not None:
         found, came = [Path(folder).expanduser()], f"{folder} is no such folder"
     elif root is None:
