@@ -68,6 +68,13 @@ def from_module(
 ) -> ModuleTokens:
     """Make a backbone of any module: hooks on its parts read their outputs, and ``tokens`` makes tokens of these.
 
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.GELU(), nn.Conv2d(8, 8, 1))
+    >>> model = from_module(
+    ...     net, blocks=["1", "2"], tokens=lambda x: x.flatten(2).mT, grid=(6, 6), picture_size=96, name="mine"
+    ... )
+    >>> model.n_blocks, model.extract(torch.zeros(1, 3, 96, 96), [2]).tokens[2].shape
+    (2, torch.Size([1, 36, 8]))
+
     Args:
         module: takes images [N, 3, S, S]; eval mode and no gradients are set on it.
         blocks: names of its parts (``module.named_modules()``), in the order in which they run; part b is block b.

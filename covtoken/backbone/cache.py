@@ -58,6 +58,12 @@ def features(
 ) -> FeatureSet:
     """Extract features of ``cases``, or take them from the cache; patch intensity and variance always.
 
+    >>> from covtoken import load_backbone, open_cohort
+    >>> vit = load_backbone("random:vit_tiny_patch16_224", 96)
+    >>> found = features(open_cohort("phantom", n=40).cases[:2], vit, blocks=[6], cache=False)
+    >>> found.tokens(6).shape
+    torch.Size([2, 36, 192])
+
     Args:
         cases: read one after the other; only a batch of pictures is in memory.
         blocks, attention, saliency, precision: as in ``FrozenViT.extract``.

@@ -46,6 +46,11 @@ _HU = {"mean": meddinov3.MEAN_HU, "std": meddinov3.STD_HU, "input": "hu"}  # wha
 def load_backbone(name: str = "embedded", picture_size: int = 224, weights_file: str | Path | None = None) -> FrozenViT:
     """Load a frozen backbone by name.
 
+    >>> import numpy
+    >>> vit = load_backbone("random:vit_tiny_patch16_224", picture_size=96)
+    >>> vit.rows, vit.n_blocks, vit.prepare(numpy.zeros((50, 70))).shape
+    (6, 12, torch.Size([3, 96, 96]))
+
     Args:
         name: ``embedded`` (DINOv2 ViT-S/14, saliency-fine-tuned), ``dinov2-small``, ``dinov2-base``, ``dinov3-*``,
             ``meddinov3`` (takes CT in HU; its file by ``weights_file`` or ``COVTOKEN_MEDDINOV3``), a timm name, or

@@ -20,6 +20,9 @@ NEW = 256
 def greedy_k_center(points: torch.Tensor, size: int, dims: int = 128, seed: int = 0) -> torch.Tensor:
     """Choose points one by one, each the farthest from those chosen so far: indices [min(size, N)] into points [N, D].
 
+    >>> greedy_k_center(torch.tensor([[0.0], [0.1], [5.0], [9.0]]), 2).tolist()
+    [2, 0]
+
     Distances are taken after a seeded Gaussian projection to ``dims`` where that is fewer, in float32: points that are
     equally far but for rounding may come in either order. It starts from the point nearest to the mean, so that no
     draw decides. Memory: the points, their centred copy, and a block of distances, never N × N.

@@ -69,6 +69,11 @@ def build_bank(
 ) -> TokenBank:
     """Build the bank of one block, streamed: memory holds the bank and one chunk of pictures.
 
+    >>> from covtoken import FeatureSet
+    >>> features = FeatureSet.from_arrays({9: torch.randn(12, 16, 8)}, 4, 4, units="abcdefghijkl")
+    >>> len(build_bank(features, block=9, size=50))
+    50
+
     Args:
         features: the bank's pictures.
         block: 1 … L or ``"norm"``.

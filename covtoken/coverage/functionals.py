@@ -60,6 +60,9 @@ def coverage(name: str, y: Tensor, weight: Tensor | None = None, *, width: int, 
 def rankme(y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Compute exp(−Σ p log p), p the singular values of the kept tokens normalised to sum 1 (+ 1e-7); 0 for none.
 
+    >>> round(float(rankme(torch.eye(8)[:3])), 2)  # three directions, equally strong
+    3.0
+
     Between 1 and min(k, r) up to 1e-3 (Garrido et al. 2023). A token that repeats the strongest direction *lowers* it.
     """
     return rankme_of_gram(gram(y, weight))
@@ -67,6 +70,9 @@ def rankme(y: Tensor, weight: Tensor | None = None) -> Tensor:
 
 def coding_rate(y: Tensor, weight: Tensor | None = None, *, width: int) -> Tensor:
     """Compute ½ log det(I + D / (k ε_c²) Σ w y yᵀ), k = Σ w, ε_c = ½; 0 for none (Yu et al. 2020).
+
+    >>> float(coding_rate(torch.eye(8), width=8)) > float(coding_rate(torch.ones(8, 8) / 8**0.5, width=8))
+    True
 
     Not monotone either: k stands in the denominator, so a token of norm 0 lowers it.
     """

@@ -31,6 +31,10 @@ def open_cohort(
 ) -> Cohort:
     """Open the cohort of a committed name, of a volume cohort's name, or of a folder with ``index.csv``.
 
+    >>> cohort = open_cohort("phantom", n=40)
+    >>> len(cohort.cases), cohort.cases[0].modality
+    (40, 'ultrasound')
+
     Args:
         name_or_folder: one of ``COMMITTED`` or ``VOLUMES``, or a folder.
         folder: where a named cohort's data lie, if not under ``COVTOKEN_DATA``.

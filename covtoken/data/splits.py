@@ -41,6 +41,10 @@ def assign(unit: str) -> str:
 def load_splits(cohort: Cohort, folder: Path | None = None) -> dict[str, str]:
     """Give the split of every unit of the cohort, sorted by unit; write nothing.
 
+    >>> from covtoken import open_cohort
+    >>> sorted(set(load_splits(open_cohort("phantom", n=40)).values()))
+    ['bank', 'calibration', 'selection', 'test']
+
     Raises:
         CovtokenError: the committed file was edited: a unit stands in another split than its hash says.
     """

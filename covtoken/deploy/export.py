@@ -64,6 +64,12 @@ class MapProgram(nn.Module):
 def export_map(vit: FrozenViT, direction: Direction, path: str | Path) -> Path:
     """Export the way from pictures to maps as one file, for any number of pictures.
 
+    >>> from covtoken import RECOMMENDED, direction_of, features, load_backbone, open_cohort
+    >>> vit = load_backbone("random:vit_tiny_patch16_224", 96)
+    >>> bank = features(open_cohort("phantom", n=40).cases[:12], vit, blocks=[6, 9], cache=False)
+    >>> export_map(vit, direction_of(RECOMMENDED, bank), "map.pt2").name
+    'map.pt2'
+
     Input ``images`` [N, 3, S, S] float32, squashed and normalised as ``FrozenViT.prepare`` does; outputs ``scores``
     [N, rows, cols] and ``map`` [N, S, S] float32. The file says of itself, under ``covtoken.json``: mean, std, picture
     size, weights, direction, and the quantiles of the bank's scores where the direction knows them.

@@ -32,6 +32,9 @@ def kept_tokens(
 ) -> np.ndarray:
     """Mark the tokens that stay, [N, T] bool, by exactly one of three budgets. High scores stay.
 
+    >>> kept_tokens(np.array([[0.1, 0.7, 0.3, 0.7]]), ratio=0.5).tolist()
+    [[False, True, False, True]]
+
     Equal scores are kept in the order of their tokens, so that no result depends on a sort's whims.
 
     Args:

@@ -130,6 +130,11 @@ def label(
 ) -> SplitLabels:
     """Label cases, in their order, from the cohort's lesion and organ masks; masks are read one at a time.
 
+    >>> from covtoken import open_cohort
+    >>> cohort = open_cohort("phantom", n=40)
+    >>> label(cohort.cases[:4], cohort, rows=16, cols=16).lesion.shape
+    (4, 256)
+
     Raises:
         LabelLeak: something label-free is being built.
         CovtokenError: no case, a case without an entry in ``cohort.masks``, a mask that cannot be read, or two masks

@@ -99,6 +99,12 @@ def measure(
 ) -> Measured:
     """Measure the AUROC of every map, and AUPR, image AUROC, FROC and in-organ numbers of the maps in ``full``.
 
+    >>> from covtoken import label, open_cohort
+    >>> cohort = open_cohort("phantom", n=40)
+    >>> labels = label(cohort.cases[:4], cohort, rows=16, cols=16)
+    >>> measure({"perfect": labels.lesion.astype(float)}, labels, 16, 16, n_draws=50).values["auroc.perfect"]
+    1.0
+
     Metrics are named ``auroc.<name>``, ``aupr.<name>``, ``image_auroc.<name>``, ``froc.fp1.<name>``,
     ``froc.fp4.<name>``, and with ``organ_`` before for tokens inside the organ's mask, on the pictures that have a mask
     (left out where no lesion token or no other token lies there).

@@ -38,6 +38,13 @@ def lesion_map(
 ) -> Pixels:
     """Map an array or a NIfTI image by a direction: C− of every pixel, higher where the picture is rarer.
 
+    >>> from covtoken import load_backbone, open_cohort
+    >>> from covtoken.maps.banks import fit_bank, with_scores
+    >>> vit = load_backbone("random:vit_tiny_patch16_224", 96)
+    >>> direction = with_scores(fit_bank(open_cohort("phantom", n=40).cases[:20], vit, {}, whole=True))
+    >>> lesion_map(np.random.default_rng(0).random((60, 80)), vit, direction).shape
+    (60, 80)
+
     Args:
         pixels: [H, W] or [slices, H, W]: 8 bit, or floats in 0 … 1; other values need ``organ`` or ``window``. A NIfTI
             image of two or three axes.

@@ -57,6 +57,13 @@ def fixed_maps(recipes: Mapping[str, Recipe], bank_features: Features, features:
 def direction_of(recipe: Recipe, bank_features: Features) -> Direction:
     """Fit the recommended recipe's direction once, for pictures that come later (``direction_maps``).
 
+    >>> from covtoken import FeatureSet, RECOMMENDED
+    >>> tokens = {block: torch.randn(12, 16, 8) for block in (6, 9)}
+    >>> features = FeatureSet.from_arrays(tokens, rows=4, cols=4, units="abcdefghijkl")
+    >>> direction = direction_of(RECOMMENDED, features)
+    >>> direction.header["block"], direction_maps(RECOMMENDED, direction, features).shape
+    (6, (12, 16))
+
     Raises:
         LabelLeak: something like a label was handed in.
         CovtokenError: a recipe of another score.

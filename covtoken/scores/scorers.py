@@ -85,7 +85,17 @@ def raw_maps(
 def score_maps(
     recipe: Recipe, bank_features: Features, features: Features, seed: int = 0, other_size: bool = False
 ) -> np.ndarray:
-    """Score pictures with a recipe: maps [N, T] float32, raw, smoothed, signed; errors as ``raw_maps``."""
+    """Score pictures with a recipe: maps [N, T] float32, raw, smoothed, signed; errors as ``raw_maps``.
+
+    >>> import torch
+    >>> from covtoken import FeatureSet, RECOMMENDED
+    >>> bank, pictures = (
+    ...     FeatureSet.from_arrays({block: torch.randn(len(units), 16, 8) for block in (6, 9)}, 4, 4, units)
+    ...     for units in ("abcdefghijkl", "xy")
+    ... )
+    >>> score_maps(RECOMMENDED, bank, pictures).shape
+    (2, 16)
+    """
     if not isinstance(recipe, Recipe):
         raise CovtokenError(f"score_maps takes a Recipe, such as covtoken.RECOMMENDED, got {recipe!r}")
     place = recipe.scorer, recipe.block, recipe.pooled

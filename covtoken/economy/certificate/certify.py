@@ -59,6 +59,15 @@ def certify(
 ) -> Certificate:
     """Calibrate a certificate on the units with a lesion.
 
+    >>> from types import SimpleNamespace as Thing
+    >>> from covtoken import MadeBy
+    >>> lesions = [Thing(picture=i, tokens=np.array([i % 4])) for i in range(40)]  # a token each
+    >>> labels = Thing(lesions=lesions, unit=np.arange(40), unit_names=[f"patient {i}" for i in range(40)])
+    >>> scores = np.tile([4.0, 3, 2, 1, 0], (40, 1))  # of 5 tokens; high ones stay
+    >>> certificate = certify(scores, labels, 0.1, MadeBy("C−", "mine", "", "", "fp32", 6, ""))
+    >>> print(certificate.statement().splitlines()[0])
+    4 of 5 tokens kept; every lesion retained with probability ≥ 0.9 (marginal, n = 40)
+
     Where strata of size are given, the setting is the strictest of the marginal bound and theirs: the size of a new
     lesion is unknown. The other strata are reported only.
 
