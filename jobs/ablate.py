@@ -3,7 +3,7 @@
 # dependencies = [
 #   "torch==2.14.1", "torchvision==0.29.1", "timm==1.0.31", "numpy==2.4.6", "scipy==1.17.1", "statsmodels==0.15.0",
 #   "nibabel==5.4.2", "altair==6.3.0", "vl-convert-python==1.9.0.post1", "faiss-cpu==1.15.1", "safetensors==0.8.0",
-#   "typer==0.29.2", "rich==15.0.0", "pooch==1.9.0", "pydicom==3.0.2",
+#   "typer==0.29.2", "rich==15.0.0", "pooch==1.9.0", "pydicom==3.0.2", "onnx==1.23.2",
 # ]
 # ///
 r"""Change one thing at a time on the selection split of a cohort, a table each.
