@@ -15,7 +15,7 @@ from covtoken.paper.explorer.page import SCRIPT, explorer_html
 from covtoken.paper.first_figure import VIEWS, caption_of, panels_of, views
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
-from covtoken.paper.verdict_grid import COHORTS, FURTHER, Cell, Row, verdict_rows
+from covtoken.paper.verdict_grid import COHORTS, FURTHER, TINY, Cell, Row, verdict_rows
 from covtoken.protocol.report import committed_reports
 
 PICTURES = f"{explorer.FOLDER.removeprefix('book/')}/"  # seen from a page at the root
@@ -44,7 +44,7 @@ class VerdictGrid(Reader, SphinxDirective):
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
         head = nodes.row("", nodes.entry("", nodes.paragraph(text="")))
         for cohort in rows[0].cells:
-            kind, name = COHORTS.get(cohort, ("", cohort))
+            kind, name = (COHORTS | TINY).get(cohort, ("", cohort))
             entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
             n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
             head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
