@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from covtoken.errors import CovtokenError, unknown
 from covtoken.names import METHOD_NAMES, kind_of, with_short_names
 from covtoken.paper.captions import caption_of
 from covtoken.paper.charts.scores import auroc_by_block, gain_forest, value_forest
+from covtoken.paper.drawn import Drawn
 from covtoken.paper.numbers import MISSING, READABLE, read_content, stem_of
 from covtoken.paper.verdict_grid import COHORTS, short_name
 
@@ -20,22 +20,13 @@ OURS = {"without_head": "membership"}  # it is C−, on fewer features
 REAL = tuple(cohort for cohort in COHORTS if cohort != "phantom")
 
 
-@dataclass(frozen=True)
-class Across:
-    """Hold a chart's Vega-Lite specification, caption, rows, and the files that it read."""
-
-    spec: dict[str, Any] = field(repr=False)
-    words: str
-    rows: list[dict[str, Any]] = field(repr=False)
-    files: tuple[Path, ...]
-
-
-def draw_across(root: Path, kind: str, options: Mapping[str, str]) -> Across:
+def draw_across(root: Path, kind: str, name: str, options: Mapping[str, str]) -> Drawn:
     """Draw one kind of number of several cohorts.
 
     Args:
         root: the checkout.
         kind: ``gains`` (differences beside zero), ``values`` (beside chance), or ``blocks`` (a curve a cohort).
+        name: of the chart's files.
         options: ``title``; ``gate``; ``cohorts``, all with real pictures if not given; ``metrics``, by their full
             names, or for ``blocks`` ``score``, the label of the one that is drawn.
 
@@ -62,7 +53,7 @@ def draw_across(root: Path, kind: str, options: Mapping[str, str]) -> Across:
             raise CovtokenError(f"{stem} {absent[0]}: {MISSING}")
         spec = draw(rows, title, unit)
     files = tuple(root / "gate_reports" / cohort / f"{stem}.json" for cohort in cohorts)
-    return Across(spec.to_dict(), caption_of(chart, title, rows, _evaluated(reports, rows)), rows, files)
+    return Drawn(name, spec.to_dict(), caption_of(chart, title, rows, _evaluated(reports, rows)), rows, files)
 
 
 def _rows(cohort: str, metrics: Mapping[str, Mapping | None], names: Iterable[str]) -> Iterable[dict[str, Any]]:

@@ -26,7 +26,7 @@ from covtoken.studies.volumes import STUDY
 UNITS = {"gate3": "small lesions missed (share)"}  # of differences that are not of AUROC, by report
 OPTIONS = ("score", "size", "task")  # of single charts, by their arguments' names
 VOLUMES = "volume_retention"
-_DIRECTIVE = re.compile(r"^```\{(report|volumes)-chart\} *(.*)\n((?::.*\n)*)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^```\{(report|volumes|across)-chart\} *(.*)\n((?::.*\n)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,8 @@ def _encoded(spec: Any) -> Iterator[str]:
 
 
 def _directives(text: str) -> Iterator[tuple[str, tuple]]:
+    from covtoken.paper.across import draw_across  # it gives what it draws as this module's class
+
     for kind, arguments, lines in _DIRECTIVE.findall(text):
         options = dict(re.findall(r"^:(\w+): *(.*)$", lines, re.MULTILINE))
         if kind == "volumes":
@@ -169,6 +171,9 @@ def _directives(text: str) -> Iterator[tuple[str, tuple]]:
                 name_of(f"{arguments.strip()}/{STUDY.stem}", VOLUMES, "", {}),
                 (draw_volumes, arguments.strip(), options),
             )
+        elif kind == "across":
+            number, name = arguments.split()
+            yield name, (draw_across, number, name, options)
         else:
             place, chart, key = arguments.split()
             yield name_of(place, chart, key, options), (draw, place, chart, key, options)

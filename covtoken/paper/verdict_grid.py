@@ -17,6 +17,10 @@ COHORTS = {  # phantom last: it tests the code and says nothing about patients
     "kits19": ("kidney CT", "KiTS19 slices"),
     "phantom": ("drawn", "phantom"),
 }
+TINY = {  # too few patients for any answer, and no part of a chart across cohorts
+    "lidc-idri": ("lung CT", "LIDC-IDRI volumes"),
+    "msd-task06": ("lung CT", "Decathlon task 6"),
+}
 FURTHER = {"busi": "busbra-external", "lidc-crops": "lidc-external"}  # more pictures of the kind, opened once
 SCORES = {
     "recommended": "Does C−, the recommended score, find lesion tokens, beyond every simple baseline's best?",
@@ -103,7 +107,7 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
 
 def short_name(cohort: str) -> str:
     """Give the name of a cohort as pages write it."""
-    return COHORTS.get(cohort, ("", cohort))[1]
+    return (COHORTS | TINY).get(cohort, ("", cohort))[1]
 
 
 def columns_of(cohorts: Iterable[str]) -> list[str]:

@@ -97,7 +97,7 @@ def test_a_chart_across_cohorts_names_them_and_counts_their_units(tmp_path):
     loss = {"value": -0.1, "ci95": [-0.2, -0.05], "n_units": 3}
     _toy(tmp_path, {"auroc_gain.recommended_minus_density": loss, "auroc.random": ENTRY | {"n_units": 99}})
     options = {"gate": "1", "title": "A title", "metrics": "auroc_gain.recommended_minus_density"}
-    drawn = draw_across(tmp_path, "gains", options | {"cohorts": "busi lidc-crops"})
+    drawn = draw_across(tmp_path, "gains", "cohorts-name", options | {"cohorts": "busi lidc-crops"})
     assert [(row["cohort"], row["label"]) for row in drawn.rows] == [
         (c, "membership A") for c in ("BUSI", "LIDC windows")
     ]
@@ -105,9 +105,9 @@ def test_a_chart_across_cohorts_names_them_and_counts_their_units(tmp_path):
     assert "BUSI, test split, 3 units" in drawn.words
     for wrong in ({"metrics": "auroc_gain.recommended_minus_musc"}, {"cohorts": "lits"}):
         with pytest.raises(CovtokenError, match="not recorded yet"):
-            draw_across(tmp_path, "gains", options | {"cohorts": "busi lidc-crops"} | wrong)
+            draw_across(tmp_path, "gains", "cohorts-name", options | {"cohorts": "busi lidc-crops"} | wrong)
     with pytest.raises(CovtokenError, match="unknown kind of chart"):
-        draw_across(tmp_path, "pie", options)
+        draw_across(tmp_path, "pie", "cohorts-name", options)
 
 
 def test_values_say_chance_only_where_they_come_near_it():

@@ -107,9 +107,9 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     table["reading"] = np.select([table["lo"] > 0, table["hi"] < 0], ["wins", "loses"], "undecided")
     readings = ["wins", "undecided", "loses"]
     scale = alt.Scale(domain=readings, range=[COLOURS[0], GREY, COLOURS[1]])
-    colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=3))
+    colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=2))
     shapes = alt.Scale(domain=readings, range=["circle", "diamond", "triangle-left"])
-    shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=3))
+    shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=2))
     tips = ["row:N", "reading:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
     axis = alt.Axis(values=ticks_around_zero(table["lo"].min(), table["hi"].max()), format="~g")
     low, value, nothing = (alt.X(f"{c}:Q", title=f"Difference in {unit}", axis=axis) for c in ("lo", "value", "zero"))
@@ -133,7 +133,7 @@ def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", uni
     table, order, y = _rows_under_heads(rows, "of")
     kinds = [kind for kind in KINDS if kind in set(table["of"])]
     scale = alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds])
-    colour = alt.Color("of:N", scale=scale, legend=plain_legend(columns=3))
+    colour = alt.Color("of:N", scale=scale, legend=plain_legend(columns=2))
     span = alt.Scale(domain=[min(0.5, np.floor(table["lo"].min() * 10) / 10), 1.0], nice=False)
     axis = alt.Axis(format="~g", tickCount=6)
     tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]

@@ -13,6 +13,8 @@ from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.errors import CovtokenError
 from covtoken.names import LABELS
 from covtoken.paper.across import REAL
+from covtoken.paper.explorer.content import FOLDER, read_explorer
+from covtoken.paper.first_figure import panels_of, views
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
 from covtoken.paper.verdict_grid import COHORTS, short_name
@@ -106,7 +108,10 @@ class MiddleNote(Reader, SphinxDirective):
 
 
 class CohortTable(Reader, SphinxDirective):
-    """Lay out what was evaluated: a row a cohort, from its report; ``:caption:`` numbers the table."""
+    """Lay out what was evaluated: a row a cohort, from its report, with a picture where the first figure has one.
+
+    ``:caption:`` numbers the table.
+    """
 
     option_spec: ClassVar = {"caption": directives.unchanged_required}
 
@@ -114,9 +119,16 @@ class CohortTable(Reader, SphinxDirective):
         try:
             first = {name: (COHORTS[name], self.report(f"{name}/gate1")) for name in REAL}
             first |= {name: (words, self.report(f"{name}/confirmation")) for name, words in EXTERNAL.items()}
+            self.depends_on(self.root() / FOLDER / "explorer.json")
+            panels = {panel["cohort"]: panel for panel in panels_of(read_explorer(self.root())) if panel["retained"]}
         except CovtokenError as error:
             return self.refused(error)
         rows = [cohort_row(*words, report) for words, report in first.values()]
+        for row, name in zip(rows, first, strict=True):
+            if name in panels:
+                shown = views(panels[name], f"{FOLDER.removeprefix('book/')}/")["picture"]
+                picture = nodes.raw("", f'<span class="covtoken-sample">{shown}</span>', format="html")
+                row[1] = nodes.inline("", "", nodes.Text(row[1]), picture)
         head = ["cohort", "what", "units", "pictures (with a lesion)", "lesions", "small is at most", "its part here"]
         return [number_table(self.env, make_table(head, rows), self.options.get("caption", "")), make_note(UNIT_WORDS)]
 

@@ -19,7 +19,6 @@ from sphinx.util.docutils import SphinxDirective
 from covtoken.errors import CovtokenError
 from covtoken.names import MEASURE_NAMES, METHOD_NAMES
 from covtoken.paper.across import draw_across
-from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
 from covtoken.paper.verdict_grid import short_name
@@ -86,23 +85,18 @@ for _kind in ("froc", "organ_froc"):
 
 
 class AcrossChart(Reader, SphinxDirective):
-    """Draw a chart of several cohorts: ``{across-chart} gains``, ``values`` or ``blocks``."""
+    """Draw a chart of several cohorts: ``{across-chart} gains NAME``, ``values`` or ``blocks``."""
 
-    required_arguments = 1
+    required_arguments = 2
     option_spec: ClassVar = {
         name: directives.unchanged_required for name in ("title", "gate", "cohorts", "metrics", "score")
     }
 
     def run(self) -> list[nodes.Node]:
         try:
-            drawn = draw_across(self.root(), self.arguments[0], self.options)
+            return self.figure(draw_across(self.root(), *self.arguments, self.options))
         except CovtokenError as error:
             return self.refused(error)
-        for path in drawn.files:
-            self.depends_on(path)
-        shown = nodes.raw("", to_html(drawn.spec, words=drawn.words), format="html")
-        name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
-        return [nodes.figure("", shown, nodes.caption(text=drawn.words), ids=[name], classes=["covtoken-figure"])]
 
 
 class VerdictTable(Reader, SphinxDirective):

@@ -15,7 +15,7 @@ from covtoken.paper.explorer.page import SCRIPT, explorer_html
 from covtoken.paper.first_figure import VIEWS, caption_of, panels_of, views
 from covtoken.paper.numbers import MISSING, stem_of
 from covtoken.paper.pages.base import Reader, make_note
-from covtoken.paper.verdict_grid import COHORTS, FURTHER, Cell, Row, verdict_rows
+from covtoken.paper.verdict_grid import COHORTS, FURTHER, TINY, Cell, Row, verdict_rows
 from covtoken.protocol.report import committed_reports
 
 PICTURES = f"{explorer.FOLDER.removeprefix('book/')}/"  # seen from a page at the root
@@ -44,7 +44,7 @@ class VerdictGrid(Reader, SphinxDirective):
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
         head = nodes.row("", nodes.entry("", nodes.paragraph(text="")))
         for cohort in rows[0].cells:
-            kind, name = COHORTS.get(cohort, ("", cohort))
+            kind, name = (COHORTS | TINY).get(cohort, ("", cohort))
             entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
             n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
             head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
@@ -90,24 +90,25 @@ class PictureFigure(Reader, SphinxDirective):
         for panel in panels:
             cells = "".join(f"<td>{svg}</td>" for svg in views(panel, PICTURES).values())
             rows.append(f'<tr>{cells}</tr><tr><td colspan="{len(VIEWS)}">{escape(caption_of(panel))}</td></tr>')
-        credit = "; ".join(dict.fromkeys(escape(panel["credit"]) for panel in panels))
+        credit = "; ".join(dict.fromkeys(panel["credit"] for panel in panels))
         one = {panel["cohort"]: panel for panel in panels}
         counts = " and ".join(
             f"{p['lesions_kept_in_the_split']} of {p['lesions_in_the_split']} lesions ({explorer.NAMES[c]})"
             for c, p in one.items()
         )
         words = (
-            "<b>Figure 1.</b> Two pictures of each kind from the selection split: among pictures with one lesion, the "
-            "retained and the missed one whose size is nearest to the median. Size chooses, not the score. Retained: "
-            f"at least half of the lesion's tokens are kept. Of a quarter of the tokens, C− retains {counts} of these "
-            'splits. <a href="explorer.html">More pictures</a>. Drawn by <code>covtoken figure explorer</code>. '
-            f"Pictures: {credit}; shrunk to 224 px."
+            "Two pictures of each kind from the selection split: among pictures with one lesion, the retained and the "
+            "missed one whose size is nearest to the median. Size chooses, not the score. Retained: at least half of "
+            f"the lesion's tokens are kept. Of a quarter of the tokens, C− retains {counts} of these splits. "
         )
-        html = (
-            f'<figure class="covtoken-pictures" id="figure-1"><table><thead><tr>{heads}</tr></thead><tbody>'
-            f"{''.join(rows)}</tbody></table><figcaption>{words}</figcaption></figure>"
-        )
-        return [nodes.raw("", html, format="html")]
+        more = self.env.app.builder.get_relative_uri(self.env.docname, "explorer")
+        caption = nodes.caption("", words, nodes.reference("", "More pictures", refuri=more, internal=True))
+        caption += [nodes.Text(". Drawn by "), nodes.literal(text="covtoken figure explorer")]
+        caption += nodes.Text(f". Pictures: {credit}; shrunk to 224 px.")
+        html = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        pictures = nodes.raw("", html, format="html")
+        # A figure with an id and a caption: Sphinx numbers it, the first of the book.
+        return [nodes.figure("", pictures, caption, ids=["figure-1"], classes=["covtoken-figure", "covtoken-pictures"])]
 
 
 class Explorer(Reader, SphinxDirective):
