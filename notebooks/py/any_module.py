@@ -2,7 +2,6 @@
 # jupyter:
 #   jupytext:
 #     cell_metadata_filter: tags,-all
-#     formats: notebooks///ipynb,notebooks/py///py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-all
 #     text_representation:
 #       extension: .py
@@ -42,6 +41,7 @@ install_renderer()
 cohort = "phantom"  # or busi, … or a folder with index.csv and splits
 modality = "ultrasound"
 n_pictures = 24  # of the selection split, on which nothing is chosen here
+
 
 # %% [markdown]
 # ## Two modules
@@ -129,6 +129,7 @@ lesion_maps(
     columns=3,
     size=140,
 )
+
 
 # %% [markdown]
 # ## What the pipeline asks
