@@ -7,6 +7,7 @@ frames by position, not in the order of the input; a reader must go by positions
 
 from __future__ import annotations
 
+import mmap
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,6 +21,8 @@ from covtoken.maps.inputs.dicom import pydicom
 
 MAP, MASK = "map.dcm", "mask.dcm"
 MAKER = "covtoken"
+MOST_FLOATS = 2**26  # pixels, 256 slices of 512 × 512; larger maps are stored in steps, for highdicom holds them thrice
+STEPS = 65_535  # of 16 bit
 _EMPTY = ("StudyID", "AccessionNumber", "StudyDate", "StudyTime", "PatientName", "PatientBirthDate", "PatientSex")
 _EMPTY += ("ReferringPhysicianName",)  # must stand in every file, if only empty; sources leave them out
 
@@ -54,6 +57,7 @@ def write_map_and_mask(
                 made = kind(highdicom, sources, frames, threshold, _about(sources, sha256, path.name))
                 _fix_times_and_uids(made, sources[0])
                 made.save_as(path)
+                del made  # a large map is as much memory
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -64,13 +68,21 @@ def write_map_and_mask(
 
 def _parametric_map(highdicom, sources, frames: np.ndarray, threshold: float, about: dict[str, Any]):
     low, high = float(frames.min()), float(frames.max())
+    slope, intercept, stored = 1.0, 0.0, (low, high)
+    if frames.size > MOST_FLOATS:
+        slope, intercept, stored = (high - low) / STEPS or 1.0, low, (0, STEPS)
+        steps = np.empty(frames.shape, np.uint16)
+        for step, frame in zip(steps, frames, strict=True):
+            step[...] = np.rint((frame - np.float32(intercept)) / np.float32(slope)).clip(0, STEPS)
+        _let_go(frames)
+        frames = steps
     scale = highdicom.pm.RealWorldValueMapping(
         lut_label="score",
         lut_explanation=f"rarity against a bank; above {threshold:.6g} is flagged",
         unit=pydicom().sr.codedict.codes.UCUM.NoUnits,
-        value_range=(low, high),
-        slope=1.0,
-        intercept=0.0,
+        value_range=stored,
+        slope=slope,
+        intercept=intercept,
     )
     return highdicom.pm.ParametricMap(
         sources,
@@ -155,6 +167,14 @@ def _fix_times_and_uids(made, source) -> None:
         item.DimensionOrganizationUID = organised
     for item in made.get("ContributingEquipmentSequence", ()):
         item.ContributionDateTime = day
+
+
+def _let_go(values: np.ndarray) -> None:
+    """Drop the pages of a mapped file from memory; they are read anew where they are asked for."""
+    mapped = getattr(values, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.flush()
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _highdicom():
