@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import altair as alt
 import numpy as np
@@ -15,6 +16,7 @@ from covtoken.errors import CovtokenError
 from covtoken.paper import captions
 from covtoken.paper.charts import alarm, budgets, pictures, scores, style, substrate
 from covtoken.paper.charts.offline_renderer import mime_bundle, to_html, to_svg, write_bundle
+from covtoken.paper.tables import gate1
 from covtoken.protocol.report import read_report, report_path
 
 BLOCKS = [
@@ -239,3 +241,5 @@ def test_cohorts_without_intervals_have_charts_too(name):
     drawn += [budgets.miss_by_method(third["miss"])]
     texts = [to_svg(chart.to_dict()) for chart in drawn]
     assert "fewer than five units" in texts[2] and all("<svg" in text for text in texts)
+    report = read_report(report_path(name, 1, recorded=True))
+    assert "no interval" in gate1.delong_line(SimpleNamespace(report=report, records=None))

@@ -69,10 +69,13 @@ def panels_by_size(pictures, labels: SplitLabels, maps: dict[str, np.ndarray], n
 
 def delong_line(run: GateRun, scorer: str = "recommended") -> str:
     """Write DeLong's interval of a pooled AUROC, which takes tokens for independent, beside the unit bootstrap's."""
+    interval = run.report.metrics[f"auroc.{scorer}"]["ci95"]
+    if interval is None:
+        return f"auroc.{scorer}: fewer than five units, so no interval: DeLong would take tokens for independent"
+    below, above = interval
     labels = run.records.labels
     keep = ~labels.ignore
     low, high = delong(run.records.scores[scorer].astype(np.float64)[keep], labels.lesion[keep]).interval()
-    below, above = run.report.metrics[f"auroc.{scorer}"]["ci95"]
     return (
         f"auroc.{scorer}: DeLong [{low:.3f}, {high:.3f}], bootstrap over units [{below:.3f}, {above:.3f}]. Tokens of "
         "one patient are correlated, which DeLong does not know; the gate decides by units."
