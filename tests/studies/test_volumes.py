@@ -10,6 +10,7 @@ from covtoken.cli import studies as commands
 from covtoken.economy.volume import BUDGETS, SIGMAS_MM, LesionTokens
 from covtoken.errors import CovtokenError
 from covtoken.evaluation.stats import clopper_pearson
+from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.charts.volumes import volume_retention
 from covtoken.paper.pages.volumes import VolumesChart, VolumesSentence, VolumesTable
 from covtoken.paper.tables import volumes as words
@@ -178,6 +179,7 @@ def _directive(kind, root, cohort="phantom", **options):
     made.root, made.depends_on, made.lineno = lambda: root, lambda path: None, 1
     made.arguments, made.options = [cohort], options
     made.missing = lambda error, line: nodes.strong(text=str(error))
+    made.figure = lambda drawn: [nodes.raw("", to_html(drawn.spec), format="html")]
     return made
 
 

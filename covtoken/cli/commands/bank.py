@@ -95,8 +95,10 @@ def about_file(file: Path) -> dict[str, Any]:
 
     from covtoken.bank.token_bank import load_bank
     from covtoken.economy.exit_maps import load_exit_maps
+    from covtoken.leak_guard import refuse_mask_file
     from covtoken.subspace.direction import load_direction
 
+    refuse_mask_file(file)
     loaders = {"covtoken_direction": load_direction, "covtoken_exit_maps": load_exit_maps}
     try:
         with safe_open(file, "pt") as opened:
