@@ -750,7 +750,7 @@ TABLE: dict[str, tuple[Bad, ...]] = {
             "A lesion value below zero",
             G,
             (
-                "own/index.csv: lesion_value a9, a0, a6, a11, a8, a5, a2, a1, a4, a10, a3, a7: expected "
+                "own/index.csv: lesion_value a0, a1, a10, a11, a2, a3, a4, a5, a6, a7, a8, a9: expected "
                 "a pixel value, 0 or more"
             ),
             own(listed("patient", "lesion_value")),
