@@ -15,6 +15,12 @@ from covtoken.errors import CovtokenError
 from covtoken.leak_guard import refuse_mask_file
 from covtoken.paths import write_then_rename
 
+_MAKES = {
+    "bank": "`covtoken bank build PICTURES -o FILE` makes one",
+    "direction": "`covtoken fit PICTURES -o FILE` makes one",
+    "exit maps": "build them first",
+}
+LONGEST_HEADER = 100_000_000  # bytes, of safetensors itself: a file that claims more is of another format
 _NAMES = {"bank": "token bank", "direction": "direction", "exit maps": "set of exit maps"}
 
 
@@ -35,9 +41,11 @@ def read_tensors(path: Path, kind: str = "bank") -> tuple[dict[str, torch.Tensor
     except OSError as error:  # a folder that may not be entered, a name too long
         raise CovtokenError(f"{path}: cannot be read ({error.strerror})") from error
     if came is None:
-        raise CovtokenError(f"{path}: no such {kind}; build it first")
+        raise CovtokenError(f"{path}: no such {kind}; {_MAKES[kind]}")
     refuse_mask_file(path)
     expected = _length(path)
+    if expected > 8 + LONGEST_HEADER and expected > came:
+        raise CovtokenError(f"{path} is no safetensors file: expected a {_NAMES[kind]} of covtoken; give another file")
     if expected >= 0 and came != expected:
         raise CovtokenError(f"{path}: truncated or damaged: expected {expected} bytes, came {came}; build it again")
     try:

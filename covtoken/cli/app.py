@@ -82,6 +82,7 @@ class _Commands(TyperGroup):
         return [name for _, name, *_ in COMMANDS]
 
     def invoke(self, ctx):
+        homes = [word for word in ctx.args if word.startswith("~")]
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -91,6 +92,10 @@ class _Commands(TyperGroup):
             raise CovtokenError("there is not enough memory: give fewer or smaller pictures") from None
         except EOFError as error:  # typer would take it for the end of its own input
             raise CovtokenError(f"a file ends too early ({error}): fetch it again") from error
+        except RuntimeError as error:
+            if "home directory" not in str(error):
+                raise
+            raise CovtokenError(f"{', '.join(homes)}: no such home folder is known; write the path in full") from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise

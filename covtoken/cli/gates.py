@@ -178,7 +178,9 @@ def history(
         try:
             append_change(change_from(json.loads(path.read_text()), path))
         except (OSError, ValueError) as error:
-            raise CovtokenError(f"{path}: not readable as a JSON file ({error})") from error
+            raise CovtokenError(
+                f"{path}: not readable as a JSON file ({error}): give an object with the fields of a change"
+            ) from error
     if as_json:
         print_json({"changes": [asdict(change) for change in read_history()]})
         return

@@ -96,7 +96,7 @@ def planned(options: Options) -> Iterator[Plan]:
     _check_out(options)
     if options.path.suffix.lower() == ".zip" and options.path.is_file():
         with dicom.unpacked(options.path) as folder:
-            yield _plan(options, list_inputs(folder), shard)
+            yield _plan(options, list_inputs(folder, named=options.path), shard)
     else:
         yield _plan(options, list_inputs(options.path, besides=options.out), shard)
 

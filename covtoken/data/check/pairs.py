@@ -151,7 +151,9 @@ def _patient(picture: Path, patient: str) -> str:
     try:
         match = re.search(patient, picture.name)
     except re.error as error:
-        raise CovtokenError(f"--patient {patient!r} is no regular expression: {error}") from None
+        raise CovtokenError(
+            f"--patient {patient!r} is no regular expression ({error}): give one such as '^([^_]+)_'"
+        ) from None
     if match is None or not match.groups() or not match[1]:
         raise CovtokenError(
             f"--patient {patient!r} names no patient in {picture.name}: give an expression with a group, such as "

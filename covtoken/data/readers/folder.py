@@ -275,7 +275,7 @@ def _option(column: str, given: float | None, rows: list[dict[str, str]], index:
         values = {math.nan}
     least, words = (0, "0 or more") if column == "lesion_value" else (math.ulp(0), "above 0")
     if not all(least <= value < math.inf for value in values):
-        raise CovtokenError(f"{index}: {column} {', '.join(map(str, told))}: expected a pixel value, {words}")
+        raise CovtokenError(f"{index}: {column} {', '.join(sorted(map(str, told)))}: expected a pixel value, {words}")
     if len(values) > 1:
         each = ", ".join(f"{value:g}" for value in sorted(values))
         raise CovtokenError(f"{index}: {column} {each}: expected the same in all rows that give it")

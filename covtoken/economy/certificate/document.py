@@ -163,7 +163,7 @@ def load_certificate(path: Path) -> Certificate:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CovtokenError(f"{path}: no such certificate; calibrate one and save it") from None
+        raise CovtokenError(f"{path}: no such certificate; `covtoken certify FOLDER` makes one") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CovtokenError(f"{path}: not a certificate ({error}); calibrate it again") from error
     expected = {field.name for field in fields(Certificate)} | {"digest"}

@@ -187,6 +187,8 @@ def unpacked(file: Path) -> Iterator[Path]:
     Raises:
         CovtokenError: no zip, encrypted, a name that leads out, a link, or more than ``MOST_…``.
     """
+    if not zipfile.is_zipfile(file):
+        raise CovtokenError(f"{file} is no zip archive, or is cut short: fetch it again, or give its folder")
     with reading(file, "archive"), zipfile.ZipFile(file) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         total, packed = (sum(getattr(member, size) for member in members) for size in ("file_size", "compress_size"))
@@ -199,7 +201,8 @@ def unpacked(file: Path) -> Iterator[Path]:
             parts = PurePosixPath(member.filename.replace("\\", "/")).parts
             out = PurePosixPath(member.filename).is_absolute() or PureWindowsPath(member.filename).drive
             if ".." in parts or out or stat.S_ISLNK(member.external_attr >> 16):
-                raise CovtokenError(f"{file}: its member {member.filename[:80]!r} leads out of the archive; refused")
+                named = member.filename[:80]
+                raise CovtokenError(f"{file}: its member {named!r} leads out of the archive: make it anew")
             if member.flag_bits & 1:
                 raise CovtokenError(f"{file} is encrypted: unpack it yourself and give the folder")
         with tempfile.TemporaryDirectory(prefix="covtoken-") as folder:
@@ -211,7 +214,8 @@ def unpacked(file: Path) -> Iterator[Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, target.open("wb") as out:
                     shutil.copyfileobj(source, out)
-            root.mkdir(exist_ok=True)
+            if not root.is_dir():
+                raise CovtokenError(f"{file} holds no file: expected the slices of a DICOM series")
             yield root
 
 

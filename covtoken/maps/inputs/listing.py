@@ -65,12 +65,13 @@ class Listing:
     left_out: tuple[tuple[str, str], ...] = field(default=())
 
 
-def list_inputs(path: Path, besides: Path | None = None) -> Listing:
+def list_inputs(path: Path, besides: Path | None = None, named: Path | None = None) -> Listing:
     """List the inputs of a file or folder.
 
     Args:
         path: a file or a folder.
         besides: a folder below it that is not read (the output).
+        named: what it goes by in an error, where it was unpacked to another place.
 
     Raises:
         CovtokenError: nothing is there, the format is unknown, the list is wrong, or the data are external.
@@ -96,7 +97,7 @@ def list_inputs(path: Path, besides: Path | None = None) -> Listing:
         inputs = _of_files(files, path, left_out)
         if not inputs:
             found = f" ({len(left_out)} files left out, such as {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
-            raise CovtokenError(f"{path} holds nothing to map{found}: expected {KNOWN}")
+            raise CovtokenError(f"{named or path} holds nothing to map{found}: expected {KNOWN}")
     return Listing(tuple(sorted(_named(inputs), key=lambda item: item.name)), tuple(left_out))
 
 
@@ -209,6 +210,9 @@ def _rows(index: Path) -> list[dict[str, str]]:
         found = {name: row[i].strip() if (i := columns.index(name)) < len(row) else "" for name in kept}
         if not found["image"]:
             raise CovtokenError(f"{index}, line {line}: no image; take the line out")
+        for name, text in found.items():
+            if any(ord(letter) < 32 for letter in text):
+                raise CovtokenError(f"{index}, line {line}: {name} {text[:40]!r} holds a control character; mend it")
         found["image"] = found["image"].replace("\\", "/")
         if os.path.isabs(found["image"]) or os.path.normpath(found["image"]).split("/")[0] == "..":
             raise CovtokenError(
