@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from covtoken.names import column_words
 from covtoken.paths import write_then_rename
 
 SVG_WIDTH = 680  # px: what "as wide as the page" means where there is no page
@@ -65,7 +66,7 @@ def to_html(spec: dict[str, Any], svg: str | None = None, words: str = "") -> st
         words: what a reader who does not see the chart is told; its title, if not given.
     """
     # "</" would end the script element early, wherever it stands in the data.
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(_with_words(spec), sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
     name = "chart-" + hashlib.sha256(text.encode()).hexdigest()[:16]
     label = (words or title_of(spec)).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return _HTML.format(id=name, label=label, spec=text, svg=to_svg(spec) if svg is None else svg)
@@ -80,6 +81,18 @@ def to_svg(spec: dict[str, Any]) -> str:
         if part.get("width") == "container":
             part["width"] = SVG_WIDTH
     return _lighter(vl_convert.vegalite_to_svg(fixed))
+
+
+def _with_words(part: Any) -> Any:
+    """Copy a specification whose tooltips head each value with words rather than with its column."""
+    if isinstance(part, list):
+        return [_with_words(child) for child in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: child if key == "datasets" else _with_words(child) for key, child in part.items()}
+    if isinstance(part.get("tooltip"), list):
+        part["tooltip"] = [{"title": column_words(tip["field"]), **tip} for tip in part["tooltip"] if "field" in tip]
+    return part
 
 
 _UNSEEN = r'role="graphics-[^"]*"|aria-(?:roledescription|label|hidden)="[^"]*"|pointer-events="none"|opacity="1"'

@@ -61,7 +61,7 @@ class EconomyTable(Reader, SphinxDirective):
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
         table = make_table(["", *map(short_name, cells)], rows)
         table = number_table(self.env, table, self.options.get("caption", ""))
-        return [table, make_note(" ".join(notes))]
+        return [table, make_note(*notes)]
 
     def _stacked(self, lines: list[str], texts: dict) -> nodes.Node:
         """Put lines under each other, all but the first in small print."""
