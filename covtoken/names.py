@@ -144,7 +144,7 @@ def column_words(column: str) -> str:
 
 
 def value_words(value: str) -> str:
-    """Write a text cell of chart data in words: a method, measure, route, task or way by its name, others as they are."""
+    """Write a text cell of chart data in words: methods, measures, routes, tasks and ways by their names."""
     for names in (METHOD_NAMES, MEASURE_NAMES, ROUTE_NAMES, TASK_NAMES, WAYS):
         if value in names:
             return names[value]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from covtoken.paper.site.pdf import DRAWN, find_browser
+
+BROWSER = find_browser()
 
 
 def build(book: Path, output: Path, *options: str) -> subprocess.CompletedProcess:
@@ -29,12 +30,7 @@ def opened_page(browser, html: Path, name: str, width: int):
 
     page.route("**/*", gate)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
     page.goto((html / f"{name}.html").as_uri())
-    # Drawing is asynchronous: wait for what the page itself says it holds.
-    page.wait_for_function(
-        "() => document.querySelectorAll('.covtoken-chart').length === "
-        "document.querySelectorAll('.covtoken-chart.vega-embed svg').length && "
-        "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container svg').length",
-        timeout=60_000,
-    )
+    page.wait_for_function(DRAWN, timeout=60_000)
     return page

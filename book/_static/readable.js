@@ -6,6 +6,10 @@ document.addEventListener("DOMContentLoaded", function () {
     var link = summary.closest("li").querySelector("a");
     summary.setAttribute("aria-label", "Pages under " + (link ? link.textContent.trim() : "this one"));
   });
+  document.querySelectorAll("a.btn-download-source-button").forEach(function (link) {
+    link.removeAttribute("target");
+    link.setAttribute("download", "");
+  });
   function scroller(table) {
     var box = table.closest(".pst-scrollable-table-container, .covtoken-scroll");
     if (!box) {

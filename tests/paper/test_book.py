@@ -68,8 +68,7 @@ def test_pages_draw_offline_and_fit(html, browser, width):
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0, f"{name}: {overflow} px wider than {width} px"
         assert page.refused == [], f"{name} asks for {page.refused}"
-        unexpected = [error for error in page.errors if "THEBE_JS_URL" not in error]  # the theme's own, harmless
-        assert unexpected == [], f"{name}: {unexpected}"
+        assert page.errors == [], f"{name}: {page.errors}"
         page.close()
 
 

@@ -126,7 +126,9 @@ class VerdictTable(Reader, SphinxDirective):
         rows.sort(key=lambda row: ("loses" not in row, "undecided" not in row))
         lines = [nodes.list_item("", nodes.paragraph(text=line)) for line in _losses(OURS[ours], reports, rows)]
         words = nodes.bullet_list("", *lines)
-        notes = [part for c, report in reports.items() for part in about(c, report, [report["metrics"][f"auroc.{ours}"]])]
+        notes = [
+            part for c, report in reports.items() for part in about(c, report, [report["metrics"][f"auroc.{ours}"]])
+        ]
         shown = [[row[0], *(nodes.inline(text=cell, classes=[f"reads-{cell}"]) for cell in row[1:])] for row in rows]
         return [make_table([f"{OURS[ours]} against", *reports], shown), words, make_note(*notes)]
 
