@@ -6,9 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from covtoken.paper.site.pdf import DRAWN, find_browser
+from covtoken.paths import project_root
 
 BROWSER = find_browser()
+PHONE, DESK = 390, 1280  # px
+# Texts of charts that a reader does not see whole.
+CUT_TEXTS = """() => [...document.querySelectorAll('.covtoken-chart svg')].flatMap(svg => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(text => text.textContent.trim()).filter(text => {
+    const own = text.getBoundingClientRect();
+    return own.width && (own.right > box.right + 1 || own.left < box.left - 1);
+  }).map(text => text.textContent);
+})"""
 
 
 def build(book: Path, output: Path, *options: str) -> subprocess.CompletedProcess:
@@ -34,3 +46,15 @@ def opened_page(browser, html: Path, name: str, width: int):
     page.goto((html / f"{name}.html").as_uri())
     page.wait_for_function(DRAWN, timeout=60_000)
     return page
+
+
+def toc_files() -> list[str]:
+    """Every page that ``_toc.yml`` names, the root first."""
+    toc = yaml.safe_load((project_root() / "_toc.yml").read_text())
+
+    def walk(entries):
+        for entry in entries:
+            yield entry["file"]
+            yield from walk(entry.get("sections", []))
+
+    return [toc["root"], *(name for part in toc["parts"] for name in walk(part["chapters"]))]

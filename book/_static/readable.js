@@ -1,7 +1,7 @@
 // Long tables show their first ten rows, wide ones say that they scroll, and the menu's arrows have names.
 document.addEventListener("DOMContentLoaded", function () {
   "use strict";
-  var FIRST = 10, SLACK = 3;
+  var FIRST = 10, SLACK = 6;
   document.querySelectorAll("nav details > summary").forEach(function (summary) {
     var link = summary.closest("li").querySelector("a");
     summary.setAttribute("aria-label", "Pages under " + (link ? link.textContent.trim() : "this one"));

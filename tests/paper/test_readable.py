@@ -8,9 +8,8 @@ from html import unescape
 
 import pytest
 import yaml
-from built_book import opened_page
+from built_book import DESK, PHONE, opened_page, toc_files
 from docutils import nodes
-from test_book import DESK, PHONE, toc_files
 
 from covtoken.errors import CovtokenError
 from covtoken.paper import drawn
@@ -50,16 +49,8 @@ def test_no_page_has_a_serious_finding_in_light_or_dark(html, browser):
 
 
 @pytest.mark.slow
-def test_a_phone_shows_whole_legends_and_titles_and_ten_rows_of_a_long_table(html, browser):
+def test_a_phone_shows_ten_rows_of_a_long_table_and_its_first_column(html, browser):
     page = opened_page(browser, html, "gate1_results", PHONE)
-    cut = page.evaluate(
-        """() => [...document.querySelectorAll('.covtoken-chart svg')].flatMap(svg => {
-          const edge = svg.getBoundingClientRect().right + 1;
-          return [...svg.querySelectorAll('text')].filter(t => t.textContent.trim())
-            .filter(t => t.getBoundingClientRect().right > edge).map(t => t.textContent);
-        })"""
-    )
-    assert cut == []
     table = page.locator("table.is-folded").last
     shown = "rows => rows.filter(row => row.offsetParent !== null).length"
     rows = table.locator("tbody tr")
@@ -83,6 +74,7 @@ def test_the_pdf_has_the_numbers_of_its_pages(html, browser, tmp_path):
     target = write_pdf(browser, html, ["results_finding"], tmp_path / "paper.pdf", "Paper")
     text = " ".join(" ".join(sheet.extract_text() for sheet in PdfReader(target).pages).split())
     page = opened_page(browser, html, "results_finding", DESK)
+    page.emulate_media(media="print")
     shown = INTERVAL.findall(" ".join(page.inner_text(".bd-article").replace("\u00a0", " ").split()))
     page.close()
     printed = INTERVAL.findall(text.replace("\u00a0", " "))

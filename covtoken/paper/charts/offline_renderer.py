@@ -26,9 +26,19 @@ _HTML = """\
 <script>
 (function () {{
   var spec = {spec};
+  // Panels of fixed sizes: as many beside each other as there is room for, and none wider than the page.
+  function fit(spec, room) {{
+    var panels = spec.concat;
+    if (!panels || !room) {{ return; }}
+    var widest = Math.max.apply(null, panels.map(function (panel) {{ return panel.width || 0; }}));
+    var side = JSON.stringify(panels[0]).indexOf('"url"') < 0 ? 62 : 14;  // axes, or pictures without
+    panels.forEach(function (panel) {{ if (panel.width > room - side) {{ panel.width = room - side; }} }});
+    spec.columns = Math.max(1, Math.min(spec.columns || panels.length, Math.floor((room + 14) / (widest + side))));
+  }}
   function draw() {{
     var host = document.getElementById("{id}");
     if (!host || !window.vegaEmbed) {{ return; }}
+    fit(spec, host.clientWidth);
     window.vegaEmbed(host, spec, {{renderer: "svg", actions: false}}).then(function () {{
       // Vega reads its width when the window changes, which is before the page's columns have settled.
       var width = host.clientWidth;

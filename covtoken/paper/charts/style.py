@@ -35,7 +35,7 @@ def cycle(n: int) -> list[str]:
 def styled(chart, title: str, height: int, subtitle: str = ""):
     """Make a chart as wide as its page, with a left-aligned title broken into lines that fit a phone."""
     head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
-    text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
+    text = alt.TitleParams(wrap(title, 33), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
     chart = chart.properties(width="container", height=height, title=text, description=title)
     padding = {"left": 4, "top": 4, "bottom": 4, "right": 8}
     chart = chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"), padding=padding)
@@ -101,14 +101,18 @@ def block_axis(blocks: list[int], norm: int, **options) -> alt.Axis:
     return alt.Axis(values=blocks, grid=False, labelOverlap=False, labelExpr=label, **options)
 
 
+_ANCHOR = "(containerSize()[0] < 480 ? 'end' : 'start')"  # legends begun at a narrow plot's left would leave a phone
+
+
 def legends_below_each_other(chart):
     """Stack the legends: beside each other, two are wider than a phone."""
-    return chart.configure_legend(layout=alt.ExprRef("{top: {anchor: 'start', direction: 'vertical', margin: 8}}"))
+    place = f"{{top: {{anchor: {_ANCHOR}, direction: 'vertical', margin: 8}}}}"
+    return chart.configure_legend(layout=alt.ExprRef(place))
 
 
 def legend_inside(chart):
-    """Move the legends to the right where the plot is narrow: begun at its left, they would leave a phone."""
-    return chart.configure_legend(layout=alt.ExprRef("{top: {anchor: containerSize()[0] < 480 ? 'end' : 'start'}}"))
+    """Move the legends to the right where the plot is narrow."""
+    return chart.configure_legend(layout=alt.ExprRef(f"{{top: {{anchor: {_ANCHOR}}}}}"))
 
 
 def end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
