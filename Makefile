@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.covtoken-installed
 GATES  := $(sort $(wildcard notebooks/gate*.ipynb notebooks/negative_result.ipynb notebooks/ablations.ipynb))
 PAGE   := book/_build/html/index.html
+PDF    := book/_build/html/covtoken.pdf
 
 # The kernel named python3 of .venv goes before any other on the machine.
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -12,7 +13,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 # Threads that wait by spinning cost a busy machine most of its time: gates took forty times as long beside another job.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: paper book gates test lint install clean
+.PHONY: paper pdf book gates test lint install clean
 
 paper: gates book
 	@echo "The paper: file://$(CURDIR)/$(PAGE)"
@@ -29,6 +30,11 @@ gates: $(STAMP)
 book: $(STAMP)
 	$(BIN)/jupyter-book build book -W --all --keep-going --quiet
 	@test -s $(PAGE)
+
+# The paper alone, printed by the browser that the tests use, beside the pages.
+pdf: book
+	$(BIN)/python -m covtoken.paper.site.pdf book/_build/html $(PDF)
+	@test -s $(PDF)
 
 # One pytest call: its last line counts everything.
 test: $(STAMP) lint

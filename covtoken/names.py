@@ -86,6 +86,46 @@ KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "den
 KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
 _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
 
+# Columns of chart data, as tooltips and the tables behind charts head them; of one that is not here, "_" becomes " ".
+COLUMN_WORDS = {
+    "lo": "95 % from",
+    "hi": "95 % to",
+    "scorer": "score",
+    "name": "score",
+    "row": "row",
+    "keep": "share kept",
+    "cv": "spread of μ over seeds",
+    "mu": "price μ",
+    "k": "tokens kept",
+    "floor_at": "slack",
+    "met": "floor met",
+    "auroc": "token AUROC",
+    "image_auroc": "AUROC inside a picture",
+    "speedup": "times fewer FLOPs",
+    "miss": "small lesions lost",
+    "membership_miss": "small lesions lost by membership",
+    "which": "compared with",
+    "lost": "small lesions lost",
+    "backing": "backing of the bank",
+    "gain": "gain over the baseline",
+    "comparison": "what differs",
+    "n_lesions": "lesions",
+    "n_small": "small lesions",
+    "retained_small": "small lesions retained",
+    "recall": "share of lesion tokens kept",
+    "n": "calibration units",
+    "m": "test units",
+    "title": "way",
+    "col": "column",
+    "all": "retained",
+    "small": "retained, small lesions",
+    "reading": "reading",
+    "fired": "alarm fired",
+    "failed": "C− failed",
+    "sigma_mm": "slice distance, mm",
+    "alpha": "α",
+}
+
 # Labels in the rows of reports that were recorded before a method had its short name.
 FORMER_LABELS = {"C−, recommended": "C−", "C, with the saliency head": "C"}
 
@@ -96,6 +136,22 @@ def with_short_names(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {key: FORMER_LABELS.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
         for row in rows
     ]
+
+
+def column_words(column: str) -> str:
+    """Name a column of chart data in words."""
+    return COLUMN_WORDS.get(column, column.replace("_", " "))
+
+
+def value_words(value: str) -> str:
+    """Write a text cell of chart data in words: methods, measures, routes, tasks and ways by their names."""
+    for names in (METHOD_NAMES, MEASURE_NAMES, ROUTE_NAMES, TASK_NAMES, WAYS):
+        if value in names:
+            return names[value]
+    name, _, block = value.partition(".block")
+    if block and name in METHOD_NAMES:
+        return f"{METHOD_NAMES[name]}, block {block}"
+    return route_name(value) if "@" in value or "_" in value else value.replace("|", ", ")
 
 
 def route_name(route: str) -> str:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+import yaml
+
+from covtoken.paper.site.pdf import DRAWN, find_browser
+from covtoken.paths import project_root
+
+BROWSER = find_browser()
+PHONE, DESK = 390, 1280  # px
+# Texts of charts that a reader does not see whole.
+CUT_TEXTS = """() => [...document.querySelectorAll('.covtoken-chart svg')].flatMap(svg => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(text => text.textContent.trim()).filter(text => {
+    const own = text.getBoundingClientRect();
+    return own.width && (own.right > box.right + 1 || own.left < box.left - 1);
+  }).map(text => text.textContent);
+})"""
 
 
 def build(book: Path, output: Path, *options: str) -> subprocess.CompletedProcess:
@@ -29,12 +42,19 @@ def opened_page(browser, html: Path, name: str, width: int):
 
     page.route("**/*", gate)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
     page.goto((html / f"{name}.html").as_uri())
-    # Drawing is asynchronous: wait for what the page itself says it holds.
-    page.wait_for_function(
-        "() => document.querySelectorAll('.covtoken-chart').length === "
-        "document.querySelectorAll('.covtoken-chart.vega-embed svg').length && "
-        "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container svg').length",
-        timeout=60_000,
-    )
+    page.wait_for_function(DRAWN, timeout=60_000)
     return page
+
+
+def toc_files() -> list[str]:
+    """Every page that ``_toc.yml`` names, the root first."""
+    toc = yaml.safe_load((project_root() / "_toc.yml").read_text())
+
+    def walk(entries):
+        for entry in entries:
+            yield entry["file"]
+            yield from walk(entry.get("sections", []))
+
+    return [toc["root"], *(name for part in toc["parts"] for name in walk(part["chapters"]))]

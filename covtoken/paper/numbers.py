@@ -122,12 +122,13 @@ def is_signed(name: str) -> bool:
     return "_gain." in name or "_minus_" in name
 
 
-def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
-    """Write the note under a table: split, n of its numbers, backbone, how pictures were curated, decision."""
+def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Write what the note under a table says of a cohort: split, backbone, curation and decision; n of its numbers."""
     counts = dict.fromkeys(f"{entry['n_units']} units, {entry['n_images']} images" for entry in entries)
     curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
     n = " or ".join(counts) or "no number"
-    return f"{cohort}: {report['split']} split, {n}, {report['backbone']}{curated}; {report['decision']}."
+    source = f"{cohort}: {report['split']} split, {report['backbone']}{curated}; {report['decision']}."
+    return [source, f"n of {cohort}: {n}."]
 
 
 def readable(name: str) -> str:

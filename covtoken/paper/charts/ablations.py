@@ -37,7 +37,7 @@ def ablation_chart(rows: Iterable[Mapping], title: str, x_title: str, width: int
         for name, part in table.groupby("panel", sort=False)
     ]
     chart = side_by_side(parts, title, SUBTITLE, columns=3)
-    return chart.configure_axis(labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#e6e6e6")
+    return chart.configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridColor="#e6e6e6")
 
 
 def _panel(table: pd.DataFrame, colour: alt.Color, y_scale: alt.Scale, x_title: str) -> alt.LayerChart:

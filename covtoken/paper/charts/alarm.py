@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from covtoken.errors import CovtokenError
-from covtoken.paper.charts.style import COLOURS, plain_legend, styled, table_of
+from covtoken.paper.charts.style import COLOURS, legends_below_each_other, plain_legend, styled, table_of
 
 
 def alarm_against_failure(
@@ -34,7 +34,7 @@ def alarm_against_failure(
         outcome=np.where(table["failed"].astype(bool), "C− failed", "C− worked"),
     )
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(y="zero:Q")
-    legend = plain_legend()
+    legend = plain_legend(columns=2)
     alarms = alt.Scale(domain=["alarm", "silent"], range=[COLOURS[1], COLOURS[0]])
     outcomes = alt.Scale(domain=["C− failed", "C− worked"], range=["cross", "circle"])
     numbers = (alt.Tooltip(f"{name}:Q", format="+.3f") for name in (statistic, "gain"))
@@ -50,11 +50,12 @@ def alarm_against_failure(
             tooltip=[*named, "condition:N", *numbers, "alarm:N", "outcome:N"],
         )
     )
-    return styled(alt.layer(zero, points), title, 300, "One mark a condition: a bank and the pictures it is used on.")
+    words = "One mark a condition: a bank and the pictures it is used on."
+    return legends_below_each_other(styled(alt.layer(zero, points), title, 300, words))
 
 
 _STATISTICS = {
-    "backing": "How often A backs what C− points to (AUROC)",
+    "backing": ["How often A backs what", "C− points to (AUROC)"],
     "agreement": "Agreement of C− and A (Spearman's ρ)",
     "drift": "Drift (1: pictures like the bank's)",
     "units": "Units in the bank",

@@ -59,7 +59,7 @@ def rho_by_measure(rows: Iterable[Mapping], title: str = "Does a set that covers
     palette = [KEEP_COLOURS[list(KEEPS).index(keep)] for keep in keeps]
     colour = alt.Color("keep:N", scale=alt.Scale(domain=keeps, range=palette), legend=named_legend("share kept"))
     shape = _keep_shape(keeps)
-    x_axis = alt.Axis(tickCount=5, format="~g")
+    x_axis = alt.Axis(tickCount=5, format="~g", titleAnchor="end")
     x = alt.X("value:Q", title=x_title, axis=x_axis)
     tips = ["name:N", "keep:N", "family:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1)

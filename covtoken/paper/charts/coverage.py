@@ -160,7 +160,7 @@ def objective_optimiser(rows: Iterable[Mapping], title: str = "Is it the objecti
         base.mark_rule(yOffset=up, strokeWidth=1, color=GREY).encode(x=x("membership_miss"), x2="miss:Q", y=y),
         base.mark_rule(yOffset=up, strokeWidth=2.5, color=COLOURS[1]).encode(x=x("lo"), x2="hi:Q", y=y, tooltip=tips),
         points.encode(x=x("lost"), y=y, color=colour, shape=shape, fill=fill, tooltip=point_tips),
-        base.mark_text(align="left", dx=6, dy=10, fontSize=11, color=GREY).encode(x=alt.value(0), y=y, text="note:N"),
+        base.mark_text(align="left", dx=6, dy=10, fontSize=12, color=GREY).encode(x=alt.value(0), y=y, text="note:N"),
     )
     subtitle = "95 % intervals over units. Floor met: share of pictures. Tokens: mean kept."
     return styled(chart, title, 42 * len(order), subtitle)
@@ -202,7 +202,7 @@ def growing_lesion_curve(rows: Iterable[Mapping], title: str = "Recall as a lesi
         base.mark_point(filled=True, size=48, opacity=1).encode(
             x=x, y=y("recall"), color=colour, shape=shape, tooltip=tips
         ),
-        chance.mark_text(align="right", dx=-4, dy=9, fontSize=11, color="#000").encode(
+        chance.mark_text(align="right", dx=-4, dy=9, fontSize=12, color="#000").encode(
             x=alt.value("width"), y=y("chance"), text="text:N"
         ),
     )

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from covtoken.names import column_words
 from covtoken.paths import write_then_rename
 
 SVG_WIDTH = 680  # px: what "as wide as the page" means where there is no page
@@ -25,9 +26,19 @@ _HTML = """\
 <script>
 (function () {{
   var spec = {spec};
+  // Panels of fixed sizes: as many beside each other as there is room for, and none wider than the page.
+  function fit(spec, room) {{
+    var panels = spec.concat;
+    if (!panels || !room) {{ return; }}
+    var widest = Math.max.apply(null, panels.map(function (panel) {{ return panel.width || 0; }}));
+    var side = JSON.stringify(panels[0]).indexOf('"url"') < 0 ? 62 : 14;  // axes, or pictures without
+    panels.forEach(function (panel) {{ if (panel.width > room - side) {{ panel.width = room - side; }} }});
+    spec.columns = Math.max(1, Math.min(spec.columns || panels.length, Math.floor((room + 14) / (widest + side))));
+  }}
   function draw() {{
     var host = document.getElementById("{id}");
     if (!host || !window.vegaEmbed) {{ return; }}
+    fit(spec, host.clientWidth);
     window.vegaEmbed(host, spec, {{renderer: "svg", actions: false}}).then(function () {{
       // Vega reads its width when the window changes, which is before the page's columns have settled.
       var width = host.clientWidth;
@@ -65,7 +76,7 @@ def to_html(spec: dict[str, Any], svg: str | None = None, words: str = "") -> st
         words: what a reader who does not see the chart is told; its title, if not given.
     """
     # "</" would end the script element early, wherever it stands in the data.
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(_with_words(spec), sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
     name = "chart-" + hashlib.sha256(text.encode()).hexdigest()[:16]
     label = (words or title_of(spec)).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return _HTML.format(id=name, label=label, spec=text, svg=to_svg(spec) if svg is None else svg)
@@ -80,6 +91,18 @@ def to_svg(spec: dict[str, Any]) -> str:
         if part.get("width") == "container":
             part["width"] = SVG_WIDTH
     return _lighter(vl_convert.vegalite_to_svg(fixed))
+
+
+def _with_words(part: Any) -> Any:
+    """Copy a specification whose tooltips head each value with words rather than with its column."""
+    if isinstance(part, list):
+        return [_with_words(child) for child in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: child if key == "datasets" else _with_words(child) for key, child in part.items()}
+    if isinstance(part.get("tooltip"), list):
+        part["tooltip"] = [{"title": column_words(tip["field"]), **tip} for tip in part["tooltip"] if "field" in tip]
+    return part
 
 
 _UNSEEN = r'role="graphics-[^"]*"|aria-(?:roledescription|label|hidden)="[^"]*"|pointer-events="none"|opacity="1"'

@@ -19,6 +19,7 @@ from covtoken.paper.charts.style import (
     block_axis,
     cycle,
     end_labels,
+    legend_inside,
     plain_legend,
     row_axis,
     styled,
@@ -111,7 +112,8 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     shapes = alt.Scale(domain=readings, range=["circle", "diamond", "triangle-left"])
     shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=2))
     tips = ["row:N", "reading:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
-    axis = alt.Axis(values=ticks_around_zero(table["lo"].min(), table["hi"].max()), format="~g")
+    ticks = ticks_around_zero(table["lo"].min(), table["hi"].max())
+    axis = alt.Axis(values=ticks, format="~g", labelOverlap=False, titleAnchor="end")
     low, value, nothing = (alt.X(f"{c}:Q", title=f"Difference in {unit}", axis=axis) for c in ("lo", "value", "zero"))
     base = alt.Chart(table)
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color="#000", strokeWidth=1).encode(x=nothing)
@@ -119,7 +121,7 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     points = base.mark_point(filled=True, size=70, opacity=1)
     chart = alt.layer(zero, rules, points.encode(x=value, y=y, color=colour, shape=shape, tooltip=tips))
     words = "95 % intervals over units, paired. Right of 0 it wins; undecided: the interval holds 0."
-    return styled(chart, title, _height(order), words)
+    return legend_inside(styled(chart, title, _height(order), words))
 
 
 def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", unit: str = "token AUROC"):
@@ -135,7 +137,7 @@ def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", uni
     scale = alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds])
     colour = alt.Color("of:N", scale=scale, legend=plain_legend(columns=2))
     span = alt.Scale(domain=[min(0.5, np.floor(table["lo"].min() * 10) / 10), 1.0], nice=False)
-    axis = alt.Axis(format="~g", tickCount=6)
+    axis = alt.Axis(format="~g", tickCount=5, titleAnchor="end")
     tips = ["row:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "lo", "hi"))]
     low, value, chance = (
         alt.X(f"{c}:Q", title=unit[0].upper() + unit[1:], scale=span, axis=axis) for c in ("lo", "value", "chance")
@@ -150,7 +152,7 @@ def value_forest(rows: Iterable[Mapping], title: str = "Score beside score", uni
         half = alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(color="#000", strokeDash=[2, 3])
         layers.insert(0, half.encode(x=chance))
         words += " Dashed: chance."
-    return styled(alt.layer(*layers), title, _height(order), words)
+    return legend_inside(styled(alt.layer(*layers), title, _height(order), words))
 
 
 def _rows_under_heads(rows: Iterable[Mapping], *needed: str) -> tuple[pd.DataFrame, list[str], alt.Y]:

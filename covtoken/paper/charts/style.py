@@ -35,7 +35,7 @@ def cycle(n: int) -> list[str]:
 def styled(chart, title: str, height: int, subtitle: str = ""):
     """Make a chart as wide as its page, with a left-aligned title broken into lines that fit a phone."""
     head = {"anchor": "start", "fontSize": 16, "subtitleFontSize": 12, "subtitleColor": GREY, "offset": 10}
-    text = alt.TitleParams(wrap(title, 36), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
+    text = alt.TitleParams(wrap(title, 33), **head, **({"subtitle": wrap(subtitle, 54)} if subtitle else {}))
     chart = chart.properties(width="container", height=height, title=text, description=title)
     padding = {"left": 4, "top": 4, "bottom": 4, "right": 8}
     chart = chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"), padding=padding)
@@ -66,10 +66,10 @@ def with_bounds(table: pd.DataFrame, value: str = "value") -> pd.DataFrame:
 
 
 def ticks_around_zero(low: float, high: float) -> list[float]:
-    """Give four to nine round ticks from ``low`` to ``high``, with 0 among them."""
+    """Give three to six round ticks from ``low`` to ``high``, 0 among them: as many as a phone has room for."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     size = 10.0 ** np.floor(np.log10((high - low) or 1.0))
-    step = next(s * size for s in (0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / (s * size) <= 7)
+    step = next(s * size for s in (0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / (s * size) <= 4)
     return [round(i * step, 10) for i in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
 
 
@@ -101,9 +101,18 @@ def block_axis(blocks: list[int], norm: int, **options) -> alt.Axis:
     return alt.Axis(values=blocks, grid=False, labelOverlap=False, labelExpr=label, **options)
 
 
+_ANCHOR = "(containerSize()[0] < 480 ? 'end' : 'start')"  # legends begun at a narrow plot's left would leave a phone
+
+
 def legends_below_each_other(chart):
     """Stack the legends: beside each other, two are wider than a phone."""
-    return chart.configure_legend(layout=alt.ExprRef("{top: {anchor: 'start', direction: 'vertical', margin: 8}}"))
+    place = f"{{top: {{anchor: {_ANCHOR}, direction: 'vertical', margin: 8}}}}"
+    return chart.configure_legend(layout=alt.ExprRef(place))
+
+
+def legend_inside(chart):
+    """Move the legends to the right where the plot is narrow."""
+    return chart.configure_legend(layout=alt.ExprRef(f"{{top: {{anchor: {_ANCHOR}}}}}"))
 
 
 def end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float, height: int, y_scale: alt.Scale):
@@ -124,9 +133,14 @@ def end_labels(marks: list[tuple[str, float, str]], floor: float, ceiling: float
             stacks[-2:] = [stacks[-2] + stacks[-1]]
     places = [_edges(stack, *limits)[0] + gap * (i + 0.5) for stack in stacks for i in range(len(stack))]
     table = pd.DataFrame({"text": [m[0] for m in marks], "place": places, "colour": [m[2] for m in marks]})
-    names = alt.Chart(table).mark_text(align="left", baseline="middle", dx=8, fontSize=12, limit=128)
-    y, colour = alt.Y("place:Q", scale=y_scale), alt.Color("colour:N", scale=None)
-    return names.encode(x=alt.value("width"), y=y, text="text:N", color=colour)
+    table["at"] = [value for _, value, _ in marks]
+    base = alt.Chart(table).encode(color=alt.Color("colour:N", scale=None))
+    # A thin line leads from a value to a name that was moved away from it.
+    lead = base.mark_rule(strokeWidth=0.8, opacity=0.7, clip=False)
+    ends = {"y": alt.Y("at:Q", scale=y_scale), "y2": "place:Q", "x2": alt.value({"expr": "width + 9"})}
+    names = base.mark_text(align="left", baseline="middle", dx=12, fontSize=12, limit=126)
+    place = alt.Y("place:Q", scale=y_scale)
+    return lead.encode(x=alt.value("width"), **ends) + names.encode(x=alt.value("width"), y=place, text="text:N")
 
 
 def _edges(values: list[float], gap: float, floor: float, ceiling: float) -> tuple[float, float]:

@@ -97,4 +97,4 @@ def token_marks(panels: Iterable[Mapping], title: str = "Marks and the tokens th
     return side_by_side(parts, title, subtitle)
 
 
-_PIXELS = alt.Axis(grid=False, tickCount=3, labelFontSize=11)
+_PIXELS = alt.Axis(grid=False, tickCount=3, labelFontSize=12)

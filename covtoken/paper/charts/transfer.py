@@ -10,10 +10,10 @@ from covtoken.names import WAYS
 from covtoken.paper.charts.style import styled, table_of
 
 HEADS = {  # short enough for four beside each other on a phone; a bar ends a line
-    "refitted": "usual recipe|own bank",
-    "elsewhere": "recipe from|elsewhere",
-    "carried": "bank of same|modality",
-    "foreign": "bank of other|modality",
+    "refitted": "usual|recipe,|own bank",
+    "elsewhere": "recipe|from|elsewhere",
+    "carried": "bank of|the same|modality",
+    "foreign": "bank of|another|modality",
 }
 LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
 
@@ -37,10 +37,10 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
     table = table.reset_index()
     table["title"], table["head"] = table["way"].map(WAYS), table["way"].map(HEADS)
     table["pooled"] = table["auroc"].map("{:.3f}".format)
-    table["inside"] = table["image_auroc"].map("{:.3f} inside".format)
+    table["inside"] = table["image_auroc"].map("{:.3f}".format)
     cohorts = sorted(set(table["cohort"]), key=lambda name: (name.split("|")[0] != "phantom", name))
     lines = alt.Axis(
-        labelExpr="split(datum.label, '|')", labelAngle=0, labelPadding=22, labelLineHeight=14, labelFontSize=11.5,
+        labelExpr="split(datum.label, '|')", labelAngle=0, labelPadding=36, labelLineHeight=14, labelFontSize=12,
         orient="top", title=None, ticks=False, domain=False,
     )  # fmt: skip
     sides = alt.Axis(
@@ -59,6 +59,11 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
             color=colour.legend(orient="bottom", gradientLength=160), tooltip=tips
         ),
         base.mark_text(fontSize=15, dy=-7).encode(text="pooled:N", color=ink),
-        base.mark_text(fontSize=11, dy=10).encode(text="inside:N", color=ink),
+        base.mark_text(fontSize=12, dy=10).encode(text="inside:N", color=ink),
     )
-    return styled(chart, title, 54 * len(cohorts), "No cell: that cohort has no such way.")
+    return styled(
+        chart,
+        title,
+        54 * len(cohorts),
+        "Large: all tokens pooled; small: inside one picture. No cell: that cohort has no such way.",
+    )

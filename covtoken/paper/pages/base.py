@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
@@ -14,8 +15,10 @@ from covtoken.paper.charts.offline_renderer import to_html
 from covtoken.paper.doors import door_of, split_at_numbers
 from covtoken.paper.drawn import Drawn
 from covtoken.paper.numbers import MISSING, cohorts_of, read_content, stem_of
+from covtoken.paper.tables.behind import table_behind
 
 CHART_FILES = "charts"  # the folder of the built book that holds their CSV and SVG
+NOTE = "covtoken-note-part"
 NUMBERS = "numbers"  # the page that lists every number
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,8 @@ class Reader:
         caption = nodes.caption("", f"{drawn.words} ", nodes.inline("", "", *more, classes=["covtoken-sources"]))
         name = nodes.make_id(f"figure {self.env.docname} {self.env.new_serialno('chart')}")
         shown = nodes.raw("", to_html(drawn.spec, words=drawn.words), format="html")
-        return [nodes.figure("", shown, caption, ids=[name], classes=["covtoken-figure"])]
+        behind = nodes.raw("", table_behind(drawn, f"{up}/{files[0].name}"), format="html")
+        return [nodes.figure("", shown, caption, ids=[name], classes=["covtoken-figure"]), behind]
 
     def missing(self, error: Exception, line: int) -> nodes.Node:
         """Warn, and give the words that stand in for the number."""
@@ -122,9 +126,23 @@ def make_row(cells: list) -> nodes.row:
     return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", content)) for content in contents))
 
 
-def make_note(text: str) -> nodes.paragraph:
-    """Make the small print under a table."""
-    return nodes.paragraph(text=text, classes=["covtoken-note"])
+def make_note(*parts: str) -> nodes.paragraph:
+    """Make the small print under a table; a part that an earlier note of the page has is left out of it."""
+    said = [nodes.inline("", f"{part.strip()} ", classes=[NOTE]) for part in parts if part.strip()]
+    return nodes.paragraph("", "", *said, classes=["covtoken-note"])
+
+
+def say_once(app: Sphinx, doctree: nodes.document) -> None:
+    """Take from the notes of a page what an earlier one of them says."""
+    said: set[str] = set()
+    for note in [part for part in doctree.findall(nodes.paragraph) if "covtoken-note" in part["classes"]]:
+        parts = [part for part in note.children if isinstance(part, nodes.inline) and NOTE in part["classes"]]
+        again = [part for part in parts if part.astext() in said]
+        said |= {part.astext() for part in parts}
+        for part in again:
+            note.remove(part)
+        if again:
+            note += nodes.inline("", "Splits and samples as in an earlier note on this page.")
 
 
 def make_number(text: str) -> nodes.inline:

@@ -64,7 +64,7 @@ class ColumnTable(Reader, SphinxDirective):
         head = ["", *(f"{KINDS.get(kind, kind)}, {COLUMNS[column]}" for kind, column in places)]
         rows = [[LABELS[n], *(self._cell(report, f"{k}.{n}.{c}") for k, c in places)] for n in names]
         note = about(cohort, report, [metrics[f"auroc.recommended.{column}"] for column in COLUMNS])
-        return [make_table(head, rows), make_note(f"95 % intervals over units. {note}")]
+        return [make_table(head, rows), make_note("95 % intervals over units.", *note)]
 
     def _cell(self, report: dict, name: str) -> nodes.Node:
         text = cell(report["metrics"].get(name))

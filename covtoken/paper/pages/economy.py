@@ -18,6 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
+from covtoken.names import route_name
 from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
@@ -61,7 +62,7 @@ class EconomyTable(Reader, SphinxDirective):
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
         table = make_table(["", *map(short_name, cells)], rows)
         table = number_table(self.env, table, self.options.get("caption", ""))
-        return [table, make_note(" ".join(notes))]
+        return [table, make_note(*notes)]
 
     def _stacked(self, lines: list[str], texts: dict) -> nodes.Node:
         """Put lines under each other, all but the first in small print."""
@@ -70,6 +71,37 @@ class EconomyTable(Reader, SphinxDirective):
             for i, line in enumerate(lines)
         ]
         return nodes.inline("", "", *parts, classes=["covtoken-number"])
+
+
+class ClockTimes(Reader, SphinxDirective):
+    """Show how long passes take, in ms a picture, from what ``covtoken clock`` recorded: ``{clock-times}``."""
+
+    def run(self) -> list[nodes.Node]:
+        cohorts = sorted(path.parent.name for path in (self.root() / "gate_reports").glob("*/clock.json"))
+        try:
+            found = {cohort: self.report(f"{cohort}/clock") for cohort in cohorts}
+        except CovtokenError as error:
+            return self.refused(error)
+        if not found:
+            return self.refused(CovtokenError(f"gate_reports/*/clock.json: {MISSING}"))
+        head, columns = ["ms a picture, in the median"], []
+        for cohort, content in found.items():
+            for batch in sorted({row["batch"] for row in content["passes"]}):
+                head.append(f"{short_name(cohort)}, {'one' if batch == 1 else batch} at a time")
+                columns.append({row["pass"]: row["ms"] for row in content["passes"] if row["batch"] == batch})
+        names = list(dict.fromkeys(name for column in columns for name in column))
+        rows = [[route_name(n), *(f"{c[n]:.0f}" if n in c else "–" for c in columns)] for n in names]
+        return [make_table(head, rows), make_note(*(machine_words(c, content) for c, content in found.items()))]
+
+
+def machine_words(cohort: str, content: dict[str, Any]) -> str:
+    """Say on what the times of a cohort were taken."""
+    machine, chosen = content["machine"], content["chosen"]
+    return (
+        f"{short_name(cohort)}: {machine['threads']} threads of {machine['device']} with {machine['cpus']} cores under "
+        f"load {machine['load']:.1f}, torch {machine['torch']}, {content['repeats']} repeats; the chosen route keeps "
+        f"{chosen['k']} of {chosen['n_tokens']} tokens after block {chosen['block']}."
+    )
 
 
 def cells_of(frame: pd.DataFrame, shown: dict[str, str], options: dict[str, str]) -> dict[str, list[str]]:
@@ -141,5 +173,6 @@ def frame_of(part: str, report: dict[str, Any], options: dict[str, str]) -> pd.D
 
 
 def register(app: Sphinx) -> None:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("economy-table", EconomyTable)
+    app.add_directive("clock-times", ClockTimes)

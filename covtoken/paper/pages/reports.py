@@ -79,11 +79,11 @@ class ReportTable(Reader, SphinxDirective):
                 for name, entry in entries.items():
                     shown = nodes.Text(as_text(entry, signed=is_signed(name)))
                     rows.append([cohort, readable(name), self.door(place, name, [shown])])
-                notes.append(about(cohort, report, entries.values()))
+                notes.extend(about(cohort, report, entries.values()))
             except CovtokenError as error:
                 rows.append([cohort, "", self.missing(error, self.lineno)])
         table = make_table(["cohort", "quantity", "value [95 % over units]"], rows)
-        return [table, make_note(" ".join(notes))]
+        return [table, make_note(*notes)]
 
 
 class ReportChart(Reader, SphinxDirective):

@@ -55,11 +55,11 @@ class ReportMatrix(Reader, SphinxDirective):
             ]
             for name, label in names.items()
         ]
-        notes = [about(cohort, report, entries[cohort].values()) for cohort, report in reports.items()]
-        words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units. {' '.join(notes)}"
+        notes = [part for cohort, report in reports.items() for part in about(cohort, report, entries[cohort].values())]
+        words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units."
         table = make_table(["", *map(short_name, reports)], rows)
         table = number_table(self.env, table, self.options.get("caption", ""))
-        return [table, make_note(words)]
+        return [table, make_note(words, *notes)]
 
 
 def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
@@ -116,10 +116,15 @@ class VerdictTable(Reader, SphinxDirective):
             for name in names:
                 label = f"{METHOD_NAMES[name.removeprefix(start)]}, {KINDS[kind]}"
                 rows.append([label, *(str(report["checks"].get(name, "–")) for report in reports.values())])
+        # What is lost stands first: a reader of ten rows has seen the losses.
+        rows.sort(key=lambda row: ("loses" not in row, "undecided" not in row))
         lines = [nodes.list_item("", nodes.paragraph(text=line)) for line in _losses(OURS[ours], reports, rows)]
         words = nodes.bullet_list("", *lines)
-        notes = [about(cohort, report, [report["metrics"][f"auroc.{ours}"]]) for cohort, report in reports.items()]
-        return [make_table([f"{OURS[ours]} against", *reports], rows), words, make_note(" ".join(notes))]
+        notes = [
+            part for c, report in reports.items() for part in about(c, report, [report["metrics"][f"auroc.{ours}"]])
+        ]
+        shown = [[row[0], *(nodes.inline(text=cell, classes=[f"reads-{cell}"]) for cell in row[1:])] for row in rows]
+        return [make_table([f"{OURS[ours]} against", *reports], shown), words, make_note(*notes)]
 
 
 KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR", "organ_auroc": "inside the organ"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from covtoken.paper.charts.offline_renderer import write_bundle
-from covtoken.paper.pages.base import logger
+from covtoken.paper.pages.base import logger, say_once
 from covtoken.paths import write_then_rename
 
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"  # npm mathjax 3.2.2
@@ -54,5 +54,6 @@ def register(app: Sphinx) -> None:
     """Write the scripts before a build, and load them where a page needs them."""
     # Before Sphinx checks that html_extra_path exists (priority 800).
     app.connect("config-inited", write_scripts, priority=100)
+    app.connect("doctree-read", say_once)
     app.connect("html-page-context", add_vega)
     app.connect("html-page-context", drop_mathjax, priority=900)  # after Sphinx has added it
