@@ -1245,6 +1245,12 @@ TABLE: dict[str, tuple[Bad, ...]] = {
             nothing,
         ),
         Bad(
+            "A folder that is not there, to be checked",
+            "check nowhere",
+            "unknown cohort 'nowhere'. Known: phantom, busi, lits, …, or a folder that holds index.csv",
+            nothing,
+        ),
+        Bad(
             "A folder that is no cohort",
             "data check nowhere",
             "unknown cohort 'nowhere'. Known: phantom, busi, lits, …",
