@@ -333,7 +333,7 @@ def test_every_ablation_has_a_heading_and_a_chart(content):
 def test_the_directive_shows_what_is_recorded_and_misses_nothing_else(content, tmp_path):
     made = AblationsFollow.__new__(AblationsFollow)
     made.root, made.depends_on = lambda: tmp_path, lambda path: None
-    assert [node.astext() for node in made.run()] == ["No cohort is recorded yet."]
+    assert [node.astext().strip() for node in made.run()] == ["No cohort is recorded yet."]
     n = {"units": 4, "bank_units": 3}
     whole = content | {"schema": run.STUDY.schema, "split": "selection", "n": n, "reference": 300, "large_units": 2}
     run.STUDY.write(whole, recorded=True, root=tmp_path)
