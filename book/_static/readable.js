@@ -20,13 +20,30 @@ document.addEventListener("DOMContentLoaded", function () {
     box.classList.add("covtoken-scroll");
     return box;
   }
+  // On a phone a row of such a table becomes a card, a line a cell, with its column's name before it.
+  var CARDS = ".cell_output table, .covtoken-cards table, table.covtoken-cards, #in-numbers table";
+  function label(table) {
+    var heads = table.tHead ? table.tHead.rows[0].cells : [];
+    Array.prototype.forEach.call(table.tBodies[0].rows, function (row) {
+      for (var i = 1; i <= Math.min(row.cells.length, heads.length - 1); i++) {  // from the right: rows may share their first cell
+        row.cells[row.cells.length - i].dataset.head = heads[heads.length - i].textContent.trim();
+      }
+    });
+    return heads.length > 0;
+  }
   function tellOfWidth(table, box) {
     var hint = document.createElement("p");
     hint.className = "covtoken-hint";
     hint.textContent = "More columns to the right: scroll the table.";
     box.before(hint);
+    var heads = table.matches(CARDS) ? label(table) : false;
     new ResizeObserver(function () {
+      table.classList.remove("is-cards");
       var cut = box.scrollWidth > box.clientWidth + 2;
+      if (cut && heads && window.matchMedia("(max-width: 480px)").matches) {
+        table.classList.add("is-cards");
+        cut = false;
+      }
       hint.hidden = !cut;
       box.classList.toggle("is-cut", cut);
       if (cut) { box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Table, scrolls"); }

@@ -100,7 +100,7 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
                 }
                 rows.append(Row(gate, question, "token AUROC", page, cells))
         else:
-            cells = {c: r and _cell(r.decision, r, _deciding(r)) for c, r in of_gate.items()}
+            cells = {c: r and _cell(r.decision, r, deciding_metric(r)) for c, r in of_gate.items()}
             rows.append(Row(gate, *QUESTIONS[gate], page, cells))
     return rows
 
@@ -116,7 +116,7 @@ def columns_of(cohorts: Iterable[str]) -> list[str]:
     return [*(c for c in COHORTS if c != "phantom"), *others, "phantom"]
 
 
-def _deciding(report: GateReport) -> str | None:
+def deciding_metric(report: GateReport) -> str | None:
     """Name the metric that decides; where two do, the one that comes closer to failing."""
     gate = str(report.gate)
     if gate == "negative_result":

@@ -15,16 +15,17 @@
 # ---
 
 # %% [markdown]
-# # Any module that yields tokens
+# # Run it: any module that yields tokens
 #
 # **Question.** What does it take to make lesion maps with an encoder that covtoken has never seen?
 #
 # Four things: the names of the parts whose outputs are read, a function that makes tokens of such an output, the grid that
 # the tokens lie on, and the picture size. `covtoken.from_module` reads the parts by hooks; the module's code stays as it is.
 
-# %%
+# %% tags=["hide-input"]
 try:
     import numpy as np
+    import pandas as pd
     import torch
     from torch import nn
 
@@ -33,6 +34,7 @@ try:
     from covtoken.evaluation.stats import auroc
     from covtoken.paper.charts.offline_renderer import install_renderer
     from covtoken.paper.charts.pictures import lesion_maps
+    from covtoken.paper.tables.shown import Verdict
 except ImportError as error:
     raise SystemExit(f"{error}: install the package first, `make paper` or `pip install -e .[all]`") from error
 install_renderer()
@@ -85,8 +87,6 @@ models = {
         **same,
     ),
 }
-for name, model in models.items():
-    print(f"{name}: {model.n_blocks} blocks, {model.rows} × {model.cols} tokens of {model.dim} values")
 
 # %% [markdown]
 # ## From here on, nothing differs
@@ -107,9 +107,11 @@ for name, model in models.items():
     maps[name] = ct.direction_maps(ct.RECOMMENDED, directions[name], features)
 labels = ct.label(pictures, opened, vit.rows, vit.cols)
 found = {name: auroc(scores, labels.lesion, ~labels.ignore) for name, scores in maps.items()}
-print(f"{opened.name}, {len(bank)} bank pictures, {len(pictures)} others; AUROC of their tokens:")
-for name, value in found.items():
-    print(f"  {name}: {value:.3f}")
+Verdict(
+    f"Read by hooks, the embedded model finds lesion tokens with an AUROC of {found['the same by hooks']:.3f}, as FrozenViT with "
+    f"{found['FrozenViT']:.3f}; random convolutions reach {found['random convolutions']:.3f} (n = {len(pictures)} pictures of "
+    f"{opened.name}, of its selection split)."
+)
 
 # %%
 shown = [i for i in range(len(pictures)) if labels.lesion[i].any()][:2]
@@ -129,6 +131,12 @@ lesion_maps(
     columns=3,
     size=140,
 )
+
+# %%
+pd.DataFrame(
+    {"blocks": model.n_blocks, "tokens": f"{model.rows} × {model.cols}", "values": model.dim, "AUROC": f"{found[name]:.3f}"}
+    for name, model in models.items()
+).set_axis(list(models))
 
 
 # %% [markdown]

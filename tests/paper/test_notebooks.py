@@ -7,14 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import jupytext
 import numpy as np
+import pandas as pd
 import pytest
 
 from covtoken.evaluation.records import RecordedScores, load_scores, save_scores
 from covtoken.paper.numbers import as_text
-from covtoken.paper.tables import ablations
+from covtoken.paper.tables import ablations, shown
+from covtoken.paper.verdict_grid import deciding_metric
 from covtoken.paths import project_root
 from covtoken.protocol.report import committed_reports
 
@@ -35,13 +38,123 @@ def test_executed_light_and_clean(path):
     notebook = json.loads(path.read_text())
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     tags = [tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])]
-    assert path.stat().st_size < 1_000_000 and len(notebook["cells"]) < 15
+    assert path.stat().st_size < 1_000_000 and len(notebook["cells"]) < 21
     assert {"parameters", "nbval-check-output"} <= set(tags)
     assert all(cell["execution_count"] for cell in code), "committed without being run"
     kinds = [output["output_type"] for cell in code for output in cell["outputs"]]
     assert "error" not in kinds and "display_data" in kinds + ["display_data"] * ("execute_result" in kinds)
     assert "NOT REPRODUCED" not in path.read_text()
     assert str(ROOT) not in path.read_text(), "a path of this machine is in the outputs"
+
+
+FOLDED = {"hide-cell", "hide-output"}
+KINDS = {"covtoken-verdict": "verdict", "covtoken-chart": "figure", "covtoken-frame": "table"}
+MOST_COLUMNS = 6  # of the table that a reader sees first; a folded one may have one more
+
+
+def _code(path):
+    """Code cells after the parameters, each with its tags."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    tags = [set(cell["metadata"].get("tags", [])) for cell in cells]
+    start = next(i for i, found in enumerate(tags) if "parameters" in found)
+    return list(zip(cells, tags, strict=True))[start + 1 :]
+
+
+def _kinds(cell):
+    """Kinds of what a cell shows: verdict, figure, table, or text."""
+    pages = ["".join(output.get("data", {}).get("text/html", [])) for output in cell["outputs"]]
+    return [next((kind for mark, kind in KINDS.items() if mark in page), "text") for page in pages]
+
+
+def _title(text):
+    return re.search(r"^(?:# )?# (?!%)(.+)$", text, flags=re.M)[1]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_reader_sees_a_verdict_then_one_figure_then_one_table(path):
+    seen = [_kinds(cell) for cell, tags in _code(path) if cell["outputs"] and not tags & FOLDED]
+    assert seen[:3] == [["verdict"], ["figure"], ["table"]], seen
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_plumbing_and_all_that_is_more_are_folded_and_the_locked_cell_is_last(path):
+    notebook = json.loads(path.read_text())
+    cells, tags = notebook["cells"], [set(cell["metadata"].get("tags", [])) for cell in notebook["cells"]]
+    assert "nbval-check-output" in tags[-1]
+    imports = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "code")
+    assert "hide-input" in tags[imports] and "parameters" in tags[imports + 1]
+    if path.stem == "any_module":  # its code is what it shows
+        return
+    assert "hide-input" in tags[imports + 2], "the run's call is plumbing"
+    heads = {"".join(cell["source"]).partition("\n")[0]: i for i, cell in enumerate(cells)}
+    more = heads["## More from this run"]
+    again = next(i for head, i in heads.items() if head.startswith("## Recomputed from "))
+    assert imports + 4 < more < again
+    assert all("hide-cell" in tags[i] for i in range(more, again) if cells[i]["cell_type"] == "code")
+    log = [i for i in range(again, len(cells)) if _kinds_of_log(cells[i])]
+    assert all(tags[i] & FOLDED for i in log), "long text stands open"
+
+
+def _kinds_of_log(cell):
+    printed = "".join("".join(output.get("text", [])) for output in cell.get("outputs", []))
+    return printed.count("\n") > 15
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_table_of_a_notebook_has_many_columns(path):
+    found = []
+    for cell, tags in _code(path):
+        for output in cell["outputs"]:
+            for table in re.findall(r"<table.*?</thead>", "".join(output.get("data", {}).get("text/html", [])), re.S):
+                columns = table.partition("</tr>")[0].count("<th")
+                found.append(columns)
+                assert columns <= MOST_COLUMNS + bool(tags & FOLDED), table
+    assert found
+
+
+def test_a_notebook_is_not_titled_as_a_chapter_is():
+    pages = [page.read_text() for page in (ROOT / "book").glob("*.md")]
+    chapters = {_title(page) for page in pages if page.startswith("# ")}
+    titles = [_title((path.parent / "py" / f"{path.stem}.py").read_text()) for path in NOTEBOOKS]
+    assert all(title.startswith("Run it: ") for title in titles) and len(set(titles)) == len(titles)
+    plain = [re.sub(r"^gate \d[,:] ", "", title.removeprefix("Run it: ")).lower() for title in titles]
+    ends = {chapter.lower() for chapter in chapters} | {chapter.partition(": ")[2].lower() for chapter in chapters}
+    assert not ends & {*titles, *plain}
+
+
+@pytest.mark.parametrize("report", [r for r in committed_reports() if str(r.gate) in "0123456 negative_result"])
+def test_a_verdict_is_a_sentence_with_number_interval_n_and_threshold(report):
+    said = shown.verdict(report)
+    assert said.startswith(report.decision) and said.endswith(".") and "\n" not in said
+    assert not re.findall(r"[a-z]+_[a-z]+", said), "a raw key"
+    assert shown.short_name(report.cohort) in said
+    if report.gate == 0:
+        assert f"{sum(map(bool, report.checks.values()))} of {len(report.checks)} checks" in said
+        return
+    assert re.search(r"\(n = \d+ units\)", said) and "threshold" in said
+    name = "auroc.recommended" if report.gate == 1 else None if report.gate == 5 else deciding_metric(report)
+    style = ".2f" if report.gate == 6 else ".3f"
+    assert name is None or as_text(report.metrics[name], style, signed="_gain." in name) in said
+
+
+def test_a_verdict_without_numbers_says_so():
+    report = next(r for r in committed_reports() if r.gate == 1)
+    empty = replace(report, metrics={}, thresholds={}, decision="NO-VERDICT")
+    assert "not measured" in shown.verdict(empty) and "threshold" not in shown.verdict(empty)
+    assert shown.verdict(empty).startswith("NO-VERDICT (too few units")
+
+
+def test_what_comes_out_again_is_counted():
+    first = "phantom, gate 1\n  a  +0.1 ± 0.1  reproduced\n  b  +0.1 ± 0.1  NOT REPRODUCED: 2"
+    said = shown.reproduced(f"{first}\nbusi, gate 1\n  a  reproduced")
+    assert said.startswith("Recomputed: 2 of 3 locked numbers") and "BUSI" in said
+
+
+def test_a_table_keeps_long_cells_and_sets_intervals_small():
+    page = shown.frame_html(pd.DataFrame({"a": ["0.5 [0.4,\u00a00.6]", "word " * 30]}))
+    assert '0.5 <span class="covtoken-interval">[0.4,\u00a00.6]</span>' in page
+    assert page.count("word") == 30 and "&lt;" in shown.frame_html(pd.DataFrame({"a": ["<b>"]}))
+    assert shown.Sentence("a < b\nc")._repr_html_().count("<p ") == 2 and repr(shown.Sentence("a")) == "a"
 
 
 def _shown(path):
@@ -52,7 +165,7 @@ def _shown(path):
             texts = [output.get("text", [])]
             if not {"image/svg+xml", "image/png"} & output.get("data", {}).keys():
                 texts += [output.get("data", {}).get(kind, []) for kind in ("text/html", "text/plain")]
-            parts += [re.sub(r"<[^>]+>", " ", "".join(text)) for text in texts]
+            parts += [re.sub(r"<[^>]+>", " ", re.sub(" ?<span[^>]*> ?", " ", "".join(text))) for text in texts]
     return html.unescape("\n".join(parts)).replace("\u00a0", " ")
 
 
@@ -75,26 +188,27 @@ def test_every_number_with_an_interval_is_a_committed_one(path):
         for signed in (False, True)
     }
     text = _shown(path)
-    shown = re.findall(r"[+−]?\d+(?:\.\d+)?%? \[[^\[\]]*\d(?: exact)?\]", text)
-    assert shown or path.stem == "gate0"
-    assert not [number for number in shown if number not in known]
+    numbers = re.findall(r"[+−]?\d+(?:\.\d+)?%? \[[^\[\]]*\d(?: exact)?\]", text)
+    assert numbers or path.stem == "gate0"
+    assert not [number for number in numbers if number not in known]
 
 
 def test_the_ablations_sentences_are_those_of_the_committed_tables():
     """Every cohort's, the phantom's too: what the notebook measured from pixels is what was recorded."""
-    shown, contents = _shown(ROOT / "notebooks" / "ablations.ipynb"), ablations.committed()
+    text, contents = _shown(ROOT / "notebooks" / "ablations.ipynb"), ablations.committed()
     told = [ablations.follows(name, content) for name in ablations.TITLES for content in contents.values()]
-    assert "phantom" in contents and not [sentence for sentence in told if sentence not in shown]
-    numbers = re.findall(r"[+−]?\d\.\d+ \[[^\[\]]*\d\]", shown)
+    assert "phantom" in contents and not [sentence for sentence in told if sentence not in text]
+    told += [as_text(row["minus_default"], signed=True) for c in contents.values() for row in c["rows"]]
+    numbers = re.findall(r"[+−]?\d\.\d+ \[[^\[\]]*\d\]", text)
     assert numbers and not [number for number in numbers if number not in " ".join(told)]
 
 
 @pytest.mark.parametrize("path", GATES, ids=lambda p: p.stem)
 def test_the_verdict_and_the_checks_are_the_reports(path):
-    shown, report = _shown(path), _reports(path)[0]
-    assert report.cohort == "phantom" and re.search(rf"\b{report.decision}\b", shown)
+    text, report = _shown(path), _reports(path)[0]
+    assert report.cohort == "phantom" and re.search(rf"\b{report.decision}\b", text)
     for name, outcome in report.checks.items() if path.stem != "gate0" else ():
-        assert f"  {name}: {outcome}\n" in shown + "\n", name
+        assert f"  {name}: {outcome}\n" in text + "\n", name
 
 
 @pytest.fixture

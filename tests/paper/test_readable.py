@@ -69,6 +69,26 @@ def test_a_phone_shows_ten_rows_of_a_long_table_and_its_first_column(html, brows
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_no_table_of_a_notebook_or_of_gate_6_is_wider_than_its_column(html, browser, width):
+    """Folded ones are opened first; a phone shows the rows of a wide one as cards, whose cells name their column."""
+    wide = """() => {
+      document.querySelectorAll("details:not(.covtoken-behind)").forEach(folded => { folded.open = true; });
+      return new Promise(done => setTimeout(() => done([...document.querySelectorAll(".bd-article table")]
+        .filter(table => !table.closest(".covtoken-behind") && table.offsetWidth > table.parentElement.clientWidth + 2)
+        .map(table => table.innerText.slice(0, 60))), 300));
+    }"""
+    names = [name for name in toc_files() if name.startswith("notebooks/")]
+    for name in [*names, "gate6_results", "negative_result"]:
+        page = opened_page(browser, html, name, width)
+        assert not page.evaluate(wide), name
+        if width == PHONE:
+            heads = page.locator(".is-cards td").evaluate_all("cells => cells.map(cell => 'head' in cell.dataset)")
+            assert all(heads), name
+        page.close()
+
+
+@pytest.mark.slow
 def test_the_pdf_has_the_numbers_of_its_pages(html, browser, tmp_path):
     from pypdf import PdfReader
 

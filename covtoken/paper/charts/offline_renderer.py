@@ -55,9 +55,18 @@ _HTML = """\
 
 
 def install_renderer() -> None:
-    """Make every Altair chart of this process draw without a network. Call it in a notebook's first cell."""
-    import altair as alt
+    """Make every Altair chart of this process draw without a network, and every table of a notebook narrow.
 
+    Call it in a notebook's first cell.
+    """
+    import altair as alt
+    import pandas as pd
+    from IPython import get_ipython
+
+    from covtoken.paper.tables.shown import frame_html
+
+    if shell := get_ipython():
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, frame_html)
     alt.data_transformers.disable_max_rows()
     alt.renderers.register("covtoken", lambda spec, **_: mime_bundle(spec))
     alt.renderers.enable("covtoken")

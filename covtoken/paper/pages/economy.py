@@ -9,6 +9,8 @@ cohort that has no rows of a part is named under the table.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from html import escape
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -24,9 +26,14 @@ from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
 from covtoken.paper.verdict_grid import short_name
 
+FIRST = (
+    "busi",
+    "lidc-crops",
+)  # on which the gate decides and that are no drawings: beside each other, the others folded
+
 
 class EconomyTable(Reader, SphinxDirective):
-    """Lay out one part of gate 6's reports, a row a label and a column a cohort."""
+    """Lay out one part of gate 6's reports, a row a label and a column a cohort, of which two stand first."""
 
     required_arguments = 1
     option_spec: ClassVar = {
@@ -54,15 +61,21 @@ class EconomyTable(Reader, SphinxDirective):
             return [make_note(f"No cohort has {part} recorded.")]
         labels = dict.fromkeys(label for of_cohort in cells.values() for label in of_cohort)
         texts = {cohort: texts_of({f"{cohort}/gate6": reports[cohort]}) for cohort in cells}
-        rows = [
-            [label, *(self._stacked(found.get(label, ["–"]), texts[cohort]) for cohort, found in cells.items())]
-            for label in labels
-        ]
+        rows = {
+            cohort: [self._stacked(found.get(label, ["–"]), texts[cohort]) for label in labels]
+            for cohort, found in cells.items()
+        }
+        first = [cohort for cohort in rows if cohort in FIRST] or list(rows)
+        tables = [narrow_table(first, labels, rows)]
+        tables[0] = number_table(self.env, tables[0], self.options.get("caption", ""))
+        if rest := [cohort for cohort in rows if cohort not in first]:
+            summary = f"The same for {', '.join(map(short_name, rest))}"
+            opened = f'<details class="covtoken-more"><summary>{escape(summary)}</summary>'
+            tables += [nodes.raw("", opened, format="html"), narrow_table(rest, labels, rows)]
+            tables.append(nodes.raw("", "</details>", format="html"))
         notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
         notes += [f"Without {part}: {', '.join(without)}."] if without else []
-        table = make_table(["", *map(short_name, cells)], rows)
-        table = number_table(self.env, table, self.options.get("caption", ""))
-        return [table, make_note(*notes)]
+        return [*tables, make_note(*notes)]
 
     def _stacked(self, lines: list[str], texts: dict) -> nodes.Node:
         """Put lines under each other, all but the first in small print."""
@@ -71,6 +84,14 @@ class EconomyTable(Reader, SphinxDirective):
             for i, line in enumerate(lines)
         ]
         return nodes.inline("", "", *parts, classes=["covtoken-number"])
+
+
+def narrow_table(cohorts: list[str], labels: Iterable[str], cells: dict[str, list[nodes.Node]]) -> nodes.table:
+    """Make a table of few cohorts, a column each, whose rows are cards on a phone."""
+    rows = [[label, *(cells[cohort][i] for cohort in cohorts)] for i, label in enumerate(labels)]
+    table = make_table(["", *map(short_name, cohorts)], rows)
+    table["classes"].append("covtoken-cards")
+    return table
 
 
 class ClockTimes(Reader, SphinxDirective):

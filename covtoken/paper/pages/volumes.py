@@ -51,7 +51,9 @@ class VolumesTable(_OfVolumes):
                 rows.append([name, words.smoothing_text(sigma), *cells])
         head = ["", "smoothed along z", *(f"{100 * keep:g} % kept" for keep in keeps)]
         few = "" if content["rows"][0]["ci95"] else " Fewer than five units: no intervals."
-        return [make_table(head, rows), make_note(f"{WORDS}{few} {words.note(content)}")]
+        table = make_table(head, rows)
+        table["classes"].append("covtoken-cards")
+        return [table, make_note(f"{WORDS}{few} {words.note(content)}")]
 
     @property
     def small(self) -> bool:

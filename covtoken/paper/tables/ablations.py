@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from covtoken.errors import CovtokenError
 from covtoken.paper.numbers import as_text
+from covtoken.paper.verdict_grid import short_name
 from covtoken.studies.ablations.run import STUDY
 
 TITLES = {  # ablation → title, axis
@@ -66,6 +69,55 @@ def follows(name: str, content: Mapping[str, Any]) -> str:
     words = _extremes(name, rows) if name in EXTREMES else _default(name, rows)
     head = f"{content['cohort']} ({_counts(rows)})"
     return f"{head}: {words}" + (f" ({LABELLED})." if name == "purity" else ".")
+
+
+def verdict(content: Mapping[str, Any]) -> str:
+    """Say in one sentence how many of the other settings of the scores do surely better or worse than the default."""
+    rows = _changed(content)
+    better = [row for row in rows if row["minus_default"]["ci95"][0] > 0]
+    worse = [row for row in rows if row["minus_default"]["ci95"][1] < 0]
+    most = f" {_changed_by(_best(better))} gains most." if better else ""
+    least = f" {_changed_by(_worst(worse))} loses most." if worse else ""
+    n = " or ".join(map(str, sorted({row["units"] for row in rows})))
+    where = f"the {content['split']} split of {short_name(content['cohort'])} (n = {n} units)"
+    return (
+        f"Of {len(rows)} other settings of the scores on {where}, {len(better)} have a higher token AUROC "
+        f"than the default beyond their own interval, and {len(worse)} a lower one.{most}{least}"
+    )
+
+
+def change_table(content: Mapping[str, Any]) -> pd.DataFrame:
+    """Lay out the change from the default that gains most and the one that loses most: a row a setting.
+
+    Banks that are changed by what they hold are left out, as they are no settings.
+    """
+    rows = []
+    for name in TITLES:
+        changed = [row for row in _changed(content) if row["ablation"] == name]
+        if changed:
+            ends = {"best": _told(_best(changed)), "worst": _told(_worst(changed))}
+            rows.append({"setting": TITLES[name][0], "values": len({row["value"] for row in changed}) + 1} | ends)
+    return pd.DataFrame(rows).set_index("setting")
+
+
+def _changed(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in content["rows"] if row["minus_default"] and row["ablation"] not in EXTREMES]
+
+
+def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: row["minus_default"]["value"])
+
+
+def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return min(rows, key=lambda row: row["minus_default"]["value"])
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"{row['score']} at {value_text(row['ablation'], row['value'])}: {_gain(row)}"
+
+
+def _changed_by(row: Mapping[str, Any]) -> str:
+    return f"{TITLES[row['ablation']][0]}: {_told(row)}"
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -20,10 +21,10 @@ from covtoken.paper.numbers import cell
 from covtoken.paper.tables.gate1 import panels_by_size
 
 
-def spearman_table(metrics: dict[str, dict]) -> pd.DataFrame:
+def spearman_table(metrics: dict[str, dict], ratios: Iterable[float] = RATIOS) -> pd.DataFrame:
     """Lay out ρ over all sets and within each family, and Holm's p: a row a measure and keep ratio."""
     rows = []
-    for name, ratio in product(MEASURES, RATIOS):
+    for name, ratio in product(MEASURES, ratios):
         metric = f"spearman.{name}.{methods.label_of(ratio)}"
         row = {"measure": MEASURE_NAMES[name], "keep": f"{ratio:g}"}
         row |= {part: cell(metrics[metric + ("" if part == "all" else f".{part}")]) for part in PARTS}
@@ -34,13 +35,21 @@ def spearman_table(metrics: dict[str, dict]) -> pd.DataFrame:
 def miss_table(metrics: dict[str, dict]) -> pd.DataFrame:
     """Lay out the small-lesion miss rate at each keep ratio and at each pruner's own k: a row a method."""
     places = {methods.label_of(ratio): f"keep {ratio:g}" for ratio in RATIOS}
-    places |= {"kdual": "k of the dual", "krepaired": "k of the repaired dual"}
+    places |= {"kdual": "k of dual", "krepaired": "k of repaired dual"}
     rows = [
         {"method": name} | {title: cell(metrics.get(f"miss_small.{key}.{place}")) for place, title in places.items()}
         for key, name in METHOD_NAMES.items()
     ]
     table = pd.DataFrame(rows).set_index("method")
     return table[(table != "").any(axis=1)]
+
+
+def rival_table(metrics: dict[str, dict]) -> pd.DataFrame:
+    """Lay out what each method misses at keep 0.25, best first, and the paired gain of C− over it, with Holm's p."""
+    missed, gains = miss_table(metrics)[["keep 0.25"]], gain_table(metrics)[["difference", "p, Holm"]]
+    table = missed[missed["keep 0.25"] != ""].join(gains).fillna("")
+    table = table.sort_values("keep 0.25", key=lambda cells: cells.str.partition(" ")[0].astype(float), kind="stable")
+    return table.set_axis(["small lesions missed", "minus C−'s", "p, Holm"], axis=1)
 
 
 def gain_table(metrics: dict[str, dict], ours: str = "recommended", place: str = "keep0.25") -> pd.DataFrame:
@@ -103,9 +112,9 @@ def pair_table(metrics: dict[str, dict]) -> pd.DataFrame:
             {"objective": OBJECTIVES[functional], "optimiser": OPTIMISERS[optimiser], "pictures": met["n_images"]}
             | {"floor met": cell(met, ".2f"), "tokens": cell(metrics[f"tokens_kept.{title}"], ".1f")}
             | {"missed": cell(metrics[f"miss_small.{title}.coverage"])}
-            | {"missed by A at that k": cell(metrics[f"miss_small.{title}.membership"])}
+            | {"missed by A": cell(metrics[f"miss_small.{title}.membership"])}
             | {"recall": cell(metrics[f"recall_small.{title}.coverage"])}
-            | {"recall of A": cell(metrics[f"recall_small.{title}.membership"])}
+            | {"A's recall": cell(metrics[f"recall_small.{title}.membership"])}
         )
     return pd.DataFrame(rows).set_index(["objective", "optimiser"])
 

@@ -227,6 +227,15 @@ def probe_table(metrics: Mapping[str, dict], rows: Iterable[Mapping[str, Any]] =
     return pd.DataFrame(table, columns=list(table[0]) if table else ["route"]).fillna("").set_index("route")
 
 
+def task_table(probes: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Take one task's columns of ``probe_table``, under short names, beside the speed-up."""
+    words = TASK_NAMES.get(task, task)
+    names = {words: "probe", f"{words}, minus full pass": "minus full pass"}
+    names |= {f"{words}, chosen minus it": "chosen minus it"}
+    wanted = [column for column in probes if column in names or column == "net speed-up"]
+    return probes[wanted].rename(columns=names)
+
+
 def setting_marks(metrics: Mapping[str, dict], parameters: Mapping[str, Any]) -> list[dict]:
     """Give the settings that the chart of retention marks: the chosen one, then the published one."""
     chosen = parameters["setting"]["chosen"]

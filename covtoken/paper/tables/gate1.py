@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -9,33 +11,48 @@ from covtoken.data.intensity import to_unit_range
 from covtoken.data.masks import read_mask
 from covtoken.evaluation.labels import SplitLabels
 from covtoken.evaluation.stats import delong
+from covtoken.gates.gate1 import OURS
 from covtoken.names import LABELS
 from covtoken.paper.numbers import cell
 from covtoken.protocol.plan import BASELINES, PROPOSED, RIVALS
 from covtoken.protocol.report import GateRun
 
 
-def scorer_table(metrics: dict[str, dict]) -> pd.DataFrame:
-    """Lay out pooled, image and in-organ AUROC, AUPR, and FROC at 1 and 4: a row a scorer, all tuned alike."""
+def scorer_table(
+    metrics: dict[str, dict], among: Sequence[str] | None = None, *, in_organ: bool = False
+) -> pd.DataFrame:
+    """Lay out AUROC, AUROC inside one image, AUPR, and FROC at 1 and 4: a row a scorer, all tuned alike.
+
+    Args:
+        among: the scorers to show, in this order; None: all.
+        in_organ: over the organ's tokens alone, where the cohort has organs; image AUROC is left out.
+    """
     rows = []
-    for scorer in (*PROPOSED, *RIVALS, *BASELINES, "intensity_flipped"):
+    for scorer in among or (*PROPOSED, *RIVALS, *BASELINES, "intensity_flipped"):
         if f"auroc.{scorer}" in metrics:
-            cells = {title: cell(metrics.get(f"{kind}.{scorer}")) for kind, title in COLUMNS.items()}
-            rows.append({"scorer": scorer} | {title: text for title, text in cells.items() if text})
-    return pd.DataFrame(rows).set_index("scorer").fillna("")
+            kinds = {f"organ_{kind}" if in_organ else kind: title for kind, title in COLUMNS.items()}
+            cells = {title: cell(metrics.get(f"{kind}.{scorer}")) for kind, title in kinds.items()}
+            rows.append({"score": LABELS[scorer]} | {title: text for title, text in cells.items() if text})
+    table = pd.DataFrame(rows).set_index("score").fillna("")
+    return table if len(table.columns) else table.iloc[:0]
 
 
 COLUMNS = {
     "auroc": "AUROC",
-    "image_auroc": "image AUROC",
-    "organ_auroc": "in-organ AUROC",
+    "image_auroc": "AUROC in one image",
     "aupr": "AUPR",
-    "froc.fp1": "sensitivity, 1 FP",
-    "froc.fp4": "sensitivity, 4 FP",
-    "organ_aupr": "in-organ AUPR",
-    "organ_froc.fp1": "in-organ sensitivity, 1 FP",
-    "organ_froc.fp4": "in-organ sensitivity, 4 FP",
+    "froc.fp1": "found at 1 FP",
+    "froc.fp4": "found at 4 FP",
 }
+
+
+def best_scorers(metrics: dict[str, dict], n: int = 3) -> list[str]:
+    """Name the scores that have a verdict, then the n best by AUROC of all that stand against them."""
+    found = {name: (metrics.get(f"auroc.{name}") or {}).get("value") for name in (*RIVALS, *BASELINES)}
+    known = [name for name, value in found.items() if value is not None]
+    return [*OURS, *sorted(known, key=lambda name: -found[name])[:n]]
+
+
 SIDE_BY_SIDE = ("recommended", "density", "attention_best", "saliency_head")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from covtoken.gates.gate5 import cells
@@ -29,26 +31,40 @@ def backbone_rows() -> list[dict]:
     return [row for r in committed_reports() if str(r.gate) == "backbones" for row in r.chart_data["cells"]]
 
 
-def transfer_table(metrics: dict[str, dict], kind: str = "auroc") -> pd.DataFrame:
-    """Lay out one kind of AUROC with 95 % intervals: a row a score with any, a column a way."""
+def transfer_table(
+    metrics: dict[str, dict], kind: str = "auroc", among: Iterable[str] = (*SCORES, *BASELINES)
+) -> pd.DataFrame:
+    """Lay out one kind of AUROC with 95 % intervals: a row a score with any, a column a way with any."""
     rows = []
-    for score in (*SCORES, *BASELINES):
+    for score in among:
         entries = {title: metrics.get(f"{kind}.{score}.{way}") for way, title in WAYS.items()}
         if any(entries.values()):
             rows.append({"score": METHOD_NAMES[score]} | {title: cell(e) for title, e in entries.items()})
-    return pd.DataFrame(rows).set_index("score")
+    table = pd.DataFrame(rows).set_index("score")
+    return table.loc[:, (table != "").any()]
+
+
+def best_scorers(metrics: dict[str, dict], n: int = 3) -> list[str]:
+    """Name the proposed scores, then the n best baselines by AUROC under their usual recipe."""
+    found = {name: (metrics.get(f"auroc.{name}.refitted") or {}).get("value") for name in BASELINES}
+    known = [name for name, value in found.items() if value is not None]
+    return [*SCORES, *sorted(known, key=lambda name: -found[name])[:n]]
 
 
 def backbones_table(rows: list[dict]) -> pd.DataFrame:
-    """Lay out pooled AUROC with 95 % intervals: a row a cohort, backbone and score, a column a way."""
+    """Lay out pooled AUROC with 95 % intervals: a row a cohort with its n, backbone and score, a column a way."""
     table: dict[tuple, dict] = {}
     for row in (row for row in rows if row["kind"] == "auroc"):
-        key = row["cohort"], row["backbone"], METHOD_NAMES[row["score"]], row["n_units"]
+        key = f"{row['cohort']}, n = {row['n_units']}", row["backbone"], METHOD_NAMES[row["score"]]
         ci95 = None if row["lo"] is None else [row["lo"], row["hi"]]
         table.setdefault(key, {})[WAYS[row["way"]]] = cell({"value": row["value"], "ci95": ci95})
-    keys = ("cohort", "backbone", "score", "units")
+    keys = ("cohort, units", "backbone", "score")
     columns = [title for title in WAYS.values() if any(title in row for row in table.values())]
-    return pd.DataFrame([dict(zip(keys, key)) | row for key, row in table.items()]).set_index(list(keys))[columns]
+    return (
+        pd.DataFrame([dict(zip(keys, key)) | row for key, row in table.items()])
+        .set_index(list(keys))[columns]
+        .fillna("")
+    )
 
 
 def verdicts(report: GateReport) -> str:
