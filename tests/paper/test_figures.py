@@ -215,7 +215,7 @@ def test_a_caption_counts_what_came_out_and_says_n():
     rows = [*GAINS, {"label": "better", "value": -0.2, "lo": -0.3, "hi": -0.1}]
     words = captions.caption_of("gain_forest", "A minus each", rows, reports)
     assert words == (
-        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. busi, test split, 7 units."
+        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. BUSI, test split, 7 units."
     )
     blocks = [{"scorer": "A", "block": b, "value": v} for b, v in ((1, 0.5), (2, 0.7), ("norm", 0.9), (None, 0.95))]
     assert "Highest, on plain tokens: A at block 2 (0.700)." in captions.caption_of("auroc_by_block", "x", blocks, {})
