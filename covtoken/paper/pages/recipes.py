@@ -160,7 +160,7 @@ EXTERNAL = {
 }
 UNIT_WORDS = (
     "A unit is a patient; in BUSI, which names no patients, a group of near-duplicate pictures. Counts are of the "
-    "evaluated part. Slices of liver and kidney, and the crops that lung windows are cut from, were chosen by lesion "
+    "evaluated part. Slices of liver and kidney, and the crops that LIDC windows are cut from, were chosen by lesion "
     "upstream."
 )
 
