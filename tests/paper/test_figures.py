@@ -82,6 +82,11 @@ def test_equal_charts_give_equal_output(name):
     assert first["image/svg+xml"].startswith("<svg") and "</svg>" in first["text/html"]
 
 
+def test_a_drawn_picture_keeps_its_pixels_once():
+    svg = mime_bundle(CHARTS["maps"]().to_dict())["image/svg+xml"]
+    assert svg.count("<image") == svg.count(' href="data:image/jpeg') == svg.count("data:image") == 3
+
+
 @pytest.mark.parametrize("name", CHARTS)
 def test_nothing_is_loaded_from_a_network(name):
     html = mime_bundle(CHARTS[name]().to_dict())["text/html"]
