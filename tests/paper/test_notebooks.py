@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from covtoken.evaluation.records import RecordedScores, load_scores, save_scores
+from covtoken.names import cohort_name
 from covtoken.paper.numbers import as_text
 from covtoken.paper.tables import ablations, shown
 from covtoken.paper.verdict_grid import deciding_metric
@@ -124,7 +125,7 @@ def test_a_verdict_is_a_sentence_with_number_interval_n_and_threshold(report):
     said = shown.verdict(report)
     assert said.startswith(report.decision) and said.endswith(".") and "\n" not in said
     assert not re.findall(r"[a-z]+_[a-z]+", said), "a raw key"
-    assert shown.short_name(report.cohort) in said
+    assert cohort_name(report.cohort) in said
     if report.gate == 0:
         assert f"{sum(map(bool, report.checks.values()))} of {len(report.checks)} checks" in said
         return

@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, METHOD_NAMES
+from covtoken.names import COLUMNS, METHOD_NAMES, cohort_name
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_number, make_table
 
@@ -70,7 +70,9 @@ class ChecksTable(_GateTable):
         names = [name for name in names if not (left_out and name.startswith(left_out))]
         names.sort(key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
         rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in names]
-        return make_table(["check", *reports], [*rows, ["decision", *(r["decision"] for r in reports.values())]])
+        return make_table(
+            ["check", *map(cohort_name, reports)], [*rows, ["decision", *(r["decision"] for r in reports.values())]]
+        )
 
 
 class BoundsTable(_GateTable):
@@ -86,7 +88,7 @@ class BoundsTable(_GateTable):
             texts = [", ".join(map(scientific, sorted(bounds)))]
             texts += [scientific(worst(report, name)) for report in reports.values()]
             rows.append([READABLE.get(name, name), *map(make_number, texts)])
-        return make_table(["quantity", "bound", *reports], rows)
+        return make_table(["quantity", "bound", *map(cohort_name, reports)], rows)
 
 
 def in_words(check: str) -> str:

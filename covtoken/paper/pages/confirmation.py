@@ -16,8 +16,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.data.external import EXTERNAL
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, LABELS
-from covtoken.paper.confirmation_rows import GATE, HEAD, lost_lines, rows_of
+from covtoken.names import COLUMNS, LABELS, cohort_name
+from covtoken.paper.confirmation_rows import GATE, lost_lines, on_its_side, rows_of
 from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING, about, cell
 from covtoken.paper.pages.base import Reader, make_note, make_table
@@ -35,14 +35,12 @@ class ConfirmationTable(Reader, SphinxDirective):
         if not reports:
             return self.refused(CovtokenError(f"{GATE}: {MISSING}"))
         texts = texts_of({f"{cohort}/{GATE}": report for cohort, report in reports.items()})
-        rows = [
-            [self.linked(cell.strip("*"), texts) for cell in row]
-            for report in reports.values()
-            for row in rows_of(GateReport(**report))
-        ]
+        rows = [[cell.strip("*") for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))]
         lines = [line for r in reports.values() for line in lost_lines(GateReport(**r))]
         lost = nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))
-        return [make_table(list(HEAD), rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
+        head, *rows = on_its_side(rows)
+        rows = [[row[0], *(self.linked(cell, texts) for cell in row[1:])] for row in rows]
+        return [make_table(head, rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
 
 
 class ColumnTable(Reader, SphinxDirective):
@@ -82,7 +80,7 @@ class ConfirmationLooks(Reader, SphinxDirective):
                 days[look["cohort"]].append(look["when"][:10])
         if not any(days.values()):
             return self.refused(CovtokenError(f"gate_reports/test_log.jsonl, {GATE}: {MISSING}"))
-        parts = (f"{cohort}: {len(when)} ({', '.join(when) or 'never'})" for cohort, when in days.items())
+        parts = (f"{cohort_name(cohort)}: {len(when)} ({', '.join(when) or 'never'})" for cohort, when in days.items())
         return [nodes.paragraph(text=f"Recorded looks of this project at the external cohorts: {'; '.join(parts)}.")]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from covtoken.errors import CovtokenError
+from covtoken.names import cohort_name
 from covtoken.paper.numbers import as_text
-from covtoken.paper.verdict_grid import short_name
 from covtoken.studies.ablations.run import STUDY
 
 TITLES = {  # ablation → title, axis
@@ -47,7 +47,7 @@ def chart_rows(name: str, contents: Mapping[str, Mapping[str, Any]]) -> list[dic
     for cohort, content in contents.items():
         rows = rows_of(content, name)
         for row in sorted(rows, key=lambda row: row["group"]):  # one panel a group
-            panel = f"{cohort}: {_counts([each for each in rows if each['group'] == row['group']])}"
+            panel = f"{cohort_name(cohort)}: {_counts([each for each in rows if each['group'] == row['group']])}"
             entry = row["auroc"]
             out.append(
                 {"panel": panel, "value": value_text(name, row["value"]), "score": row["score"]}
@@ -79,7 +79,7 @@ def verdict(content: Mapping[str, Any]) -> str:
     most = f" {_changed_by(_best(better))} gains most." if better else ""
     least = f" {_changed_by(_worst(worse))} loses most." if worse else ""
     n = " or ".join(map(str, sorted({row["units"] for row in rows})))
-    where = f"the {content['split']} split of {short_name(content['cohort'])} (n = {n} units)"
+    where = f"the {content['split']} split of {cohort_name(content['cohort'])} (n = {n} units)"
     return (
         f"Of {len(rows)} other settings of the scores on {where}, {len(better)} have a higher token AUROC "
         f"than the default beyond their own interval, and {len(worse)} a lower one.{most}{least}"

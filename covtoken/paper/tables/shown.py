@@ -7,9 +7,9 @@ from html import escape
 
 import pandas as pd
 
-from covtoken.names import METHOD_NAMES
+from covtoken.names import METHOD_NAMES, cohort_name
 from covtoken.paper.numbers import as_text
-from covtoken.paper.verdict_grid import WEAKER_OF, deciding_metric, short_name
+from covtoken.paper.verdict_grid import WEAKER_OF, deciding_metric
 from covtoken.protocol.report import GateReport
 
 NO_VERDICT = "NO-VERDICT (too few units, or no answer possible)"
@@ -37,6 +37,8 @@ class Verdict(Sentence):
 
 def frame_html(frame: pd.DataFrame) -> str:
     """Write a table as HTML whose intervals stand in small print below their number, so that columns stay narrow."""
+    if frame.index.nlevels == 1:  # its name heads its column, not a row of its own
+        frame = frame.rename_axis(index=None, columns=frame.index.name)
     with pd.option_context("display.max_colwidth", None):
         html = frame.to_html(border=0, classes="covtoken-frame")
     return INTERVAL.sub(r' <span class="covtoken-interval">\1</span>', html)
@@ -45,10 +47,8 @@ def frame_html(frame: pd.DataFrame) -> str:
 def verdict(report: GateReport) -> Verdict:
     """Say in one sentence what a gate decides of a cohort, by which number with interval and n, against which bound."""
     says = NO_VERDICT if report.decision == "NO-VERDICT" else report.decision
-    cohort = short_name(report.cohort)
-    where = "the phantom" if cohort == "phantom" else cohort
-    split = "" if str(report.gate) == "0" else f"the {report.split} split of "
-    return Verdict(f"{says} on {split}{where}: {_SAYS[str(report.gate)](report)}.")
+    split = "" if str(report.gate) == "0" else f", {split_name(report.split)}"
+    return Verdict(f"{says} on {cohort_name(report.cohort)}{split}: {_SAYS[str(report.gate)](report)}.")
 
 
 def _number(report: GateReport, name: str, style: str = ".3f", signed: bool = False) -> str:
@@ -63,6 +63,7 @@ def _bound(report: GateReport, name: str, words: str) -> str:
     if bound is None:
         return ""
     reason = re.sub(r"[a-z]+_[a-z_]+", lambda key: METHOD_NAMES.get(key[0], key[0]), reason)
+    reason = re.sub(r"[a-z]+-?[a-z0-9]+", lambda key: cohort_name(key[0]), reason)
     return f"; {words} {bound:.3f}, the {reason}"
 
 
@@ -103,7 +104,7 @@ def _converges(report: GateReport) -> str:
 
 def _transfers(report: GateReport) -> str:
     name = next((name for name in report.thresholds if name.startswith("auroc.")), deciding_metric(report))
-    recipe = f"the recipe of {short_name(report.parameters['elsewhere'])}, unchanged,"
+    recipe = f"the recipe of {cohort_name(report.parameters['elsewhere'])}, unchanged,"
     return f"with {recipe} C− finds lesion tokens with an AUROC of {_number(report, name)}" + _bound(
         report, name, "threshold"
     )
@@ -143,5 +144,5 @@ def reproduced(locked: str) -> Sentence:
     cohorts = [line.partition(",")[0] for line in locked.splitlines() if not line.startswith("  ")]
     return Sentence(
         f"Recomputed: {good} of {len(numbers)} locked numbers come out within their tolerance, on "
-        f"{', '.join(map(short_name, cohorts))}."
+        f"{', '.join(map(cohort_name, cohorts))}."
     )
