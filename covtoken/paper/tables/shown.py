@@ -7,7 +7,7 @@ from html import escape
 
 import pandas as pd
 
-from covtoken.names import METHOD_NAMES, cohort_name
+from covtoken.names import METHOD_NAMES, cohort_name, split_name
 from covtoken.paper.numbers import as_text
 from covtoken.paper.verdict_grid import WEAKER_OF, deciding_metric
 from covtoken.protocol.report import GateReport
