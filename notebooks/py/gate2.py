@@ -54,7 +54,7 @@ verdict(run.report)
 rho_by_measure(run.report.chart_data["rho"])
 
 # %%
-budgets.spearman_table(metrics, ratios=[0.25])
+budgets.spearman_table(metrics, ratios=[0.25]).droplevel("keep")
 
 # %% [markdown]
 # ## More from this run
@@ -81,7 +81,7 @@ reproduced(headlines.locked_text("2", run.report.cohort, metrics, recorded))
 # %% tags=["hide-output"]
 for name, found in recorded.items():
     print(name)
-    display(budgets.spearman_table(found, ratios=[0.25]))
+    display(budgets.spearman_table(found, ratios=[0.25]).droplevel("keep"))
 
 # %% tags=["nbval-check-output", "hide-output"]
 print(headlines.locked_text("2", run.report.cohort, metrics, recorded))
