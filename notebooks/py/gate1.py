@@ -48,7 +48,7 @@ backbone = "embedded"  # or dinov2-base, … or any timm ViT
 data = None  # the cohort's folder, where it is not under COVTOKEN_DATA
 precision = "fp32"
 
-# %%
+# %% tags=["hide-input"]
 # One pass of the frozen model gives the tokens of every block; each scorer sees the same tokens.
 run, path = runs.run_and_write(1, cohort=cohort, split=split, backbone=backbone, data=data, precision=precision)
 metrics = run.report.metrics
