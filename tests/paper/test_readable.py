@@ -83,7 +83,9 @@ def test_no_table_of_a_notebook_or_of_gate_6_is_wider_than_its_column(html, brow
         page = opened_page(browser, html, name, width)
         assert not page.evaluate(wide), name
         if width == PHONE:
-            heads = page.locator(".is-cards td:not(:first-child)").evaluate_all("cells => cells.map(cell => 'head' in cell.dataset)")
+            heads = page.locator(".is-cards td:not(:first-child)").evaluate_all(
+                "cells => cells.map(cell => 'head' in cell.dataset)"
+            )
             assert all(heads), name
         page.close()
 
