@@ -27,7 +27,7 @@ from covtoken.maps.lesion_map import fill
 from covtoken.maps.overlay import NOT_A_DEVICE, draw
 from covtoken.maps.record import Outcome
 from covtoken.maps.regions import MOST, regions
-from covtoken.maps.threshold import QUANTILE, check_quantile
+from covtoken.scores.threshold import QUANTILE, check_quantile
 from covtoken.shards.store import shard_of
 
 WARNING = f"Research software, {NOT_A_DEVICE}: a map says how rare a place is among the bank's, not what it is."
