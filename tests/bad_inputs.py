@@ -289,8 +289,8 @@ TABLE: dict[str, tuple[Bad, ...]] = {
         ),
         Bad(
             "An option that does not exist",
-            M + " --tiles 128",
-            "Try 'covtoken map --help' for help. No such option: --tiles Did you mean --tile?",
+            M + " --gpu 0",
+            "Try 'covtoken map --help' for help. No such option: --gpu",
             plain(),
         ),
         Bad(

@@ -112,14 +112,8 @@ def test_a_slice_is_read_once_for_all_its_windows():
         reads.append(1)
         return np.add.outer(np.arange(128.0), np.arange(128.0)).clip(0, 255)
 
-    fill(
-        np.empty((128, 128), np.float32),
-        picture_grid((128, 128)),
-        [Case("p", "p", "ct8", load)],
-        BrightScorer(),
-        VIT,
-        tile=32,
-    )
+    out, case = np.empty((128, 128), np.float32), Case("p", "p", "ct8", load)
+    fill(out, picture_grid(out.shape), [case], BrightScorer(), VIT, tile=32)
     assert len(reads) == 1
 
 
