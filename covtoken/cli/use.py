@@ -66,6 +66,8 @@ def map_pictures(
     )
     with run.planned(options) as plan:
         talk(plan.source.words)
+        if plan.hint:
+            talk(plan.hint)
         if dry_run:
             for outcome in plan.outcomes:
                 words = f": {outcome.reason}" if outcome.reason else ""

@@ -120,11 +120,11 @@ def fill(
     constant: list[bool] = []
     window = windows(grid.size, tile)[0]
     if window[2:] != grid.size:
-        size = [round(side * n / window[i]) for i, side, n in zip((2, 3), grid.size, (vit.rows, vit.cols))]
+        high, wide = (round(side * n / window[i]) for i, side, n in zip((2, 3), grid.size, (vit.rows, vit.cols)))
         for index, case in enumerate(cases):
             plane = grid.view(out, index)
             plane[...], same = _joined(case, grid.size, tile, scorer, vit, precision)
-            tokens.append(upsampled(plane, size))
+            tokens.append(upsampled(plane, (high, wide)))
             constant.append(same)
         return np.stack(tokens), np.array(constant)
     for scores, same in scored(cases, scorer, vit, precision):

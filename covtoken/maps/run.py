@@ -31,6 +31,7 @@ from covtoken.maps.regions import MOST, regions
 from covtoken.maps.threshold import QUANTILE, check_quantile
 from covtoken.shards.store import shard_of
 
+CT_TILE = 128  # pixels: chest CT cut into such windows fared better by the shipped direction than whole slices
 WARNING = f"Research software, {NOT_A_DEVICE}: a map says how rare a place is among the bank's, not what it is."
 
 
@@ -67,6 +68,14 @@ class Plan:
     settings: dict[str, Any]
     settings_sha256: str
     outcomes: list[Outcome]  # of the cases of this shard
+
+    @property
+    def hint(self) -> str:
+        """Name the tile for large slices that the shipped direction of CT scores (``benchmarks/tiles.py``), or ""."""
+        large = max(max(opened.grid.size) for opened in self.prepared.opened.values()) >= 2 * CT_TILE
+        if self.source.direction != "ct" or self.options.tile is not None or not large:
+            return ""
+        return f"hint: this direction comes from small windows of CT; --tile {CT_TILE} may rank small lesions higher"
 
     @property
     def precision(self) -> str:

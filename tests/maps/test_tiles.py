@@ -275,3 +275,11 @@ def test_a_direction_of_either_precision_scores_in_either(folder, vit):
         assert scorer.directions[None].header["precision"] == precision
         maps = [scorer.maps(cases[:1], vit, way) for way in ("fp32", "bf16")]
         assert not np.array_equal(*maps) and np.corrcoef(*(m.ravel() for m in maps))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(("side", "tile", "hinted"), [(256, None, True), (255, None, False), (256, 128, False)])
+def test_large_slices_by_the_direction_of_ct_get_a_hint(tmp_path, side, tile, hinted):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, 90)).astype(np.uint8)).save(tmp_path / "p.png")
+    options = {"tile": tile, "modality": "ct", "direction": "ct"}
+    with run.planned(run.Options(tmp_path / "p.png", tmp_path / "out", **options)) as plan:
+        assert ("--tile 128" in plan.hint) == hinted
