@@ -4,7 +4,8 @@
 
 Of each patient, ``slices`` slices with lesion are scored, spread evenly; masks choose and judge them, and feed no map.
 Prints, for each patient, the mean over slices of the AUROC of lesion pixels in the slice and inside the body (above
-−500 HU, or lung within it), the share of pixels above the direction's .99 threshold, and seconds a slice.
+−500 HU, or lung within it), the share of pixels above the direction's .99 threshold, and seconds a slice. A patient who
+fed the direction is marked by * and left out of the means.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from covtoken.data.masks import read_mask
 from covtoken.data.readers import volume_cohorts
 from covtoken.data.regions import BODY_HU, body_box
 from covtoken.evaluation.stats import auroc
+from covtoken.keys import hash_unit
 from covtoken.maps.banks import of_direction
 from covtoken.maps.inputs.planes import picture_grid
 from covtoken.maps.lesion_map import fill
@@ -54,6 +56,7 @@ def main() -> None:
     for name in args.cohort or ["lidc-idri", "msd-task06"]:
         cohort = volume_cohorts.read(name)
         for unit in cohort.units:
+            fed = hash_unit(unit) in scorer.directions[None].header["units"]
             lesions = [
                 replace(case, organ=args.organ)
                 for case in cohort.subset([unit])
@@ -75,8 +78,9 @@ def main() -> None:
                     rows.append((auroc(out.ravel(), lesion.ravel()), auroc(out[where], lesion[where])))
                     rows[-1] += ((out > threshold).mean(),)
                 whole, inside, flagged = np.mean(rows, axis=0)
-                means.setdefault(tile, []).append((whole, inside, flagged))
-                words = f"{name} {unit}"[:27]
+                if not fed:
+                    means.setdefault(tile, []).append((whole, inside, flagged))
+                words = f"{name} {unit}{'*' if fed else ''}"[:27]
                 line = f"{words:28}{len(chosen):7}{tile or 'whole':>7}{whole:10.3f}{inside:9.3f}{flagged:9.4f}"
                 print(f"{line}{seconds:11.2f}", flush=True)
     for tile, rows in means.items():
