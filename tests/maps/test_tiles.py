@@ -16,9 +16,11 @@ from PIL import Image
 from stub_scorer import VIT, BrightScorer, mapped
 from stub_vit import lively
 from timm.models.vision_transformer import VisionTransformer
+from typer.testing import CliRunner
 
 import covtoken
 from covtoken.backbone.vit import FrozenViT
+from covtoken.cli.app import app
 from covtoken.data.case import Case
 from covtoken.errors import CovtokenError
 from covtoken.keys import hash_unit
@@ -283,3 +285,24 @@ def test_large_slices_by_the_direction_of_ct_get_a_hint(tmp_path, side, tile, hi
     options = {"tile": tile, "modality": "ct", "direction": "ct"}
     with run.planned(run.Options(tmp_path / "p.png", tmp_path / "out", **options)) as plan:
         assert ("--tile 128" in plan.hint) == hinted
+
+
+def test_the_commands(folder, vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "loaded", lambda *_: vit)
+    monkeypatch.setattr(fast, "_flags", set)
+    file = str(tmp_path / "d.safetensors")
+
+    def said(*arguments):
+        done = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        return done.exit_code, done.stderr + str(done.exception or "")
+
+    code, words = said("fit", str(folder), "-o", file, "--tile", "48", "--fast")
+    assert code == 0 and "--fast: this processor has no faster path; going on in fp32" in words, words
+    assert covtoken.load_direction(file).header["tile"] == 48
+    line = ("map", "-i", str(folder), "-o", str(tmp_path / "out"), "--limit", "1", "--direction", file)
+    code, words = said(*line)
+    assert code and "windows of 48 pixels, and here they are whole" in words
+    code, words = said(*line, "--tile", "48", "--fast")
+    assert code == 0 and "going on in fp32" in words, words
+    code, words = said("fit", "busi", "-o", file, "--tile", "48")
+    assert code and "pictures of the cohort busi go whole" in words
