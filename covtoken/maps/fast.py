@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from covtoken.backbone.token_model import TokenModel
 from covtoken.data.case import Case
+from covtoken.data.intensity import to_input
 from covtoken.errors import CovtokenError
 from covtoken.maps.banks import Scorer
 
@@ -44,7 +45,7 @@ def price(cases: Iterable[Case], scorer: Scorer, vit: TokenModel, precision: str
         difference in units of the score, or null with the reason in ``unknown_reason``.
     """
     known = dict.fromkeys(("pictures", "seconds_fp32", "seconds_fast", "rank_correlation", "largest_difference"))
-    chosen = list(islice(_readable(cases), PRICED)) if precision != "fp32" else []
+    chosen = list(islice(_readable(cases, vit), PRICED)) if precision != "fp32" else []
     if not chosen:
         why = "this processor has no faster path" if precision == "fp32" else "no picture was left to be scored"
         return {"precision": precision, **known, "unknown_reason": why}
@@ -73,10 +74,10 @@ def words(priced: dict[str, Any]) -> str:
     )
 
 
-def _readable(cases: Iterable[Case]) -> Iterator[Case]:
+def _readable(cases: Iterable[Case], vit: TokenModel) -> Iterator[Case]:
     for case in cases:
-        with suppress(CovtokenError, OSError):
-            case.pixels()
+        with suppress(CovtokenError, OSError):  # what is wrong with it is said where it is mapped
+            to_input(case.pixels(), case, vit.input)
             yield case
 
 

@@ -15,6 +15,7 @@ import torch
 import covtoken
 from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import check_backbone_name, load_backbone
+from covtoken.data.case import Case
 from covtoken.data.intensity import to_unit_range
 from covtoken.errors import CovtokenError
 from covtoken.maps import dicom_out, fast, outputs, prepare, record
@@ -78,11 +79,6 @@ class Plan:
         return f"hint: this direction comes from small windows of CT; --tile {CT_TILE} may rank small lesions higher"
 
     @property
-    def precision(self) -> str:
-        """Precision of the backbone's pass: fp32, or what --fast found."""
-        return self.settings["precision"]
-
-    @property
     def pending(self) -> list[Outcome]:
         """Cases that are still to be mapped."""
         return [outcome for outcome in self.outcomes if outcome.status == record.WAITING]
@@ -139,7 +135,8 @@ def run(
     for outcome in plan.outcomes:
         if outcome.status != record.WAITING:
             tell(outcome)
-    scorer, interrupted, priced = None, False, fast.price([], None, vit, plan.precision) if options.fast else None
+    scorer, interrupted, precision = None, False, plan.settings["precision"]
+    priced = fast.price([], None, vit, precision) if options.fast else None
     options.out.mkdir(parents=True, exist_ok=True)
     outputs.clean(options.out)
     try:
@@ -148,7 +145,7 @@ def run(
             check_tile(options.tile, max(vit.rows, vit.cols, SMALLEST))
             scorer = plan.source.fit(vit, progress)
             described = _described(scorer, options.quantile, options.tile)
-            priced = _priced(plan, scorer, vit) if options.fast else None
+            priced = fast.price(_middles(plan), scorer, vit, precision) if options.fast else None
         for outcome in plan.pending:
             _map_one(outcome, plan, scorer, vit, described)
             tell(outcome)
@@ -257,7 +254,7 @@ def _map(
     cases = prepare.as_unit(opened, plan.source.units.get(item.name, item.name))
     with outputs.case_folder(plan.options.out, item.name) as folder:
         values = outputs.new_map(folder, grid)
-        tokens, constant = fill(values, grid, cases, scorer, vit, plan.precision, plan.options.tile)
+        tokens, constant = fill(values, grid, cases, scorer, vit, plan.settings["precision"], plan.options.tile)
         (map_file, mask_file), flagged = outputs.save_map_and_mask(folder, values, threshold, grid)
         found = [] if constant.all() else regions(tokens, threshold, scorer.scores, grid)
         shown = int(tokens.max(axis=(1, 2)).argmax())
@@ -337,15 +334,13 @@ def _notes(size: tuple[int, int], vit: FrozenViT) -> list[str]:
     ]
 
 
-def _priced(plan: Plan, scorer: Scorer, vit: FrozenViT) -> dict[str, Any]:
-    """Measure on the middle of some pending cases what --fast saves and changes."""
-    middles = []
+def _middles(plan: Plan) -> Iterator[Case]:
+    """Yield the middle of the middle slice of each pending case, on which --fast is priced."""
     for item in (outcome.item for outcome in plan.pending):
         opened = plan.prepared.opened[item.name]
         cases = prepare.as_unit(opened, plan.source.units.get(item.name, item.name))
         parts = pieces(cases[len(cases) // 2], opened.grid.size, plan.options.tile)
-        middles.append(parts[len(parts) // 2])
-    return fast.price(middles, scorer, vit, plan.precision)
+        yield parts[len(parts) // 2]
 
 
 def _described(scorer: Scorer, quantile: float, tile: int | None = None) -> dict[str, Any]:

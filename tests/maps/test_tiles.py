@@ -269,6 +269,19 @@ def test_fast_is_priced_on_the_pictures_of_the_run(folder, vit, tiled, tmp_path,
         assert len(plan.pending) == 14  # fp32 maps are other maps
 
 
+def test_a_picture_that_cannot_be_read_is_not_priced(folder, vit):
+    def broken():
+        raise OSError("gone")
+
+    prepared = _prepared(folder)
+    scorer = prepare.choose(prepared, folder, None).fit(vit, False)
+    cases = [Case("a", "a", "ultrasound", broken), Case("b", "b", "ultrasound", lambda: np.full((9, 9), 300.0))]
+    found = fast.price([*cases, *prepared.opened["c01"].cases], scorer, vit, "bf16")
+    assert found["pictures"] == 1
+    found = fast.price(cases, scorer, vit, "bf16")
+    assert found["pictures"] is None and found["unknown_reason"] == "no picture was left to be scored"
+
+
 def test_a_direction_of_either_precision_scores_in_either(folder, vit):
     prepared = _prepared(folder)
     cases = prepare.bank_of(prepared, prepare.units_of(prepared))
