@@ -23,11 +23,11 @@ from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, folds
 from covtoken.errors import CovtokenError
 from covtoken.keys import smallest
-from covtoken.maps.threshold import BankScores
 from covtoken.protocol.alarm_limits import DENSITY, scaled_alarm
 from covtoken.scores.alarm import Limits, check_bank
 from covtoken.scores.recipe import Recipe, at_depth, recommended
 from covtoken.scores.recommended import direction_maps, direction_of
+from covtoken.scores.threshold import BankScores
 from covtoken.subspace.direction import Direction
 
 BANK_SLICES = 400  # slices of a bank at most: what is held in memory is about 0.8 MB a slice of ViT-S/14

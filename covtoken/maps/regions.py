@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import label as connected
 
 from covtoken.maps.inputs.planes import Grid
-from covtoken.maps.threshold import BankScores
+from covtoken.scores.threshold import BankScores
 
 MOST = 5  # regions that are listed
 

@@ -29,7 +29,7 @@ from covtoken.maps.lesion_map import fill
 from covtoken.maps.overlay import NOT_A_DEVICE, draw
 from covtoken.maps.record import Outcome
 from covtoken.maps.regions import MOST, regions
-from covtoken.maps.threshold import QUANTILE, check_quantile
+from covtoken.scores.threshold import QUANTILE, check_quantile
 from covtoken.shards.store import shard_of
 
 CT_TILE = 128  # pixels: chest CT cut into such windows fared better by the shipped direction than whole slices
