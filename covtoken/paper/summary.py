@@ -24,7 +24,7 @@ NUMBERS = {
         "auroc.density": "… membership A",
         BEST_RIVAL: "… best baseline or rival, by name",
         **{f"auroc_gain.recommended_minus_{name}": f"C− minus {LABELS[name]}" for name in (*RIVALS, "direction")},
-        "image_auroc.recommended": "AUROC inside one image, C−",
+        "image_auroc.recommended": "AUROC inside one picture, C−",
         "image_auroc_gain.recommended_minus_direction": "… C− minus D",
         "aupr.recommended": "AUPR, C−",
         "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",

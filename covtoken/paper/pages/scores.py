@@ -46,7 +46,7 @@ class ReportMatrix(Reader, SphinxDirective):
             return self.refused(error)
         entries = {cohort: _with_value(report["metrics"], names) for cohort, report in reports.items()}
         rows = []
-        for name, label in under_heads(names):
+        for name, label in under_heads(names) if "metrics" in self.options else names.items():
             cells = (
                 self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
                 for cohort, found in entries.items()
