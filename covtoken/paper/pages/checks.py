@@ -79,7 +79,7 @@ class ChecksTable(_GateTable):
             head, against, other = label.partition(" against ")
             if against and heads[head] > 1:
                 if head != last:
-                    rows.append([nodes.strong(text=f"{head[0].upper()}{head[1:]} against"), *("" for _ in reports)])
+                    rows.append([f"{head[0].upper()}{head[1:]} against"])
                 label, last = other, head
             said = [word(report["checks"].get(name)) for report in reports.values()]
             rows.append([label, *(nodes.inline(text=text, classes=[f"reads-{text}"]) for text in said)])

@@ -51,7 +51,7 @@ class ReportMatrix(Reader, SphinxDirective):
                 self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
                 for cohort, found in entries.items()
             )
-            rows.append([label, *cells] if name else [nodes.strong(text=label), *("" for _ in reports)])
+            rows.append([label, *cells] if name else [label])
         notes = [part for cohort, report in reports.items() for part in about(cohort, report, entries[cohort].values())]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units."
         table = make_table(["", *map(cohort_name, reports)], rows)
