@@ -115,7 +115,7 @@ def in_words(check: str) -> str:
         return f"{KINDS.get(kind, kind)}, {METHOD_NAMES[ours]}: {WAYS[way]} against {WAYS[rest]}"
     if against and column in COLUMNS | WAYS:
         kind, _, ours = start.rpartition(".")
-        words = (COLUMNS | WAYS)[column]
+        words = (WAYS | COLUMNS)[column]
         return f"{KINDS.get(kind, kind)}, {words}: {METHOD_NAMES[ours]} against {METHOD_NAMES[other]}"
     kind, _, pair = check.partition(".")
     ours, against, other = pair.partition("_against_")
