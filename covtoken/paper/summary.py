@@ -196,7 +196,7 @@ def negative_result(reports: Iterable[GateReport]) -> str:
             lesions = str(coverage.get("n_lesions", ""))
             rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(coverage), _cell(membership)])
         head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions", "missed"]
-        curated = f" {p['curated']}." if p.get("curated") else ""
+        curated = f" {_sentence(p['curated'])}." if p.get("curated") else ""
         lines += [
             f"## {cohort_name(report.cohort)}: {report.decision}",
             "",
