@@ -86,6 +86,34 @@ KINDS |= dict.fromkeys(("recommended", "with_head", "direction", "density", "den
 KINDS |= {name: "coverage" for name in METHOD_NAMES if name.startswith("coverage_")}
 _KIND_OF_LABEL = {METHOD_NAMES[name]: kind for name, kind in KINDS.items()}
 
+# Cohorts as pages write them, in the order of tables: the phantom last, since it says nothing about patients.
+COHORT_NAMES = {
+    "busi": "BUSI",
+    "lidc-crops": "LIDC windows",
+    "lits": "LiTS slices",
+    "kits19": "KiTS19 slices",
+    "busbra-external": "BUS-BRA",
+    "lidc-external": "further LIDC windows",
+    "lidc-idri": "LIDC-IDRI volumes",
+    "kits23": "KiTS23 volumes",
+    "msd-task03": "Decathlon task 3",
+    "msd-task06": "Decathlon task 6",
+    "msd-task07": "Decathlon task 7",
+    "phantom": "phantom",
+}
+# What a report was evaluated on.
+SPLIT_NAMES = {
+    "crossfit": "all pictures in five folds",
+    "carried": "all pictures with the bank of another cohort",
+    "all": "all pictures",
+}
+
+BACKBONE_NAMES = {
+    "embedded": "embedded weights",
+    "random:vit_small_patch14_dinov2": "random ViT-S",
+    "random:meddinov3": "random ViT-B, HU",
+}
+
 # Columns of chart data, as tooltips and the tables behind charts head them; of one that is not here, "_" becomes " ".
 COLUMN_WORDS = {
     "lo": "95 % from",
@@ -138,6 +166,28 @@ def with_short_names(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def cohort_name(cohort: str) -> str:
+    """Name a cohort as pages write it; one that has no name here keeps its own."""
+    return COHORT_NAMES.get(cohort, cohort)
+
+
+def in_page_order(cohorts: Iterable[str]) -> list[str]:
+    """Sort cohorts as tables show them: those that are named here in that order, others before the phantom."""
+    places = {name: place for place, name in enumerate(COHORT_NAMES)}
+    last = places["phantom"]
+    return sorted(cohorts, key=lambda cohort: (places.get(cohort, last - 0.5), cohort))
+
+
+def split_name(split: str) -> str:
+    """Name what a report was evaluated on."""
+    return SPLIT_NAMES.get(split, f"{split} split")
+
+
+def counted(n: int, word: str) -> str:
+    """Write a count with its word: ``1 unit``, ``3 units``."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def column_words(column: str) -> str:
     """Name a column of chart data in words."""
     return COLUMN_WORDS.get(column, column.replace("_", " "))
@@ -145,7 +195,7 @@ def column_words(column: str) -> str:
 
 def value_words(value: str) -> str:
     """Write a text cell of chart data in words: methods, measures, routes, tasks and ways by their names."""
-    for names in (METHOD_NAMES, MEASURE_NAMES, ROUTE_NAMES, TASK_NAMES, WAYS):
+    for names in (METHOD_NAMES, MEASURE_NAMES, ROUTE_NAMES, TASK_NAMES, WAYS, COHORT_NAMES):
         if value in names:
             return names[value]
     name, _, block = value.partition(".block")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError, unknown
-from covtoken.names import METHOD_NAMES, kind_of, with_short_names
+from covtoken.names import METHOD_NAMES, cohort_name, kind_of, with_short_names
 from covtoken.paper.captions import caption_of
 from covtoken.paper.charts.scores import auroc_by_block, gain_forest, value_forest
 from covtoken.paper.drawn import Drawn
 from covtoken.paper.numbers import MISSING, READABLE, read_content, stem_of
-from covtoken.paper.verdict_grid import COHORTS, short_name
+from covtoken.paper.verdict_grid import COHORTS
 
 UNITS = {"miss": "small lesions missed (share)", "recall": "recall of small lesions' tokens"}  # on an axis
 KINDS = ("gains", "values", "blocks")
@@ -66,7 +66,7 @@ def _rows(cohort: str, metrics: Mapping[str, Mapping | None], names: Iterable[st
         method = (method[2] or method[0]).partition(".")[0]
         low, high = entry.get("exact95") or entry["ci95"] or (entry["value"], entry["value"])
         label = METHOD_NAMES[method]
-        row = {"cohort": short_name(cohort), "label": label, "value": entry["value"], "lo": low, "hi": high}
+        row = {"cohort": cohort_name(cohort), "label": label, "value": entry["value"], "lo": low, "hi": high}
         yield row | {"metric": name, "n_units": entry["n_units"], "of": OURS.get(method) or kind_of(label)}
 
 
@@ -77,7 +77,7 @@ def _curves(reports: Mapping[str, Mapping], score: str) -> list[dict[str, Any]]:
         found = [row for row in with_short_names(report["chart_data"]["blocks"]) if row["scorer"] == score]
         if not found:
             raise CovtokenError(f"{cohort}, blocks of {score}: {MISSING}")
-        rows += [row | {"scorer": short_name(cohort)} for row in found]
+        rows += [row | {"scorer": cohort_name(cohort)} for row in found]
     return rows
 
 
@@ -85,7 +85,7 @@ def _evaluated(reports: Mapping[str, Mapping], rows: Iterable[Mapping]) -> dict[
     """Name each report by its cohort's name on the pages; of its numbers leave those that are drawn, where rows say."""
     drawn = {row["metric"] for row in rows if "metric" in row}
     return {
-        short_name(cohort): {
+        cohort_name(cohort): {
             **report,
             "metrics": {n: entry for n, entry in report["metrics"].items() if not drawn or (entry and n in drawn)},
         }

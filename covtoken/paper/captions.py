@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from covtoken.names import cohort_name, counted, split_name
+
 
 def caption_of(chart: str, title: str, rows: Iterable[Mapping[str, Any]], reports: Mapping[str, Mapping]) -> str:
     """Write a chart's caption.
@@ -52,5 +54,8 @@ def _about(reports: Mapping[str, Mapping]) -> str:
     parts = []
     for cohort, report in reports.items():
         units = max((entry.get("n_units") or 0 for entry in report["metrics"].values()), default=0)
-        parts.append(f"{cohort}, {report['split']} split" + (f", {units} units" if units else ""))
-    return f"{'; '.join(parts)}." if parts else ""
+        parts.append(
+            f"{cohort_name(cohort)}, {split_name(report['split'])}" + (f", {counted(units, 'unit')}" if units else "")
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from covtoken.names import COLUMNS, LABELS
+from covtoken.names import COLUMNS, LABELS, cohort_name
 from covtoken.paper.numbers import as_text
 from covtoken.protocol.report import GateReport
 
 GATE = "confirmation"
 HEAD = (
-    *("cohort", "column", "C−", "the locked rival", "C− − it"),
-    *("the best of all others", "C− − it", "C, with the saliency head", "says"),
+    *("cohort", "column", "C−", "the locked rival", "C− minus that rival"),
+    *("the best of all others", "C− minus that best", "C, with the saliency head", "says"),
 )
 KINDS = {
     "auroc": "pooled",
-    "image_auroc": "inside one image",
+    "image_auroc": "inside one picture",
     "organ_auroc": "inside the organ",
     "aupr": "AUPR",
     "froc.fp1": "lesions found at one false alarm a picture",
@@ -29,7 +29,8 @@ def confirmation_lines(reports: Iterable[GateReport]) -> list[str]:
     rows = [row for report in reports if str(report.gate) == GATE for row in rows_of(report)]
     if not rows:
         return []
-    table = [f"| {' | '.join(line)} |" for line in (HEAD, ["---"] * len(HEAD), *rows)]
+    head, *body = on_its_side(rows)
+    table = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
     return [
         "External cohorts, pooled token AUROC, 95 % intervals over units. No setting was chosen on these pictures, but "
         "earlier forms of every score had been tried on them, the search for a successor of D began because D lost on "
@@ -45,10 +46,16 @@ def confirmation_lines(reports: Iterable[GateReport]) -> list[str]:
     ]
 
 
+def on_its_side(rows: Iterable[list[str]]) -> list[list[str]]:
+    """Turn rows of ``rows_of`` into columns, headed by cohort and way: four of them need no scrolling."""
+    first, ways, *others = zip(HEAD, *rows, strict=True)
+    return [["", *map(", ".join, zip(first[1:], ways[1:], strict=True))], *map(list, others)]
+
+
 def lost_lines(report: GateReport) -> list[str]:
     """Say what C− and C lose to on an external cohort, a line a column and score."""
     return [
-        f"{report.cohort}, {words}: {LABELS[score]} loses to {losses(report, score, column)}"
+        f"{cohort_name(report.cohort)}, {words}: {LABELS[score]} loses to {losses(report, score, column)}"
         for column, words in COLUMNS.items()
         for score in ("recommended", "with_head")
     ]
@@ -75,7 +82,7 @@ def rows_of(report: GateReport) -> list[list[str]]:
         values = [f"{_text(metrics, f'auroc.{other}.{column}')}, {LABELS[other]}" for other in (locked["rival"], best)]
         ours = [_text(metrics, f"auroc.{name}.{column}") for name in ("recommended", "with_head")]
         says = report.decision if decides else report.checks[f"auroc.recommended_against_{locked['rival']}.{column}"]
-        cells = [f"{report.cohort} ({metrics[f'auroc.recommended.{column}']['n_units']} units)", words]
+        cells = [f"{cohort_name(report.cohort)} ({metrics[f'auroc.recommended.{column}']['n_units']} units)", words]
         cells += [ours[0], values[0], gains[0], values[1], gains[1], ours[1], says]
         rows.append([f"**{cell}**" if decides and place in (1, 8) else cell for place, cell in enumerate(cells)])
     return rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
+from covtoken.names import cohort_name, counted, split_name
 from covtoken.paper.numbers import MISSING, as_text, is_signed, read_content, readable
 from covtoken.protocol.chain import KEY
 from covtoken.protocol.looks import log_path, read_looks
@@ -42,8 +43,7 @@ class Door:
     @property
     def line(self) -> str:
         """All of it in one line, for a tooltip."""
-        split = "all pictures" if self.split == "all" else f"{self.split} split"
-        parts = (self.words, self.value, self.n, split, self.when, f"weights {self.weights[:10]}")
+        parts = (self.words, self.value, self.n, split_name(self.split), self.when, f"weights {self.weights[:10]}")
         return " · ".join((*parts, self.prints))
 
     def rows(self) -> dict[str, str]:
@@ -84,7 +84,7 @@ def door_of(root: Path, place: str, report: dict[str, Any], name: str) -> Door:
         raise CovtokenError(f"{place} {name}: {MISSING}{hint}")
     return Door(
         where=f"{place} {name}",
-        words=f"{report['cohort']}: {readable(name)}",
+        words=f"{cohort_name(report['cohort'])}: {readable(name)}",
         value=as_text(entry, signed=is_signed(name)),
         n=n_text(entry),
         split=report["split"],
@@ -130,8 +130,8 @@ def anchor_of(where: str) -> str:
 
 def n_text(entry: dict[str, Any]) -> str:
     """Write the counts of a metric: units, pictures, and lesions where they are counted."""
-    lesions = f", {entry['n_lesions']} lesions" if entry.get("n_lesions") else ""
-    return f"{entry['n_units']} units, {entry['n_images']} pictures{lesions}"
+    lesions = f", {counted(entry['n_lesions'], 'lesion')}" if entry.get("n_lesions") else ""
+    return f"{counted(entry['n_units'], 'unit')}, {counted(entry['n_images'], 'picture')}{lesions}"
 
 
 def date_of(root: Path, report: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from covtoken.errors import CovtokenError, unknown
 from covtoken.gates.gate5 import cells
 from covtoken.gates.transfer.rows import joined_metrics, joined_paths
-from covtoken.names import with_short_names
+from covtoken.names import cohort_name, split_name, with_short_names
 from covtoken.paper.captions import as_sentence, caption_of
 from covtoken.paper.charts.offline_renderer import title_of, to_svg
 from covtoken.paper.charts_by_name import CHARTS
@@ -120,7 +120,7 @@ def draw_volumes(root: Path, cohort: str, options: Mapping[str, str]) -> Drawn:
     content = STUDY.read(cohort, root)
     given = {name: float(text) if name == "sigma" else text for name, text in options.items()}
     spec = CHARTS[VOLUMES](content["rows"], **given).to_dict()
-    words = f"{as_sentence(given.get('title', title_of(spec)))} {cohort}, {content['split']} split."
+    words = f"{as_sentence(given.get('title', title_of(spec)))} {cohort_name(cohort)}, {split_name(content['split'])}."
     name = name_of(f"{cohort}/{STUDY.stem}", VOLUMES, "", {})
     return Drawn(name, spec, words, content["rows"], (root / "gate_reports" / cohort / f"{STUDY.stem}.json",))
 

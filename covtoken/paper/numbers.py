@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, METHOD_NAMES, TASK_NAMES, WAYS, route_name
+from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS
+from covtoken.names import (
+    BACKBONE_NAMES,
+    COLUMNS,
+    METHOD_NAMES,
+    TASK_NAMES,
+    WAYS,
+    cohort_name,
+    counted,
+    in_page_order,
+    route_name,
+    split_name,
+)
 
 MISSING = "not recorded yet"
 READABLE = {
     "auroc": "token AUROC",
-    "image_auroc": "AUROC inside one image",
-    "organ_image_auroc": "AUROC inside one image's organ",
+    "image_auroc": "AUROC inside one picture",
+    "organ_image_auroc": "AUROC inside one picture's organ",
     "aupr": "token AUPR",
-    "froc": "lesion sensitivity",
+    "froc": "lesions found",
     "spearman": "Spearman's ρ with recall",
     "miss_small": "small lesions missed",
     "miss_gain": "difference in small lesions missed",
@@ -56,6 +68,7 @@ TERMS = {
     "met_before_repair": "floor met before tokens are added",
 }
 
+PARTS = METHOD_NAMES | {"membership": "membership A", "middle": "middle block", "final": "final block"}
 FORMS = {"rank": "by rank", "threshold": "by threshold"}
 
 
@@ -123,22 +136,29 @@ def is_signed(name: str) -> bool:
 
 
 def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> list[str]:
-    """Write what the note under a table says of a cohort: split, backbone, curation and decision; n of its numbers."""
-    counts = dict.fromkeys(f"{entry['n_units']} units, {entry['n_images']} images" for entry in entries)
+    """Write what the note under a table says of a cohort: split, curation and decision, backbone if not the embedded
+    one; n of its numbers."""
+    counts = dict.fromkeys(
+        f"{counted(entry['n_units'], 'unit')}, {counted(entry['n_images'], 'picture')}" for entry in entries
+    )
     curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
     n = " or ".join(counts) or "no number"
-    source = f"{cohort}: {report['split']} split, {report['backbone']}{curated}; {report['decision']}."
-    return [source, f"n of {cohort}: {n}."]
+    name, parts = cohort_name(cohort), report["backbone"].split(", ")
+    backbone = "" if parts == ["embedded"] else f", {' and '.join(BACKBONE_NAMES.get(part, part) for part in parts)}"
+    return [f"{name}: {split_name(report['split'])}{backbone}{curated}; {report['decision']}.", f"n of {name}: {n}."]
 
 
 def readable(name: str) -> str:
     """Write a metric's name in words: ``aupr.density.keep0.5`` → token AUPR, membership A, keep 0.5."""
+    for key, words in BACKBONE_NAMES.items():
+        if name.endswith(f".{key}"):
+            return f"{readable(name.removesuffix(f'.{key}'))}, {words}"
     kind, _, rest = name.partition(".")
     if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
         rate, _, rest = rest.partition("_gain.")
-        kind, rest = f"difference in {READABLE[kind]} at {rate[2:]} false positives an image", rest
+        kind, rest = f"difference in {READABLE[kind]} at {counted(int(rate[2:]), 'false alarm')} a picture", rest
     if kind in ("froc", "organ_froc") and (rate := re.match(r"fp(\d+)\.(.*)", rest)):
-        kind, rest = f"{READABLE[kind]} at {rate[1]} false positive{'s' * (rate[1] != '1')} an image", rate[2]
+        kind, rest = f"{READABLE[kind]} at {counted(int(rate[1]), 'false alarm')} a picture", rate[2]
     if kind in ("probe", "probe_gain"):
         task, _, routes = rest.partition(".")
         named = " − ".join(map(route_name, routes.split("_minus_")))
@@ -154,8 +174,15 @@ def readable(name: str) -> str:
     if kind in ("gflops", "dual", "repaired"):
         term = next((name for name in TERMS if rest == name or rest.startswith(f"{name}.")), "")
         rest = TERMS.get(term, "") + rest[len(term) :]
+    if pair := re.fullmatch(r"(\w+)\.(\w+?)(?:\.(coverage|membership))?", rest):
+        objective, optimiser, score = pair.groups()
+        if objective in OBJECTIVES and optimiser in OPTIMISERS:
+            same = "membership A, as many tokens as " if score == "membership" else ""
+            return (
+                f"{READABLE.get(kind, kind.replace('_', ' '))}, {same}{OBJECTIVES[objective]}, {OPTIMISERS[optimiser]}"
+            )
     methods, dot, after = rest.partition(".")
-    named = " − ".join(METHOD_NAMES.get(name, name.replace("_", " ")) for name in methods.split("_minus_"))
+    named = " − ".join(PARTS.get(name, name.replace("_", " ")) for name in methods.split("_minus_"))
     words = named + dot + after.replace("_", " ").replace(" minus ", " − ")
     words = words.replace(".keep", ", keep ").replace(".slack", ", slack ")
     for way, title in (COLUMNS | WAYS).items():
@@ -174,6 +201,6 @@ def gate_name(gate: str) -> str:
 
 
 def cohorts_of(root: Path, gate: str) -> list[str]:
-    """List the cohorts with a committed report of a gate, the phantom first."""
+    """List the cohorts with a committed report of a gate, in the order of pages."""
     cohorts = (path.parent.name for path in root.glob(f"gate_reports/*/{stem_of(gate)}.json"))
-    return sorted((c for c in cohorts if not c.startswith("_")), key=lambda cohort: (cohort != "phantom", cohort))
+    return in_page_order(c for c in cohorts if not c.startswith("_"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1
-from covtoken.names import LABELS
+from covtoken.names import LABELS, cohort_name, counted, in_page_order
 from covtoken.paper import summary
 from covtoken.paper.confirmation_rows import confirmation_lines, losses
 from covtoken.paper.numbers import as_text
@@ -25,7 +25,8 @@ ROWS = {
     **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", *RIVALS)},
     **{f"auroc.{name}": LABELS[name] for name in ("intensity", "centre_prior", "patchcore", "musc")},
     **{
-        f"image_auroc.{name}": f"inside one image: {LABELS[name]}" for name in ("recommended", "with_head", "direction")
+        f"image_auroc.{name}": f"inside one picture: {LABELS[name]}"
+        for name in ("recommended", "with_head", "direction")
     },
     "aupr.recommended": "AUPR, C−",
     "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",
@@ -41,11 +42,12 @@ def readme_table(reports: list[GateReport]) -> str:
     """Write the README's table: a row a score with interval, a column a cohort, then decisions and notebook."""
     every = reports
     transferred = {report.cohort: report for report in reports if str(report.gate) == "5"}
-    reports = [report for report in reports if report.gate == 1]
+    first = {report.cohort: report for report in reports if report.gate == 1}
+    reports = [first[name] for name in in_page_order(first)]
     densities = [report.metrics["auroc.density"] for report in reports]
     units = [entry["n_units"] for entry in densities]
-    counts = (f"({entry['n_units']} units, {entry['n_images']} images)" for entry in densities)
-    heads = [f"{report.cohort} {count}" for report, count in zip(reports, counts, strict=True)]
+    counts = (f"({counted(entry['n_units'], 'unit')}, {counted(entry['n_images'], 'picture')})" for entry in densities)
+    heads = [f"{cohort_name(report.cohort)} {count}" for report, count in zip(reports, counts, strict=True)]
     rows = [
         [label, *(_cell(report.metrics.get(name), n) for report, n in zip(reports, units, strict=True))]
         for name, label in ROWS.items()
@@ -83,7 +85,9 @@ def route_cell(report: GateReport) -> str:
         f"FLOPs: {kept['count']} of {kept['of']} lesions in {kept['n_units']} units stay; {fastest_rival(report)}"
     )
     borrowed = report.parameters["bank"] != report.cohort
-    return text + (f" (setting and bank of {report.parameters['bank']}, half of the units)" if borrowed else "")
+    return text + (
+        f" (setting and bank of {cohort_name(report.parameters['bank'])}, half of the units)" if borrowed else ""
+    )
 
 
 def fastest_rival(report: GateReport) -> str:

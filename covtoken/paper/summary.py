@@ -7,7 +7,7 @@ from functools import partial
 
 from covtoken.gates import gate1
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS, PAIRS
-from covtoken.names import LABELS, WAYS
+from covtoken.names import LABELS, WAYS, cohort_name, in_page_order, split_name
 from covtoken.paper.confirmation_rows import confirmation_lines
 from covtoken.paper.history_table import HEAD, history_rows
 from covtoken.paper.numbers import as_text, gate_name
@@ -24,7 +24,7 @@ NUMBERS = {
         "auroc.density": "… membership A",
         BEST_RIVAL: "… best baseline or rival, by name",
         **{f"auroc_gain.recommended_minus_{name}": f"C− minus {LABELS[name]}" for name in (*RIVALS, "direction")},
-        "image_auroc.recommended": "AUROC inside one image, C−",
+        "image_auroc.recommended": "AUROC inside one picture, C−",
         "image_auroc_gain.recommended_minus_direction": "… C− minus D",
         "aupr.recommended": "AUPR, C−",
         "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",
@@ -99,7 +99,7 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
     confirmed = confirmation_lines(reports)
     for report in (report for report in reports if str(report.gate) != "confirmation"):
         by_gate.setdefault(str(report.gate), {})[report.cohort] = report
-    cohorts = sorted({c for of_gate in by_gate.values() for c in of_gate}, key=lambda c: (c != "phantom", c))
+    cohorts = in_page_order({c for of_gate in by_gate.values() for c in of_gate})
     gates = [gate for gate in ORDER if gate in by_gate]
     decisions, numbers = [], []
     for gate in gates:
@@ -124,7 +124,7 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "C−'s; the published claim is about membership A, and C reads the saliency head: their verdicts "
             "stand under it.",
             "",
-            *markdown_lines(["gate", *cohorts], decisions),
+            *markdown_lines(["gate", *map(cohort_name, cohorts)], decisions),
             "",
             *([*confirmed, ""] if confirmed else []),
             "Each evaluation ran under a lock that was made before it. But rules, recipes and functionals were changed "
@@ -134,7 +134,7 @@ def summary(reports: Iterable[GateReport], history: Iterable[Change]) -> str:
             "",
             f"Headline numbers. {SMALL_N}" + (f" {COUNTED}" if "6" in by_gate else ""),
             "",
-            *markdown_lines(["", *cohorts], numbers),
+            *markdown_lines(["", *map(cohort_name, cohorts)], numbers),
             "",
         ]
     )
@@ -160,7 +160,8 @@ def _number(report: GateReport, name: str) -> str:
 
 def negative_result(reports: Iterable[GateReport]) -> str:
     """Write a table a cohort, a row an objective and optimiser, and the mechanism in numbers under it."""
-    reports = [report for report in reports if str(report.gate) == "negative_result"]
+    by_name = {report.cohort: report for report in reports if str(report.gate) == "negative_result"}
+    reports = [by_name[name] for name in in_page_order(by_name)]
     lines = [
         "# The negative result, in numbers",
         "",
@@ -174,7 +175,7 @@ def negative_result(reports: Iterable[GateReport]) -> str:
             ["cohort", "decision", *DECIDING_N, "tokens of a lesion repeat each other"],
             [
                 [
-                    report.cohort,
+                    cohort_name(report.cohort),
                     f"**{report.decision}**",
                     *map(str, _deciding_n(report)),
                     _repeats(report),
@@ -195,12 +196,12 @@ def negative_result(reports: Iterable[GateReport]) -> str:
             lesions = str(coverage.get("n_lesions", ""))
             rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(coverage), _cell(membership)])
         head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions", "missed"]
-        curated = f" {p['curated']}." if p.get("curated") else ""
+        curated = f" {_sentence(p['curated'])}." if p.get("curated") else ""
         lines += [
-            f"## {report.cohort}: {report.decision}",
+            f"## {cohort_name(report.cohort)}: {report.decision}",
             "",
-            f"{report.split} split, {p['n_lesion_images']} lesion pictures, small lesions in "
-            f"{metrics['recall_small.membership']['n_units']} units, {report.backbone}; floor: a drop of at most "
+            f"{_sentence(split_name(report.split))}, {p['n_lesion_images']} lesion pictures, small lesions in "
+            f"{metrics['recall_small.membership']['n_units']} units; floor: a drop of at most "
             f"{p['slack']:g} of what all tokens cover.{curated}",
             "",
             *markdown_lines([*head, "missed by membership A"], rows),
@@ -224,12 +225,16 @@ def what_holds(reports: list[GateReport]) -> list[str]:
         beyond = [name for name, gain in gains.items() if _low(gain) > 0]
         n = min(gain["n_units"] for gain in gains.values())
         few = ", too few for a verdict" if report.decision == "NO-VERDICT" else ""
-        lost["both" if len(beyond) == 2 else (beyond or ["neither"])[0]].append(f"{report.cohort} ({n} units{few})")
-        alike[_sign(m["likeness.inside_minus_outside"])].append(f"{report.cohort} ({m['likeness.inside']['n_small']})")
+        lost["both" if len(beyond) == 2 else (beyond or ["neither"])[0]].append(
+            f"{cohort_name(report.cohort)} ({n} units{few})"
+        )
+        alike[_sign(m["likeness.inside_minus_outside"])].append(
+            f"{cohort_name(report.cohort)} ({m['likeness.inside']['n_small']})"
+        )
         pair = [m[f"miss_small.coding_rate.greedy.{name}"] for name in ("coverage", "membership")]
         n_lesions = pair[0]["n_lesions"]
         missed = ("–" if entry["value"] is None else str(round(entry["value"] * n_lesions)) for entry in pair)
-        counts.append(f"{report.cohort} {' against '.join(missed)} of {pair[0]['n_lesions']}")
+        counts.append(f"{cohort_name(report.cohort)} {' against '.join(missed)} of {pair[0]['n_lesions']}")
     told = {
         "both": "under both optimisers (the greedy choice and the repaired dual) on",
         "greedy": "under the greedy choice alone on",
@@ -249,9 +254,13 @@ def what_holds(reports: list[GateReport]) -> list[str]:
         f"lesions, with what A misses behind it: {'; '.join(counts)}.",
         "",
         "**Why is open.** Do tokens of a lesion repeat each other more than those of a moved patch of its shape, so "
-        f"that coverage pays for few of them? {'; '.join(repeated).capitalize()} (in brackets: small lesions among "
+        f"that coverage pays for few of them? {_sentence('; '.join(repeated))} (in brackets: small lesions among "
         f"those compared). {'It is the same' if same else 'No mechanism tried here holds'} on every cohort.",
     ]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def mechanism(report: GateReport) -> str:

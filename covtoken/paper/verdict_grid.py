@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 from covtoken.errors import CovtokenError
 from covtoken.gates import gate1
+from covtoken.names import counted, in_page_order
 from covtoken.paper.numbers import as_text, is_signed
 from covtoken.protocol.report import GateReport
 
-COHORTS = {  # phantom last: it tests the code and says nothing about patients
-    "busi": ("breast ultrasound", "BUSI"),
-    "lidc-crops": ("lung CT", "LIDC windows"),
-    "lits": ("liver CT", "LiTS slices"),
-    "kits19": ("kidney CT", "KiTS19 slices"),
-    "phantom": ("drawn", "phantom"),
+COHORTS = {  # what each shows; phantom last: it tests the code and says nothing about patients
+    "busi": "breast ultrasound",
+    "lidc-crops": "lung CT",
+    "lits": "liver CT",
+    "kits19": "kidney CT",
+    "phantom": "drawn",
 }
 TINY = {  # too few patients for any answer, and no part of a chart across cohorts
-    "lidc-idri": ("lung CT", "LIDC-IDRI volumes"),
-    "msd-task06": ("lung CT", "Decathlon task 6"),
+    "lidc-idri": "lung CT",
+    "msd-task06": "lung CT",
 }
 FURTHER = {"busi": "busbra-external", "lidc-crops": "lidc-external"}  # more pictures of the kind, opened once
 SCORES = {
@@ -105,15 +106,9 @@ def verdict_rows(reports: Iterable[GateReport]) -> list[Row]:
     return rows
 
 
-def short_name(cohort: str) -> str:
-    """Give the name of a cohort as pages write it."""
-    return (COHORTS | TINY).get(cohort, ("", cohort))[1]
-
-
 def columns_of(cohorts: Iterable[str]) -> list[str]:
     """List the cohorts of the grid: those named here, then any other that is not external, the phantom last."""
-    others = sorted(set(cohorts) - set(COHORTS) - set(FURTHER.values()))
-    return [*(c for c in COHORTS if c != "phantom"), *others, "phantom"]
+    return in_page_order({*cohorts, *COHORTS} - set(FURTHER.values()))
 
 
 def _deciding(report: GateReport) -> str | None:
@@ -134,4 +129,4 @@ def _cell(verdict: str, report: GateReport, name: str | None) -> Cell:
     if not entry or entry["value"] is None:
         return Cell(verdict)
     style = ".2f" if name == "speedup_flops_net" else ".3f"
-    return Cell(verdict, as_text(entry, style, signed=is_signed(name)), f"{entry['n_units']} units", name)
+    return Cell(verdict, as_text(entry, style, signed=is_signed(name)), counted(entry["n_units"], "unit"), name)

@@ -36,10 +36,12 @@ def entry(value: float) -> dict:
 
 def test_a_row_a_column_and_the_verdict_where_it_was_locked():
     lines = confirmation_lines([toy()])
-    carried, crossfit = [line for line in lines if line.startswith("| busbra")]
-    assert "| undecided |" in carried and "**" not in carried and "0.970 [0.960, 0.980], centre prior" in carried
-    assert crossfit.endswith("| **GO** |") and "**cross-fitted**" in crossfit
-    assert "+0.100 [+0.090, +0.110]" in crossfit and "0.850 [0.840, 0.860], D" in crossfit
+    table = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")]
+    head, best, says = (next(row for row in table if row[0] == name) for name in ("", "the best of all others", "says"))
+    assert head[1:] == ["BUS-BRA (30 units), bank carried over", "BUS-BRA (30 units), **cross-fitted**"]
+    assert best[1:] == ["0.970 [0.960, 0.980], centre prior", "0.850 [0.840, 0.860], D"]
+    assert says[1:] == ["undecided", "**GO**"]
+    assert any(row[2] == "+0.100 [+0.090, +0.110]" for row in table if row[0] == "C− minus that rival")
     assert any("not a blind confirmation" in line for line in lines)
 
 
@@ -51,7 +53,7 @@ def test_what_is_better_beyond_doubt_is_named_by_column_score_and_kind():
         "aupr.with_head_against_direction.carried": "wins",
     }
     lines = confirmation_lines([replace(toy(), checks=toy().checks | lost)])
-    carried, cross = "- busbra-external, bank carried over: ", "- busbra-external, cross-fitted: "
+    carried, cross = "- BUS-BRA, bank carried over: ", "- BUS-BRA, cross-fitted: "
     assert lines[-4:] == [
         f"{carried}C− loses to head's student (pooled, AUPR)",
         f"{carried}C loses to D (pooled)",
@@ -78,11 +80,11 @@ def test_a_terminal_gets_the_comparison_that_decided():
 def test_names_with_a_column_are_words():
     gain = "froc.fp1_gain.recommended_minus_density.crossfit"
     assert is_signed(gain)
-    assert readable(gain) == (
-        "difference in lesion sensitivity at 1 false positives an image, C− − membership A: cross-fitted"
-    )
+    assert readable(gain) == "difference in lesions found at 1 false alarm a picture, C− − membership A: cross-fitted"
+    many = "recall_small.rankme.repaired.membership"
+    assert readable(many) == "recall of small lesions, membership A, as many tokens as RankMe, dual, repaired"
     assert readable("aupr.density.crossfit") == "token AUPR, membership A: cross-fitted"
     assert in_words("auroc.recommended_against_density.carried") == (
-        "auroc, bank carried over: C− against membership A"
+        "token AUROC, bank carried over: C− against membership A"
     )
     assert in_words("miss.density_against_random") == "missed: membership A against random"

@@ -82,6 +82,11 @@ def test_equal_charts_give_equal_output(name):
     assert first["image/svg+xml"].startswith("<svg") and "</svg>" in first["text/html"]
 
 
+def test_a_drawn_picture_keeps_its_pixels_once():
+    svg = mime_bundle(CHARTS["maps"]().to_dict())["image/svg+xml"]
+    assert svg.count("<image") == svg.count(' href="data:image/jpeg') == svg.count("data:image") == 3
+
+
 @pytest.mark.parametrize("name", CHARTS)
 def test_nothing_is_loaded_from_a_network(name):
     html = mime_bundle(CHARTS[name]().to_dict())["text/html"]
@@ -215,7 +220,7 @@ def test_a_caption_counts_what_came_out_and_says_n():
     rows = [*GAINS, {"label": "better", "value": -0.2, "lo": -0.3, "hi": -0.1}]
     words = captions.caption_of("gain_forest", "A minus each", rows, reports)
     assert words == (
-        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. busi, test split, 7 units."
+        "A minus each. Of 3 comparisons 1 are won, 1 lost (to better), 1 undecided. BUSI, test split, 7 units."
     )
     blocks = [{"scorer": "A", "block": b, "value": v} for b, v in ((1, 0.5), (2, 0.7), ("norm", 0.9), (None, 0.95))]
     assert "Highest, on plain tokens: A at block 2 (0.700)." in captions.caption_of("auroc_by_block", "x", blocks, {})

@@ -43,7 +43,9 @@ def alarm_against_failure(
         alt.Chart(table)
         .mark_point(size=75, opacity=0.9, strokeWidth=2)
         .encode(
-            x=alt.X(f"{statistic}:Q", title=_STATISTICS[statistic], scale=alt.Scale(zero=False)),
+            x=alt.X(
+                f"{statistic}:Q", title=_STATISTICS[statistic], scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)
+            ),
             y=alt.Y("gain:Q", title="AUROC of C− minus A's"),
             color=alt.Color("alarm:N", scale=alarms, legend=legend),
             shape=alt.Shape("outcome:N", scale=outcomes, legend=legend),

@@ -110,14 +110,20 @@ _UNSEEN = r'role="graphics-[^"]*"|aria-(?:roledescription|label|hidden)="[^"]*"|
 
 def _lighter(svg: str) -> str:
     """Leave out what no reader sees: words of single marks (the chart has its own), decimals, what is said twice."""
-    # Pictures stand in the SVG under two names of the attribute; browsers read the second.
-    svg = re.sub(rf' (?:xlink:href="data:[^"]*"|{_UNSEEN})', "", svg)
+    svg = re.sub(f" (?:{_UNSEEN})", "", svg)
+    svg = re.sub("<image[^>]*>", _with_one_source, svg)
     svg = re.sub("<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", lambda x: f"{float(x[0]):.2f}", tag[0]), svg)
     fonts = set(re.findall(r' font-family="[^"]*"', svg))
     if len(fonts) == 1:
         font = fonts.pop()
         svg = svg.replace(font, "").replace("<svg", f"<svg{font}", 1)
     return svg
+
+
+def _with_one_source(tag: re.Match) -> str:
+    """Leave an image its pixels once: versions of vl-convert write them as ``xlink:href``, as ``href``, or as both."""
+    text = tag[0]
+    return re.sub(' xlink:href="[^"]*"', "", text) if ' href="' in text else text.replace(" xlink:href=", " href=")
 
 
 def title_of(spec: dict[str, Any]) -> str:

@@ -108,9 +108,9 @@ def gain_forest(rows: Iterable[Mapping], title: str = "Gain over each baseline",
     table["reading"] = np.select([table["lo"] > 0, table["hi"] < 0], ["wins", "loses"], "undecided")
     readings = ["wins", "undecided", "loses"]
     scale = alt.Scale(domain=readings, range=[COLOURS[0], GREY, COLOURS[1]])
-    colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=2))
+    colour = alt.Color("reading:N", scale=scale, legend=plain_legend(columns=3))
     shapes = alt.Scale(domain=readings, range=["circle", "diamond", "triangle-left"])
-    shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=2))
+    shape = alt.Shape("reading:N", scale=shapes, legend=plain_legend(columns=3))
     tips = ["row:N", "reading:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("value", "lo", "hi"))]
     ticks = ticks_around_zero(table["lo"].min(), table["hi"].max())
     axis = alt.Axis(values=ticks, format="~g", labelOverlap=False, titleAnchor="end")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from covtoken.economy.keep import RATIOS, budget, retained
 from covtoken.errors import CovtokenError
-from covtoken.names import METHOD_NAMES
+from covtoken.names import METHOD_NAMES, split_name
 from covtoken.paper.numbers import read_content
 from covtoken.paths import project_root, write_then_rename
 from covtoken.studies.explorer import FIRST, N_PICTURES, N_WORST, SCORES, Explored
@@ -164,7 +164,7 @@ def recorded_misses(root: Path, scores: Iterable[str]) -> list[dict[str, Any]]:
                         "percent": round(100 * ratio),
                         "missed": round(entry["value"] * entry["n_lesions"]),
                         "lesions": entry["n_lesions"],
-                        "split": report["split"],
+                        "split": split_name(report["split"]),
                     }
                 )
     return rows

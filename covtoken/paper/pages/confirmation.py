@@ -7,6 +7,7 @@ where nothing is recorded.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from docutils import nodes
@@ -16,15 +17,15 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.data.external import EXTERNAL
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, LABELS
-from covtoken.paper.confirmation_rows import GATE, HEAD, lost_lines, rows_of
+from covtoken.names import COLUMNS, LABELS, cohort_name
+from covtoken.paper.confirmation_rows import GATE, lost_lines, on_its_side, rows_of
 from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING, about, cell
 from covtoken.paper.pages.base import Reader, make_note, make_table
 from covtoken.protocol.looks import log_path, read_looks
 from covtoken.protocol.report import GateReport
 
-KINDS = {"auroc": "AUROC", "image_auroc": "inside one image", "aupr": "AUPR"}
+KINDS = {"auroc": "AUROC", "image_auroc": "inside one picture", "aupr": "AUPR"}
 
 
 class ConfirmationTable(Reader, SphinxDirective):
@@ -36,13 +37,20 @@ class ConfirmationTable(Reader, SphinxDirective):
             return self.refused(CovtokenError(f"{GATE}: {MISSING}"))
         texts = texts_of({f"{cohort}/{GATE}": report for cohort, report in reports.items()})
         rows = [
-            [self.linked(cell.strip("*"), texts) for cell in row]
-            for report in reports.values()
-            for row in rows_of(GateReport(**report))
+            [_unbroken(cell.strip("*")) for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))
         ]
         lines = [line for r in reports.values() for line in lost_lines(GateReport(**r))]
         lost = nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))
-        return [make_table(list(HEAD), rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
+        head, *rows = on_its_side(rows)
+        rows = [[row[0], *(self.linked(cell, texts) for cell in row[1:])] for row in rows]
+        table = make_table(head, rows)
+        table["classes"].append("covtoken-wrap")
+        return [table, nodes.paragraph(text="What is better there beyond doubt:"), lost]
+
+
+def _unbroken(text: str) -> str:
+    """Keep each interval on one line."""
+    return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), text)
 
 
 class ColumnTable(Reader, SphinxDirective):
@@ -64,7 +72,9 @@ class ColumnTable(Reader, SphinxDirective):
         head = ["", *(f"{KINDS.get(kind, kind)}, {COLUMNS[column]}" for kind, column in places)]
         rows = [[LABELS[n], *(self._cell(report, f"{k}.{n}.{c}") for k, c in places)] for n in names]
         note = about(cohort, report, [metrics[f"auroc.recommended.{column}"] for column in COLUMNS])
-        return [make_table(head, rows), make_note("95 % intervals over units.", *note)]
+        table = make_table(head, rows)
+        table["classes"].append("covtoken-wrap")
+        return [table, make_note("95 % intervals over units.", *note)]
 
     def _cell(self, report: dict, name: str) -> nodes.Node:
         text = cell(report["metrics"].get(name))
@@ -82,7 +92,7 @@ class ConfirmationLooks(Reader, SphinxDirective):
                 days[look["cohort"]].append(look["when"][:10])
         if not any(days.values()):
             return self.refused(CovtokenError(f"gate_reports/test_log.jsonl, {GATE}: {MISSING}"))
-        parts = (f"{cohort}: {len(when)} ({', '.join(when) or 'never'})" for cohort, when in days.items())
+        parts = (f"{cohort_name(cohort)}: {len(when)} ({', '.join(when) or 'never'})" for cohort, when in days.items())
         return [nodes.paragraph(text=f"Recorded looks of this project at the external cohorts: {'; '.join(parts)}.")]
 
 

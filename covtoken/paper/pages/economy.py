@@ -18,11 +18,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import route_name
+from covtoken.names import cohort_name, route_name, split_name
 from covtoken.paper.doors import texts_of
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
-from covtoken.paper.verdict_grid import short_name
 
 
 class EconomyTable(Reader, SphinxDirective):
@@ -58,9 +57,9 @@ class EconomyTable(Reader, SphinxDirective):
             [label, *(self._stacked(found.get(label, ["–"]), texts[cohort]) for cohort, found in cells.items())]
             for label in labels
         ]
-        notes = [f"{c}: {r['split']} split, {r['backbone']}; {r['decision']}." for c, r in reports.items()]
-        notes += [f"Without {part}: {', '.join(without)}."] if without else []
-        table = make_table(["", *map(short_name, cells)], rows)
+        notes = [f"{cohort_name(c)}: {split_name(r['split'])}; {r['decision']}." for c, r in reports.items()]
+        notes += [f"Without {part}: {', '.join(map(cohort_name, without))}."] if without else []
+        table = make_table(["", *map(cohort_name, cells)], rows)
         table = number_table(self.env, table, self.options.get("caption", ""))
         return [table, make_note(*notes)]
 
@@ -87,7 +86,7 @@ class ClockTimes(Reader, SphinxDirective):
         head, columns = ["ms a picture, in the median"], []
         for cohort, content in found.items():
             for batch in sorted({row["batch"] for row in content["passes"]}):
-                head.append(f"{short_name(cohort)}, {'one' if batch == 1 else batch} at a time")
+                head.append(f"{cohort_name(cohort)}, {'one' if batch == 1 else batch} at a time")
                 columns.append({row["pass"]: row["ms"] for row in content["passes"] if row["batch"] == batch})
         names = list(dict.fromkeys(name for column in columns for name in column))
         rows = [[route_name(n), *(f"{c[n]:.0f}" if n in c else "–" for c in columns)] for n in names]
@@ -98,9 +97,9 @@ def machine_words(cohort: str, content: dict[str, Any]) -> str:
     """Say on what the times of a cohort were taken."""
     machine, chosen = content["machine"], content["chosen"]
     return (
-        f"{short_name(cohort)}: {machine['threads']} threads of {machine['device']} with {machine['cpus']} cores under "
-        f"load {machine['load']:.1f}, torch {machine['torch']}, {content['repeats']} repeats; the chosen route keeps "
-        f"{chosen['k']} of {chosen['n_tokens']} tokens after block {chosen['block']}."
+        f"{cohort_name(cohort)}: {machine['threads']} threads of {machine['device']} with {machine['cpus']} cores "
+        f"under load {machine['load']:.1f}, torch {machine['torch']}, {content['repeats']} repeats; the chosen route "
+        f"keeps {chosen['k']} of {chosen['n_tokens']} tokens after block {chosen['block']}."
     )
 
 

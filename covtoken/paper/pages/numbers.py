@@ -11,7 +11,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from covtoken.paper.doors import Door, open_door, texts_of
+from covtoken.names import COHORT_NAMES, cohort_name, in_page_order, split_name
+from covtoken.paper.doors import Door, anchor_of, open_door, texts_of
+from covtoken.paper.numbers import gate_name
 from covtoken.paper.pages.base import NUMBERS, Reader
 
 
@@ -60,7 +62,7 @@ def fill_list(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             for pages in shown.values()
             for page in pages
         }
-        doors = [open_door(root, where) for where in sorted(shown)]
+        doors = [open_door(root, where) for where in sorted(shown, key=_order)]
         html = list_html(doors, {where: ", ".join(links[page] for page in pages) for where, pages in shown.items()})
         node.replace_self(nodes.raw("", html, format="html"))
 
@@ -71,15 +73,19 @@ def list_html(doors: list[Door], pages: dict[str, str]) -> str:
     Args:
         pages: HTML of the links to the pages that show a number, by its place.
     """
-    parts, last = [f"<p>{len(doors)} numbers are shown on the pages of this book.</p>"], ""
+    places = dict.fromkeys(door.where.partition(" ")[0] for door in doors)
+    links = " · ".join(f'<a href="#{anchor_of(place)}">{escape(_heading(place))}</a>' for place in places)
+    parts, last = [f"<p>{len(doors)} numbers are shown on the pages of this book, by report: {links}.</p>"], ""
     for door in doors:
         place, _, name = door.where.partition(" ")
         if place != last:
             parts += ["</tbody></table></div>"] if last else []
-            about = f"{door.split} split, {door.backbone}, {door.when}."
+            said = f"{split_name(door.split)}, {door.backbone} weights, {door.when}."
             parts.append(
-                f"<h2>{escape(place)}</h2><p>{escape(about)} Weights <code>{door.weights}</code>. Recorded by "
-                f"<code>{escape(door.makes)}</code>. Printed by <code>covtoken number &quot;{escape(place)} NAME&quot;"
+                f'<h2 id="{anchor_of(place)}">'
+                f"{escape(_heading(place))}</h2><p>{escape(said[0].upper() + said[1:])} Weights "
+                f"<code>{door.weights}</code>. Recorded by <code>{escape(door.makes)}</code>. "
+                f"Printed by <code>covtoken number &quot;{escape(place)} NAME&quot;"
                 f'</code>.</p><div class="covtoken-scroll" tabindex="0" role="region" aria-label="{escape(place)}">'
                 '<table class="covtoken-numbers"><thead><tr><th scope="col">NAME</th><th scope="col">value and n</th>'
                 '<th scope="col">shown on</th></tr></thead><tbody>'
@@ -91,6 +97,18 @@ def list_html(doors: list[Door], pages: dict[str, str]) -> str:
             f"<td>{escape(door.value)}<small>{escape(door.n)}</small></td><td>{pages[door.where]}</td></tr>"
         )
     return "\n".join([*parts, "</tbody></table></div>"] if last else parts)
+
+
+def _order(where: str) -> tuple[int, str]:
+    """Give the place of a number in the list: cohorts in the order of pages."""
+    cohort = where.partition("/")[0]
+    return in_page_order([*COHORT_NAMES, cohort]).index(cohort), where
+
+
+def _heading(place: str) -> str:
+    """Name a report in words: its cohort and gate."""
+    cohort, _, stem = place.partition("/")
+    return f"{cohort_name(cohort)}, {gate_name(stem.removeprefix('gate'))}"
 
 
 def _shown(env: BuildEnvironment) -> dict[str, dict[str, None]]:

@@ -11,13 +11,13 @@ from sphinx.util.docutils import SphinxDirective
 
 from covtoken.bank.token_bank import REFERENCE_SIZE
 from covtoken.errors import CovtokenError
-from covtoken.names import LABELS
+from covtoken.names import LABELS, cohort_name
 from covtoken.paper.across import REAL
 from covtoken.paper.explorer.content import FOLDER, read_explorer
 from covtoken.paper.first_figure import panels_of, views
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
-from covtoken.paper.verdict_grid import COHORTS, short_name
+from covtoken.paper.verdict_grid import COHORTS
 from covtoken.scores.grids import middle_blocks
 from covtoken.scores.memberships import SOURCE_SIGMA
 from covtoken.scores.recipe import FIXED, Recipe
@@ -103,7 +103,7 @@ class MiddleNote(Reader, SphinxDirective):
             return self.refused(error)
         if not reports:
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
-        chosen = {short_name(cohort): report["parameters"]["middle"] for cohort, report in reports.items()}
+        chosen = {cohort_name(cohort): report["parameters"]["middle"] for cohort, report in reports.items()}
         return [nodes.paragraph(text=middle_text(chosen))]
 
 
@@ -118,12 +118,12 @@ class CohortTable(Reader, SphinxDirective):
     def run(self) -> list[nodes.Node]:
         try:
             first = {name: (COHORTS[name], self.report(f"{name}/gate1")) for name in REAL}
-            first |= {name: (words, self.report(f"{name}/confirmation")) for name, words in EXTERNAL.items()}
+            first |= {name: (kind, self.report(f"{name}/confirmation")) for name, kind in EXTERNAL.items()}
             self.depends_on(self.root() / FOLDER / "explorer.json")
             panels = {panel["cohort"]: panel for panel in panels_of(read_explorer(self.root())) if panel["retained"]}
         except CovtokenError as error:
             return self.refused(error)
-        rows = [cohort_row(*words, report) for words, report in first.values()]
+        rows = [cohort_row(kind, cohort_name(name), report) for name, (kind, report) in first.items()]
         for row, name in zip(rows, first, strict=True):
             if name in panels:
                 shown = views(panels[name], f"{FOLDER.removeprefix('book/')}/")["picture"]
@@ -155,12 +155,12 @@ PARTS = {
     "external": "chooses nothing; opened once, to confirm",
 }
 EXTERNAL = {
-    "busbra-external": ("breast ultrasound", "BUS-BRA"),
-    "lidc-external": ("lung CT", "further LIDC windows"),
+    "busbra-external": "breast ultrasound",
+    "lidc-external": "lung CT",
 }
 UNIT_WORDS = (
     "A unit is a patient; in BUSI, which names no patients, a group of near-duplicate pictures. Counts are of the "
-    "evaluated part. Slices of liver and kidney, and the crops that lung windows are cut from, were chosen by lesion "
+    "evaluated part. Slices of liver and kidney, and the crops that LIDC windows are cut from, were chosen by lesion "
     "upstream."
 )
 

@@ -16,9 +16,20 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from covtoken.errors import CovtokenError
+from covtoken.names import COHORT_NAMES, cohort_name, in_page_order, split_name
 from covtoken.paper.drawn import OPTIONS, draw
 from covtoken.paper.history_table import HEAD, history_rows
-from covtoken.paper.numbers import MISSING, about, as_text, cohorts_of, is_signed, read_metric, readable, stem_of
+from covtoken.paper.numbers import (
+    MISSING,
+    about,
+    as_text,
+    cohorts_of,
+    gate_name,
+    is_signed,
+    read_metric,
+    readable,
+    stem_of,
+)
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.protocol.history import history_path, read_history
 from covtoken.protocol.looks import log_path, read_looks
@@ -78,10 +89,10 @@ class ReportTable(Reader, SphinxDirective):
                 entries = {name: read_metric(root, f"{place} {name}") for name in self.options["metrics"].split()}
                 for name, entry in entries.items():
                     shown = nodes.Text(as_text(entry, signed=is_signed(name)))
-                    rows.append([cohort, readable(name), self.door(place, name, [shown])])
+                    rows.append([cohort_name(cohort), readable(name), self.door(place, name, [shown])])
                 notes.extend(about(cohort, report, entries.values()))
             except CovtokenError as error:
-                rows.append([cohort, "", self.missing(error, self.lineno)])
+                rows.append([cohort_name(cohort), "", self.missing(error, self.lineno)])
         table = make_table(["cohort", "quantity", "value [95 % over units]"], rows)
         return [table, make_note(*notes)]
 
@@ -117,7 +128,7 @@ class PublishedTable(Reader, SphinxDirective):
                 self.depends_on(self.root() / "gate_reports" / f"{place}.json")
                 try:
                     text = as_text(read_metric(self.root(), where), signed=is_signed(name))
-                    words = nodes.Text(f"{place.split('/')[0]}, {readable(name)}: ")
+                    words = nodes.Text(f"{cohort_name(place.split('/')[0])}, {readable(name)}: ")
                     measured += [words, self.door(place, name, [nodes.Text(text)])]
                 except CovtokenError as error:
                     measured.append(self.missing(error, self.lineno))
@@ -138,8 +149,16 @@ class LooksTable(Reader, SphinxDirective):
         looks: dict[tuple, list[str]] = {}
         for look in read_looks(self.root()):
             looks.setdefault((look["cohort"], str(look["gate"]), look["split"]), []).append(look["when"][:10])
-        rows = [[*key, str(len(days)), min(days), max(days)] for key, days in sorted(looks.items())]
-        return [make_table(["cohort", "gate", "split", "recorded looks", "first", "last"], rows)]
+        rows = [
+            [cohort_name(cohort), gate_name(gate), split_name(split), str(len(days)), min(days), max(days)]
+            for (cohort, gate, split), days in sorted(looks.items(), key=lambda item: _place(*item[0]))
+        ]
+        return [make_table(["cohort", "gate", "pictures", "recorded looks", "first", "last"], rows)]
+
+
+def _place(cohort: str, gate: str, split: str) -> tuple:
+    """Give the place of a row of looks: cohorts in the order of pages."""
+    return in_page_order([*COHORT_NAMES, cohort]).index(cohort), gate, split
 
 
 class HistoryTable(Reader, SphinxDirective):

@@ -7,6 +7,7 @@ They warn where no report is recorded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -17,11 +18,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import MEASURE_NAMES, METHOD_NAMES
+from covtoken.names import MEASURE_NAMES, METHOD_NAMES, cohort_name, split_name
 from covtoken.paper.across import draw_across
 from covtoken.paper.numbers import MISSING, READABLE, about, as_text, cohorts_of, is_signed, readable, stem_of
 from covtoken.paper.pages.base import Reader, make_note, make_table, number_table
-from covtoken.paper.verdict_grid import short_name
 
 
 class ReportMatrix(Reader, SphinxDirective):
@@ -45,21 +45,34 @@ class ReportMatrix(Reader, SphinxDirective):
         except CovtokenError as error:
             return self.refused(error)
         entries = {cohort: _with_value(report["metrics"], names) for cohort, report in reports.items()}
-        rows = [
-            [
-                label,
-                *(
-                    self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
-                    for cohort, found in entries.items()
-                ),
-            ]
-            for name, label in names.items()
-        ]
+        rows = []
+        for name, label in under_heads(names) if "metrics" in self.options else names.items():
+            cells = (
+                self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
+                for cohort, found in entries.items()
+            )
+            rows.append([label, *cells] if name else [label])
         notes = [part for cohort, report in reports.items() for part in about(cohort, report, entries[cohort].values())]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units."
-        table = make_table(["", *map(short_name, reports)], rows)
+        table = make_table(["", *map(cohort_name, reports)], rows)
         table = number_table(self.env, table, self.options.get("caption", ""))
         return [table, make_note(words, *notes)]
+
+
+def under_heads(names: dict[str, str]) -> list[tuple[str, str]]:
+    """Put numbers of one kind under a row that names it: (metric or nothing, label); one of its kind keeps its name."""
+    kinds = {name: label.partition(", ") for name, label in names.items()}
+    counts = Counter(kind for kind, _, _ in kinds.values())
+    rows, last = [], ""
+    for name, (kind, _, rest) in kinds.items():
+        if counts[kind] < 2 or not rest:
+            rows.append((name, names[name]))
+            continue
+        if kind != last:
+            rows.append(("", kind[0].upper() + kind[1:]))
+        rows.append((name, rest))
+        last = kind
+    return rows
 
 
 def _with_value(metrics: dict, names: Iterable[str]) -> dict[str, dict]:
@@ -80,8 +93,8 @@ KIND_WORDS = {name: words[0].upper() + words[1:] for name, words in READABLE.ite
     "auroc": "Pooled token AUROC",
 }
 for _kind in ("froc", "organ_froc"):
-    KIND_WORDS[f"{_kind}.fp1"] = f"{KIND_WORDS[_kind]} at 1 false positive an image"
-    KIND_WORDS[f"{_kind}.fp4"] = f"{KIND_WORDS[_kind]} at 4 false positives an image"
+    KIND_WORDS[f"{_kind}.fp1"] = f"{KIND_WORDS[_kind]} at 1 false alarm a picture"
+    KIND_WORDS[f"{_kind}.fp4"] = f"{KIND_WORDS[_kind]} at 4 false alarms a picture"
 
 
 class AcrossChart(Reader, SphinxDirective):
@@ -124,19 +137,29 @@ class VerdictTable(Reader, SphinxDirective):
             part for c, report in reports.items() for part in about(c, report, [report["metrics"][f"auroc.{ours}"]])
         ]
         shown = [[row[0], *(nodes.inline(text=cell, classes=[f"reads-{cell}"]) for cell in row[1:])] for row in rows]
-        return [make_table([f"{OURS[ours]} against", *reports], shown), words, make_note(*notes)]
+        return [make_table([f"{OURS[ours]} against", *map(cohort_name, reports)], shown), words, make_note(*notes)]
 
 
-KINDS = {"auroc": "pooled", "image_auroc": "inside an image", "aupr": "AUPR", "organ_auroc": "inside the organ"}
+KINDS = {"auroc": "pooled", "image_auroc": "inside a picture", "aupr": "AUPR", "organ_auroc": "inside the organ"}
 OURS = METHOD_NAMES | {"recommended": "C−", "with_head": "C"}
 
 
 def _losses(ours: str, reports: dict, rows: list[list[str]]) -> list[str]:
     """Name every baseline that beats the method, a line a cohort."""
-    lost = {
-        cohort: [row[0] for row in rows if row[column] == "loses"] for column, cohort in enumerate(reports, start=1)
-    }
-    return [f"{cohort}: {ours} loses to {'; '.join(names) or 'none'}." for cohort, names in lost.items()]
+    lines = []
+    for column, cohort in enumerate(reports, start=1):
+        kinds: dict[str, list[str]] = {}
+        for row in (row for row in rows if row[column] == "loses"):
+            name, _, kind = row[0].rpartition(", ")
+            kinds.setdefault(kind, []).append(name)
+        lost = "; ".join(f"{kind} to {_listed(names)}" for kind, names in kinds.items())
+        lines.append(f"{cohort_name(cohort)}: {ours} loses {lost or 'to none'}.")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    """Join names, some of which hold a comma."""
+    return " · ".join(names)
 
 
 class AlarmTable(Reader, SphinxDirective):
@@ -144,13 +167,13 @@ class AlarmTable(Reader, SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         rows, total = [], np.zeros((2, 2), dtype=int)
-        for cohort in sorted(cohorts_of(self.root(), "alarm")):
+        for cohort in cohorts_of(self.root(), "alarm"):
             report = self.report(f"{cohort}/alarm")
             checks, metrics = report["checks"], report["metrics"]
             failed, worked = ([checks[f"{a}_{b}"] for a in ("fired", "silent")] for b in ("failed", "worked"))
             means = [f"{metrics[f'mean_auroc.{name}']['value']:.3f}" for name in ("d", "a", "recommended")]
             total += [failed, worked]
-            rows.append([f"{cohort}, {report['split']}", *_right(failed, worked), *means])
+            rows.append([f"{cohort_name(cohort)}, {split_name(report['split'])}", *_right(failed, worked), *means])
         if not rows:
             return self.refused(CovtokenError(f"alarm: {MISSING}"))
         rows.append(["all", *_right(*total), "–", "–", "–"])

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import LABELS
+from covtoken.names import LABELS, cohort_name, split_name
 from covtoken.paper.pages.base import Reader, make_note, make_number, make_table
 from covtoken.paper.tables import ablations as ablation_words
 from covtoken.paper.tables import controls as controls_words
@@ -36,7 +36,11 @@ class AblationTable(Reader, SphinxDirective):
         contents, warnings = _contents(self, ablation.STUDY)
         if not contents:
             return warnings
-        head = ["setting", "value", *(f"{c}, {k}" for c in contents for k in ("token AUROC", "AUROC in one image"))]
+        head = [
+            "setting",
+            "value",
+            *(f"{cohort_name(c)}, {k}" for c in contents for k in ("token AUROC", "AUROC in one picture")),
+        ]
         rows = table_rows(contents)
         names = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each setting once
         rows = [[name, row[1], *map(make_number, row[2:])] for name, row in zip(names, rows, strict=True)]
@@ -50,14 +54,18 @@ class BankTable(Reader, SphinxDirective):
         contents, warnings = _contents(self, banks.STUDY)
         if not contents:
             return warnings
-        head = ["share of the bank's units", *(f"{c}, {name}" for c in contents for name in compared(contents))]
+        head = [
+            "share of the bank's units",
+            *(f"{cohort_name(c)}, {name}" for c in contents for name in compared(contents)),
+        ]
         rows = [[row[0], *map(make_number, row[1:])] for row in bank_rows(contents)]
         parts = [
-            f"{name}: {c['split']} split, {c['n']['units']} units, {c['n']['images']} images, bank of up to "
-            f"{max(bank['units'] for bank in c['banks'])} units, {len(mean_over_banks(c))} variants looked at."
+            f"{cohort_name(name)}: {split_name(c['split'])}, {c['n']['units']} units, {c['n']['images']} pictures, "
+            f"bank of up to {max(bank['units'] for bank in c['banks'])} units, "
+            f"{len(mean_over_banks(c))} variants looked at."
             for name, c in contents.items()
         ]
-        words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "
+        words = "Token AUROC / AUROC in one picture, the mean where there are several banks of a share. "
         return [make_table(head, rows), make_note(words + " ".join(parts)), *warnings]
 
 
@@ -68,8 +76,8 @@ class ControlsTable(Reader, SphinxDirective):
         contents, warnings = _contents(self, controls.STUDY, tuple(controls.FOREIGN))
         if not contents:
             return warnings
-        titles = ("pooled / in one image / AUPR", "C− minus it, pooled")
-        head = ["", "control", *(f"{cohort}: {title}" for cohort in contents for title in titles)]
+        titles = ("pooled / in one picture / AUPR", "C− minus it, pooled")
+        head = ["", "control", *(f"{cohort_name(cohort)}: {title}" for cohort in contents for title in titles)]
         rows = controls_words.control_rows(contents)
         kinds = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each kind once
         rows = [[kind, row[1], *map(make_number, row[2:])] for kind, row in zip(kinds, rows, strict=True)]
@@ -99,7 +107,7 @@ class AblationsFollow(Reader, SphinxDirective):
             if items:
                 found += [nodes.paragraph("", "", nodes.strong(text=title)), nodes.bullet_list("", *items)]
         sizes = (
-            f"{cohort}: {c['n']['units']} units scored, a bank of {c['n']['bank_units']}, a reference of "
+            f"{cohort_name(cohort)}: {c['n']['units']} units scored, a bank of {c['n']['bank_units']}, a reference of "
             f"{c['reference']} tokens, {c['large_units']} units of each split at other sizes."
             for cohort, c in contents.items()
         )
@@ -174,8 +182,8 @@ def note(contents: dict[str, dict[str, Any]]) -> str:
     for cohort, content in contents.items():
         n = content["n"]
         parts.append(
-            f"{cohort}: {content['split']} split, {n['units']} units, {n['images']} images, bank of {n['bank_units']} "
-            f"units, {content['n_variants']} variants looked at, {content['backbone']}."
+            f"{cohort_name(cohort)}: {split_name(content['split'])}, {n['units']} units, {n['images']} pictures, bank "
+            f"of {n['bank_units']} units, {content['n_variants']} variants looked at."
         )
     return " ".join(parts)
 

@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
+from covtoken.names import cohort_name, counted
 from covtoken.paper.explorer import content as explorer
 from covtoken.paper.explorer.page import SCRIPT, explorer_html
 from covtoken.paper.first_figure import VIEWS, caption_of, panels_of, views
@@ -44,10 +45,10 @@ class VerdictGrid(Reader, SphinxDirective):
             return self.refused(CovtokenError(f"gate 1: {MISSING}"))
         head = nodes.row("", nodes.entry("", nodes.paragraph(text="")))
         for cohort in rows[0].cells:
-            kind, name = (COHORTS | TINY).get(cohort, ("", cohort))
+            kind = (COHORTS | TINY).get(cohort, "")
             entry = first[cohort].metrics["auroc.density"] if cohort in first else {}
-            n = f"{entry['n_units']} units, {entry['n_images']} pictures" if entry else ""
-            head += _entry(cohort, [("", kind), ("covtoken-n", name), ("covtoken-n", n)])
+            n = f"{counted(entry['n_units'], 'unit')}, {counted(entry['n_images'], 'picture')}" if entry else ""
+            head += _entry(cohort, [("", kind), ("covtoken-n", cohort_name(cohort)), ("covtoken-n", n)])
         body = [nodes.row("", nodes.entry("", self._question(row)), *self._cells(row)) for row in rows]
         n_columns = len(rows[0].cells) + 1
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in range(n_columns)), cols=n_columns)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covtoken.errors import CovtokenError
+from covtoken.names import cohort_name
 from covtoken.paper.numbers import as_text
 from covtoken.studies.ablations.run import STUDY
 
@@ -44,7 +45,7 @@ def chart_rows(name: str, contents: Mapping[str, Mapping[str, Any]]) -> list[dic
     for cohort, content in contents.items():
         rows = rows_of(content, name)
         for row in sorted(rows, key=lambda row: row["group"]):  # one panel a group
-            panel = f"{cohort}: {_counts([each for each in rows if each['group'] == row['group']])}"
+            panel = f"{cohort_name(cohort)}: {_counts([each for each in rows if each['group'] == row['group']])}"
             entry = row["auroc"]
             out.append(
                 {"panel": panel, "value": value_text(name, row["value"]), "score": row["score"]}

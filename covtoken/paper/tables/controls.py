@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from covtoken.names import METHOD_NAMES
+from covtoken.names import METHOD_NAMES, cohort_name, split_name
 from covtoken.paper.numbers import as_text
 from covtoken.paper.tables.studies import value_text
 from covtoken.studies.controls import DENSITY_ROW, MEASURES, RANDOM_ROW, RARITY_ROW, fit_without_rarity
@@ -51,7 +51,7 @@ def label_of(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def triple(numbers: dict[str, Any]) -> str:
-    """Write pooled AUROC, AUROC inside one image and AUPR beside each other."""
+    """Write pooled AUROC, AUROC inside one picture and AUPR beside each other."""
     return " / ".join(as_text(numbers[kind], interval=False) for kind in MEASURES)
 
 
@@ -63,7 +63,7 @@ def gain_cell(row: dict[str, Any]) -> str:
 
 def controls_table(content: dict[str, Any]) -> Table:
     """Lay out a cohort's controls for the terminal."""
-    n, columns = content["n"], ("", "control", "bank units", "pooled / in one image / AUPR", "C− minus it, pooled")
+    n, columns = content["n"], ("", "control", "bank units", "pooled / in one picture / AUPR", "C− minus it, pooled")
     title = f"controls of C−, {content['cohort']}, selection split, {n['units']} units, {n['images']} images"
     table = Table(*(Column(name, justify="left" if i < 2 else "right") for i, name in enumerate(columns)), title=title)
     for row in sorted(content["controls"], key=_place):
@@ -102,8 +102,8 @@ def note(content: dict[str, Any]) -> str:
     named = ((f"{row['control']}: {row['bank_units']} units", row["note"]) for row in banks)
     banks_text = "; ".join(", ".join(filter(None, words)) for words in named).replace("%", " %")
     return (
-        f"{content['cohort']}: {content['split']} split, {n['units']} units, {n['images']} images, bank of "
-        f"{n['bank_units']} units, {content['backbone']}{curated}. Banks: {banks_text}. {spread_text(content)}."
+        f"{cohort_name(content['cohort'])}: {split_name(content['split'])}, {n['units']} units, {n['images']} "
+        f"pictures, bank of {n['bank_units']} units{curated}. Banks: {banks_text}. {spread_text(content)}."
     )
 
 
@@ -127,8 +127,9 @@ def gain_text(content: dict[str, Any]) -> str:
     n, spread = content["n"], content["reference_spread"]["auroc"]
     wider = "more" if spread > abs(beyond_fit["value"]) else "no more"
     return (
-        f"On {content['cohort']} ({content['split']} split, {n['units']} units, {n['images']} images), pooled: "
-        f"{_compared('C−', 'A', gain)}. Rarity without the fit: {_compared('PN', 'A', over[RARITY_ROW])}"
+        f"On {cohort_name(content['cohort'])} ({split_name(content['split'])}, {n['units']} units, {n['images']} "
+        f"pictures), pooled: {_compared('C−', 'A', gain)}. Rarity without the fit: "
+        f"{_compared('PN', 'A', over[RARITY_ROW])}"
         f"{of_gain[RARITY_ROW]}; {_compared('C−', 'PN', beyond_rarity)}. The fit without rarity, on {sources}: "
         f"{_compared('it', 'A', over[fit])}{of_gain[fit]}; {_compared('C−', 'it', beyond_fit)}; over other keys "
         f"of the reference alone C− spreads by {spread:.3f}, {wider} than that difference. The fit on random "

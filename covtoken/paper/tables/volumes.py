@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from covtoken.names import METHOD_NAMES
+from covtoken.names import METHOD_NAMES, cohort_name, counted, split_name
 
 SPEND_WORDS = {"uniform": "per slice", "global": "whole volume"}
 
@@ -60,9 +60,10 @@ def note(content: dict[str, Any]) -> str:
     """Write the small print of a cohort: n, bank, backbone, what is shown of a slice."""
     n, bank, curated = content["n"], content["bank"], f"; {content['curated']}" if content["curated"] else ""
     return (
-        f"{content['cohort']}: {content['split']}, {n['units']} units, {n['volumes']} volumes, {n['slices']} slices, "
-        f"{n['lesions']} lesions; bank of {bank['units']} units of {bank['cohort']}; {content['region']}; "
-        f"{content['backbone']}{curated}; {content['decision']}."
+        f"{cohort_name(content['cohort'])}: {split_name(content['split'])}, {counted(n['units'], 'unit')}, "
+        f"{counted(n['volumes'], 'volume')}, {n['slices']} slices, {counted(n['lesions'], 'lesion')}; bank of "
+        f"{counted(bank['units'], 'unit')} of {cohort_name(bank['cohort'])}; {content['region']}{curated}; "
+        f"{content['decision']}."
     )
 
 
@@ -73,10 +74,11 @@ def volumes_text(content: dict[str, Any]) -> str:
     verb = "more" if whole > even else "fewer" if whole < even else "as many"
     than = "as" if verb == "as many" else "than"
     return (
-        f"On {content['cohort']}, {METHOD_NAMES[primary['score']]} without smoothing, {100 * primary['keep']:g} % of "
-        f"the tokens: one budget for the volume retains {verb} lesions {than} one per slice, {whole} against {even} "
-        f"of {n}; it is ahead in {primary['units_won']} and behind in {primary['units_lost']} of {primary['n_units']} "
-        f"units (exact sign test, p = {primary['p']:.3f}); {content['decision']}. {_besides(content)}"
+        f"On {cohort_name(content['cohort'])}, {METHOD_NAMES[primary['score']]} without smoothing, "
+        f"{100 * primary['keep']:g} % of the tokens: one budget for the volume retains {verb} lesions {than} one per "
+        f"slice, {whole} against {even} of {n}; it is ahead in {primary['units_won']} and behind in "
+        f"{primary['units_lost']} of {counted(primary['n_units'], 'unit')} (exact sign test, p = {primary['p']:.3f}); "
+        f"{content['decision']}. {_besides(content)}"
     )
 
 
