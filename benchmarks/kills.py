@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def kill(name: str, kills: int, dice: random.Random) -> list[tuple[bool, bool]]:
-    """Kill a command in fresh folders and run it again; (killed before its end, inside a write) each.
+    """Kill a command so often before its end, in fresh folders, and run it again; (killed so, inside a write) each.
 
     Raises:
         AssertionError: a second run fails, or gives other files than the uninterrupted one.
@@ -59,7 +59,9 @@ def kill(name: str, kills: int, dice: random.Random) -> list[tuple[bool, bool]]:
         started = time.monotonic()
         expected = finished(name, fresh(Path(folder, "whole")))
         lasts = time.monotonic() - started
-        for i in range(kills):
+        i = -1
+        while sum(landed for landed, _ in outcomes) < kills:
+            i += 1
             here = fresh(Path(folder, f"killed{i}"))
             moment = dice.uniform(0, lasts)
             landed = killed(start(name, here), here, moment, wait=i % 2 == 1)

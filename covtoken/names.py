@@ -108,6 +108,12 @@ SPLIT_NAMES = {
     "all": "all pictures",
 }
 
+BACKBONE_NAMES = {
+    "embedded": "embedded weights",
+    "random:vit_small_patch14_dinov2": "random ViT-S",
+    "random:meddinov3": "random ViT-B, HU",
+}
+
 # Columns of chart data, as tooltips and the tables behind charts head them; of one that is not here, "_" becomes " ".
 COLUMN_WORDS = {
     "lo": "95 % from",

@@ -10,7 +10,7 @@ r"""Fit the bank and the direction of C− over shards of tokens.
 
 Every pass leaves a file a shard in OUTPUT/parts. With ``--shard i/N`` on several machines, each goes as far as the
 files of the others let it and ends with exit code 3 while it waits: run it again. The results are
-OUTPUT/direction.safetensors and OUTPUT/bank.safetensors; parts/ may go then.
+OUTPUT/direction.safetensors, which ``covtoken map --direction`` takes, and OUTPUT/bank.safetensors; parts/ may go then.
 
 Here:          PYTHONPATH=. uv run jobs/build_bank.py shards/tokens shards/bank
 On HF Jobs:    hf jobs uv run --flavor cpu-upgrade -v .:/covtoken -e PYTHONPATH=/covtoken \
@@ -47,10 +47,10 @@ def run(args) -> None:
     if args.ray:
         from covtoken.shards.on_ray import fit_on_ray
 
-        fit_on_ray(tokens, args.output, recipe, args.ray, args.size)
+        fit_on_ray(tokens, args.output, recipe, args.ray, args.size, args.threshold)
         return
     try:
-        fit_shards(tokens, args.output, recipe, args.part, args.size)
+        fit_shards(tokens, args.output, recipe, args.part, args.size, args.threshold)
     except Waiting as waits:
         print(waits, file=sys.stderr)
         raise SystemExit(WAITS) from None
@@ -59,6 +59,9 @@ def run(args) -> None:
 parser = parser_of(__doc__, "folder of shards of tokens (extract_tokens.py)")
 parser.add_argument("--recipe", choices=("recommended", "with_head"), default="recommended", help="C− or C")
 parser.add_argument("--size", type=int, default=REFERENCE_SIZE, help="tokens of the reference")
+parser.add_argument(
+    "--no-threshold", dest="threshold", action="store_false", help="leave out what covtoken map sets its threshold by"
+)
 parser.add_argument("--depth", type=int, help="blocks of the backbone (default: it is loaded to be asked)")
 parser.add_argument(
     "--ray", type=int, metavar="WORKERS", help="on Ray (covtoken[ray]); all shards, whatever --shard says"

@@ -289,8 +289,22 @@ TABLE: dict[str, tuple[Bad, ...]] = {
         ),
         Bad(
             "An option that does not exist",
-            M + " --fast",
-            "Try 'covtoken map --help' for help. No such option: --fast",
+            M + " --gpu 0",
+            "Try 'covtoken map --help' for help. No such option: --gpu",
+            plain(),
+        ),
+        Bad(
+            "A window that is too small",
+            M + " --tile 4",
+            "tile 4: expected the side of a window, a whole number of 8 pixels or more (the smallest picture); such as "
+            "128, or leave it out",
+            plain(),
+        ),
+        Bad(
+            "A window of fewer pixels than tokens",
+            "map -i own -o out --tile 12 --modality ultrasound",
+            "tile 12: expected the side of a window, a whole number of 16 pixels or more (the model's grid has 16 "
+            "tokens a side); such as 128, or leave it out",
             plain(),
         ),
         Bad(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from covtoken.data.intensity import to_input
 from covtoken.maps import run
-from covtoken.maps.threshold import BankScores
+from covtoken.scores.threshold import BankScores
 
 VIT = SimpleNamespace(
     rows=16, cols=16, input="unit", picture_size=224, name="stub", label="stub", weights_sha256="0" * 64, device="cpu"

@@ -49,6 +49,13 @@ WindowOption = Annotated[
     tuple[float, float] | None, typer.Option(help="Stored values of black and white, in place of an organ's window.")
 ]
 SizeOption = Annotated[int, typer.Option("--size", help="Pixels a side to which pictures are squashed.")]
+TileOption = Annotated[
+    int | None, typer.Option(help="Cut larger pictures into windows of so many pixels that overlap by half.")
+]
+FastOption = Annotated[
+    bool,
+    typer.Option("--fast", help="bf16 where the processor has it: run.json says what that saved and changed."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 

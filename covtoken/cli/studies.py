@@ -219,12 +219,16 @@ def volumes(
 
 def figure(
     name: Annotated[
-        str, typer.Argument(help="A chart's name, or explorer: the pictures of Figure 1 and of the explorer.")
+        str,
+        typer.Argument(
+            help="A chart's name; or explorer, the pictures of Figure 1 and of the explorer; or own-pictures, the "
+            "tutorial's."
+        ),
     ] = "explorer",
     backbone: StudiedBackboneOption = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for a chart's CSV and SVG.")] = ".",
 ) -> None:
-    """Draw a figure of the book: a chart from its report, or real pictures of the selection splits from pixels.
+    """Draw a figure of the book: a chart from its report, or pictures of the selection splits or the tutorial.
 
     Each chart of the book has its name below it, as in `covtoken figure busi-gate1-gain_forest-gains`.
     """
@@ -238,6 +242,12 @@ def figure(
         path = content.write_explorer(explored(cohort, backbone or "embedded") for cohort in recipe_cohorts())
         say(content.message_of(content.read_explorer(project_root())))
         talk(f"written: {path}")
+        return
+    if name == "own-pictures":
+        from covtoken.paper.site.overlays import write_overlays
+
+        for path in write_overlays(project_root()):
+            talk(f"written: {path}")
         return
     if backbone is not None:
         raise CovtokenError(f"figure {name!r} is drawn from a report: leave --backbone {backbone} out")

@@ -12,11 +12,13 @@ import typer
 from covtoken.cli.options import (
     BackboneOption,
     DeviceOption,
+    FastOption,
     JsonOption,
     ModalityOption,
     OrganOption,
     QuietOption,
     SizeOption,
+    TileOption,
     WindowOption,
     bar,
     be_quiet,
@@ -42,6 +44,8 @@ def map_pictures(
     backbone: BackboneOption = "embedded",
     size: SizeOption = 224,
     device: DeviceOption = "auto",
+    tile: TileOption = None,
+    fast: FastOption = False,
     shard: Annotated[str | None, typer.Option(help="i/N: map the i-th of N parts.")] = None,
     limit: Annotated[int | None, typer.Option(help="Map the first cases alone.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Map finished cases again.")] = False,
@@ -58,10 +62,12 @@ def map_pictures(
     be_quiet(as_json)
     options = run.Options(
         *(path.expanduser(), out.expanduser(), bank and bank.expanduser(), direction, modality, organ, window),
-        *(quantile, backbone, size, device, shard, limit, overwrite),
+        *(quantile, backbone, size, device, shard, limit, overwrite, tile, fast),
     )
     with run.planned(options) as plan:
         talk(plan.source.words)
+        if plan.hint:
+            talk(plan.hint)
         if dry_run:
             for outcome in plan.outcomes:
                 words = f": {outcome.reason}" if outcome.reason else ""
@@ -95,6 +101,8 @@ def fit(
     backbone: BackboneOption = "embedded",
     size: SizeOption = 224,
     device: DeviceOption = "auto",
+    tile: TileOption = None,
+    fast: FastOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Fit a direction to a folder once, for covtoken map --direction and pictures that come later.
@@ -104,27 +112,39 @@ def fit(
     from covtoken.data.cohorts import COMMITTED
     from covtoken.maps import prepare, run
     from covtoken.maps.banks import fit_bank, with_scores
+    from covtoken.maps.fast import precision_of, price, words
     from covtoken.maps.inputs.grey import Grey
     from covtoken.maps.inputs.listing import list_inputs
+    from covtoken.maps.inputs.planes import SMALLEST
+    from covtoken.maps.inputs.tiles import check_tile
 
     out = out.expanduser()
     if out.is_dir():
         raise CovtokenError(f"-o {out} is a folder: give a file, such as {out / 'direction.safetensors'}")
+    check_tile(tile)
     started = time.perf_counter()
     if folder in COMMITTED:
+        if tile is not None:
+            raise CovtokenError(
+                f"--tile {tile}: pictures of the cohort {folder} go whole; leave it out, or give a folder"
+            )
         cases, grey, name = _bank_split(folder), None, f"{folder}, bank split"
     else:
         path = Path(folder).expanduser()
         prepared = prepare.prepare(list_inputs(path), Grey(modality, organ, window))
         for fault in prepared.faults.values():
             print(f"covtoken: left out: {fault}", file=sys.stderr)
-        cases = prepare.bank_of(prepared, prepare.units_of(prepared))
+        cases = prepare.bank_of(prepared, prepare.units_of(prepared), tile)
         grey, name = prepared.grey.to_json(), path.resolve().name
     vit = run.loaded(backbone, size, device)
-    scorer = fit_bank(cases, vit, {}, whole=True, progress=is_told())
-    fitted = with_scores(scorer, fitted_on=name, grey=grey)
+    check_tile(tile, max(vit.rows, vit.cols, SMALLEST))
+    precision = precision_of(fast, device)
+    scorer = fit_bank(cases, vit, {}, whole=True, progress=is_told(), precision=precision)
+    fitted = with_scores(scorer, fitted_on=name, grey=grey, **({} if tile is None else {"tile": tile}))
     fitted.save(out)
     seconds, about = time.perf_counter() - started, scorer.about
+    if fast:
+        talk(words(price(cases, scorer, vit, precision)))
     talk(f"fitted to {about['slices']} slices of {about['units']} units in {seconds:.0f} s")
     if scorer.alarm["fired"]:
         warn(run.alarm_words(scorer.alarm))
@@ -142,9 +162,12 @@ def _bank_split(name: str) -> list:
 
 def _summary(finished, out: Path) -> None:
     from covtoken.maps import run
+    from covtoken.maps.fast import words
 
     counts = {status: sum(o.status == status for o in finished.outcomes) for status in ("done", "kept", "failed")}
     talk(f"{counts['done']} mapped, {counts['kept']} kept from before, {counts['failed']} failed: {out}")
+    if finished.record["fast"] is not None:
+        talk(words(finished.record["fast"]))
     threshold = finished.record["threshold"]
     if threshold is not None:
         talk(f"threshold: {threshold['meaning']}")

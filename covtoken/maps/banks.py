@@ -8,7 +8,7 @@ pictures of the folder a run maps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from covtoken.data.near_duplicates import groups, thumbnail
 from covtoken.data.splits import FEWEST_UNITS, N_FOLDS, folds
 from covtoken.errors import CovtokenError
 from covtoken.keys import smallest
-from covtoken.maps.threshold import BankScores
 from covtoken.protocol.alarm_limits import DENSITY, scaled_alarm
 from covtoken.scores.alarm import Limits, check_bank
 from covtoken.scores.recipe import Recipe, at_depth, recommended
 from covtoken.scores.recommended import direction_maps, direction_of
+from covtoken.scores.threshold import BankScores
 from covtoken.subspace.direction import Direction
 
 BANK_SLICES = 400  # slices of a bank at most: what is held in memory is about 0.8 MB a slice of ViT-S/14
@@ -69,6 +69,8 @@ class Scorer:
             found = self.held.subset([rows[case.name] for case in cases])
         else:
             found = _features(cases, vit, [self.recipe.block], precision, progress=False)
+            # A run may score in another precision than the bank's, which directions would refuse; it records the price.
+            found = replace(found, precision=direction.header.get("precision", precision))
         return direction_maps(self.recipe, direction, found)
 
 
@@ -124,12 +126,22 @@ def fit_bank(
     return Scorer(recipe, directions, scores, about, fold_of, alarm, held)
 
 
-def of_direction(direction: Direction, vit: TokenModel, about: dict[str, Any], source: str) -> Scorer:
+def of_direction(
+    direction: Direction, vit: TokenModel, about: dict[str, Any], source: str, tile: int | None = None
+) -> Scorer:
     """Score by a direction that was fitted before, with the held-out scores in its header.
 
     Raises:
-        CovtokenError: it is of another backbone, weights, picture size or block, or its header holds no scores.
+        CovtokenError: it is of another backbone, weights, picture size, block or tile, or its header holds no scores.
+            The shipped ones name no tile and go with any.
     """
+    header = direction.header
+    if (header.get("grey") or "tile" in header) and header.get("tile") != tile:
+        was, now = (f"cut into windows of {px} pixels" if px else "whole" for px in (header.get("tile"), tile))
+        raise CovtokenError(
+            f"{source} was fitted to pictures that were {was}, and here they are {now}: expected the same; fit one for "
+            "these (covtoken fit), or map with the --tile of the fit"
+        )
     recipe = recommended(vit.n_blocks)
     try:
         check_fits(direction, vit, block=recipe.block, pooled=True)

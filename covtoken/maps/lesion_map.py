@@ -8,6 +8,7 @@ found = covtoken.lesion_map(pixels, vit, direction)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,10 +19,13 @@ import torch
 from covtoken.backbone.token_model import TokenModel
 from covtoken.data.case import Case
 from covtoken.data.intensity import to_input
+from covtoken.data.regions import cut
 from covtoken.errors import CovtokenError
 from covtoken.maps.banks import Scorer, is_constant, of_direction
+from covtoken.maps.fast import precision_of
 from covtoken.maps.inputs.grey import Grey
-from covtoken.maps.inputs.planes import Grid, nifti_grid, picture_grid
+from covtoken.maps.inputs.planes import SMALLEST, Grid, nifti_grid, picture_grid
+from covtoken.maps.inputs.tiles import check_tile, pieces, windows
 from covtoken.subspace.direction import Direction
 
 Pixels = TypeVar("Pixels", np.ndarray, nibabel.Nifti1Image)
@@ -35,6 +39,8 @@ def lesion_map(
     *,
     organ: str = "",
     window: tuple[float, float] | None = None,
+    tile: int | None = None,
+    fast: bool = False,
 ) -> Pixels:
     """Map an array or a NIfTI image by a direction: C− of every pixel, higher where the picture is rarer.
 
@@ -52,14 +58,19 @@ def lesion_map(
         direction: as ``shipped_direction``, ``load_direction`` or ``covtoken fit`` give it.
         organ: reads values as HU through the organ's fixed window.
         window: (black, white) in the array's values, instead.
+        tile: side in pixels of the windows that larger slices are cut into; they overlap by half, and the map is the
+            mean where they do.
+        fast: score in bf16 where the processor of ``vit`` multiplies it, else in fp32.
 
     Returns:
         float32 of the same shape; of a NIfTI image, an image with its affine. A constant slice holds the bank's lowest
         score.
 
     Raises:
-        CovtokenError: another shape, values of unknown meaning, or a direction that does not fit the backbone.
+        CovtokenError: another shape, values of unknown meaning, a tile smaller than the backbone's grid, or a direction
+            that does not fit the backbone or the tile.
     """
+    check_tile(tile, max(vit.rows, vit.cols, SMALLEST))
     grey = Grey("ct" if organ else "", organ, None if window is None else (float(window[0]), float(window[1])))
     if isinstance(pixels, nibabel.Nifti1Image):
         if not 2 <= len(pixels.shape) <= 3:
@@ -81,31 +92,61 @@ def lesion_map(
         grey.case(stored, partial(grid.view, values, index), name=f"slice {index}", unit="picture")
         for index in range(n_slices(grid))
     ]
-    scorer = of_direction(direction, vit, {}, "this direction")
+    scorer = of_direction(direction, vit, {}, "this direction", tile)
     out = np.empty(grid.shape, np.float32)
-    fill(out, grid, cases, scorer, vit)
+    fill(out, grid, cases, scorer, vit, precision_of(fast, str(vit.device)), tile)
     if isinstance(pixels, nibabel.Nifti1Image):
         return nibabel.Nifti1Image(out, pixels.affine, _float_header(pixels.header))
     return out
 
 
 def fill(
-    out: np.ndarray, grid: Grid, cases: Sequence[Case], scorer: Scorer, vit: TokenModel, precision: str = "fp32"
+    out: np.ndarray,
+    grid: Grid,
+    cases: Sequence[Case],
+    scorer: Scorer,
+    vit: TokenModel,
+    precision: str = "fp32",
+    tile: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the slices of a case and write their maps into an array of the grid's shape, a few at a time.
 
     Returns:
-        token maps [slices, rows, cols] float32; which slices are constant [slices] bool. Those hold the lowest score
+        token maps [slices, rows, cols] float32, of slices that are cut their maps read where tokens of that size would
+        lie; which slices are constant [slices] bool. Those hold the lowest score
         of the bank, since nothing in them can be rare.
     """
     tokens: list[np.ndarray] = []
     constant: list[bool] = []
+    window = windows(grid.size, tile)[0]
+    if window[2:] != grid.size:
+        high, wide = (round(side * n / window[i]) for i, side, n in zip((2, 3), grid.size, (vit.rows, vit.cols)))
+        for index, case in enumerate(cases):
+            plane = grid.view(out, index)
+            plane[...], same = _joined(case, grid.size, tile, scorer, vit, precision)
+            tokens.append(upsampled(plane, (high, wide)))
+            constant.append(same)
+        return np.stack(tokens), np.array(constant)
     for scores, same in scored(cases, scorer, vit, precision):
         plane = grid.view(out, len(tokens))
         plane[...] = upsampled(scores, plane.shape)
         tokens.append(scores)
         constant.append(same)
     return np.stack(tokens), np.array(constant)
+
+
+def _joined(
+    case: Case, size: tuple[int, int], tile: int | None, scorer: Scorer, vit: TokenModel, precision: str
+) -> tuple[np.ndarray, bool]:
+    """Score a slice window by window: the mean of their maps [H, W], and whether the whole slice is constant."""
+    pixels = case.pixels()  # read once for all its windows
+    parts = pieces(replace(case, load=lambda: pixels), size, tile)
+    total, count, constant = np.zeros(size, np.float32), np.zeros(size, np.float32), True
+    for window, (scores, same) in zip(windows(size, tile), scored(parts, scorer, vit, precision), strict=True):
+        cut(total, window)[...] += upsampled(scores, window[2:])
+        cut(count, window)[...] += 1
+        constant &= same
+    return total / count, constant
 
 
 def scored(
@@ -137,8 +178,7 @@ def n_slices(grid: Grid) -> int:
     """Count the slices of a grid."""
     if len(grid.shape) == 2:
         return 1
-    one = grid.view(np.broadcast_to(np.uint8(0), grid.shape), 0)
-    return int(np.prod(grid.shape)) // one.size
+    return int(np.prod(grid.shape)) // int(np.prod(grid.size))
 
 
 def _float_header(header: nibabel.Nifti1Header) -> nibabel.Nifti1Header:

@@ -6,6 +6,7 @@ the settings and the bank alone, not on when, where or in which order a run mapp
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import os
@@ -38,7 +39,9 @@ def case_folder(out: Path, name: str) -> Iterator[Path]:
     if (target.exists() or target.is_symlink()) and not (target / "case.json").is_file():
         raise CovtokenError(f"{target} exists and is no result of covtoken: move it away, or give another -o")
     try:
-        shutil.rmtree(hidden, ignore_errors=True)
+        for left in out.glob(f"{_HIDDEN}{glob.escape(name)}-*"):
+            if _ended(left.name.removeprefix(f"{_HIDDEN}{name}-").removesuffix("-old")):
+                shutil.rmtree(left, ignore_errors=True)
         hidden.mkdir(parents=True)
         yield hidden
         _replace(hidden, target)
@@ -54,7 +57,7 @@ def case_folder(out: Path, name: str) -> Iterator[Path]:
 
 
 def clean(out: Path) -> None:
-    """Remove hidden folders that killed runs left behind."""
+    """Remove hidden folders that killed runs left behind, whatever their case."""
     for left in out.glob(f"{_HIDDEN}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED_S:
@@ -120,6 +123,19 @@ def _replace(hidden: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         hidden.rename(target)
+
+
+def _ended(process: str) -> bool:
+    """Say whether a process, named by its number, has ended; so has an earlier one that had this one's number."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return process.isdecimal()
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
 
 
 def _start(header: nibabel.Nifti1Header) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from covtoken.maps.threshold import LEVELS, BankScores
+from covtoken.scores.threshold import LEVELS, BankScores
 
 SHORTEST, LONGEST = 480, 900  # pixels of the picture's longer side in the drawing
 MARGIN, BAR, GAP, HEAD, FOOT = 16, 16, 14, 34, 46

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import numpy as np
 from covtoken.backbone.vit import FrozenViT
 from covtoken.data.splits import FEWEST_UNITS
 from covtoken.errors import CovtokenError
-from covtoken.maps.banks import Scorer, bank_cases, fit_bank, grouped, of_direction
+from covtoken.keys import hash_unit
+from covtoken.maps.banks import BANK_SLICES, Scorer, bank_cases, fit_bank, grouped, of_direction
 from covtoken.maps.inputs.grey import Grey
 from covtoken.maps.inputs.listing import Input, Listing, list_inputs
 from covtoken.maps.inputs.planes import Opened, open_input, stored_as
+from covtoken.maps.inputs.tiles import pieces, windows
 from covtoken.maps.record import input_sha256, sha256_of
 from covtoken.maps.shipped import SHIPPED, shipped_direction
 from covtoken.subspace.direction import load_direction
@@ -90,8 +94,14 @@ def prepare(listing: Listing, grey: Grey) -> Prepared:
     return Prepared(listing.inputs, grey, opened, sha256, faults)
 
 
-def choose(prepared: Prepared, bank: Path | None, direction: str | None) -> Source:
+def choose(
+    prepared: Prepared, bank: Path | None, direction: str | None, tile: int | None = None, precision: str = "fp32"
+) -> Source:
     """Choose what scores a run: the bank or direction that is named, the folder itself, or a shipped direction.
+
+    Args:
+        tile: side of the windows that slices are cut into; those of a bank too.
+        precision: that a bank is read in.
 
     Raises:
         CovtokenError: both are named, one does not exist, or nothing says which shipped direction is near.
@@ -99,19 +109,19 @@ def choose(prepared: Prepared, bank: Path | None, direction: str | None) -> Sour
     if bank is not None and direction is not None:
         raise CovtokenError("--bank and --direction are given, and one of them scores: leave one out")
     if direction is not None:
-        return of_file(direction) if direction not in SHIPPED else of_shipped(direction, "as asked")
+        return of_file(direction, tile) if direction not in SHIPPED else of_shipped(direction, "as asked", tile)
     if bank is not None:
-        return of_bank(prepared, bank)
+        return of_bank(prepared, bank, tile, precision)
     patients = {item.patient or item.name for item in prepared.inputs if item.name in prepared.opened}
     if len(patients) >= FEWEST_UNITS:
         units = units_of(prepared)
-        cases = bank_of(prepared, units)
+        cases = bank_of(prepared, units, tile)
         n = len({case.unit for case in cases})
         if n >= FEWEST_UNITS:
             about = {"kind": "bank", "name": ITSELF}
 
             def fit(vit: FrozenViT, progress: bool) -> Scorer:
-                return fit_bank(cases, vit, about, progress=progress)
+                return fit_bank(cases, vit, about, progress=progress, precision=precision)
 
             words = f"the folder itself is the bank: {n} units, cross-fitted, so that no picture meets its own tokens"
             return Source(ITSELF, None, _bank_key(prepared, units), words, units, fit)
@@ -123,37 +133,37 @@ def choose(prepared: Prepared, bank: Path | None, direction: str | None) -> Sour
             f"the input has {few}, and nothing says which shipped direction is near: add --modality ultrasound or "
             "--modality ct, or a bank of your own with --bank FOLDER"
         )
-    return of_shipped(modality, few)
+    return of_shipped(modality, few, tile)
 
 
-def of_shipped(name: str, why: str) -> Source:
+def of_shipped(name: str, why: str, tile: int | None = None) -> Source:
     """Score by a shipped direction."""
     direction = shipped_direction(name)
     words = f"shipped direction {name!r} ({SHIPPED[name]}); {why}"
-    return _of(direction, name, words, {"kind": "shipped direction", "name": name}, f"shipped direction {name!r}")
+    return _of(direction, name, words, {"kind": "shipped direction", "name": name}, f"shipped direction {name!r}", tile)
 
 
-def of_file(path: str) -> Source:
+def of_file(path: str, tile: int | None = None) -> Source:
     """Score by a direction file that ``covtoken fit`` made."""
     file = Path(path).expanduser()
     if "/" not in path and not file.exists():
         raise CovtokenError(f"direction {path!r}: expected {', '.join(SHIPPED)} or a file of `covtoken fit`; none such")
     about = {"kind": "direction file", "name": file.name}
-    return _of(load_direction(file), file.name, f"direction {file}", about, str(file))
+    return _of(load_direction(file), file.name, f"direction {file}", about, str(file), tile)
 
 
-def of_bank(prepared: Prepared, folder: Path) -> Source:
+def of_bank(prepared: Prepared, folder: Path, tile: int | None = None, precision: str = "fp32") -> Source:
     """Score by the pictures of another folder; inputs that are among them are scored by a fold they did not feed."""
     theirs = prepare(list_inputs(folder), prepared.grey)
     units = units_of(theirs)
-    cases = bank_of(theirs, units)
+    cases = bank_of(theirs, units, tile)
     known = {theirs.sha256[name]: units[name] for name in theirs.opened}
     scored_as = {name: known.get(sha, f"input {name}") for name, sha in prepared.sha256.items()}
     n = len({case.unit for case in cases})
     about = {"kind": "bank", "name": OTHER}
 
     def fit(vit: FrozenViT, progress: bool) -> Scorer:
-        return fit_bank(cases, vit, about, whole=True, progress=progress)
+        return fit_bank(cases, vit, about, whole=True, progress=progress, precision=precision)
 
     return Source(OTHER, None, _bank_key(theirs, units), f"bank {folder}: {n} units", scored_as, fit)
 
@@ -174,11 +184,15 @@ def units_of(prepared: Prepared) -> dict[str, str]:
     return {name: by_name[name].patient or alike.get(name, name) for name in prepared.opened}
 
 
-def bank_of(prepared: Prepared, units: Mapping[str, str]) -> list:
-    """Choose the slices of the bank that a folder makes, each with its unit."""
+def bank_of(prepared: Prepared, units: Mapping[str, str], tile: int | None = None) -> list:
+    """Choose the slices of the bank that a folder makes, or windows of them, each with its unit."""
     by_unit: dict[str, list] = {}
     for name in sorted(prepared.opened):
-        by_unit.setdefault(units[name], []).extend(as_unit(prepared.opened[name], units[name]))
+        opened = prepared.opened[name]
+        found = chain.from_iterable(pieces(c, opened.grid.size, tile) for c in as_unit(opened, units[name]))
+        if len(windows(opened.grid.size, tile)) > 1:  # even steps through rows of windows could meet one column alone
+            found = nsmallest(BANK_SLICES, found, key=lambda case: hash_unit(case.name))
+        by_unit.setdefault(units[name], []).extend(found)
     return bank_cases(by_unit)
 
 
@@ -187,12 +201,12 @@ def as_unit(opened: Opened, unit: str) -> list:
     return [replace(case, unit=unit) for case in opened.cases]
 
 
-def _of(direction, name: str, words: str, about: dict[str, Any], source: str) -> Source:
+def _of(direction, name: str, words: str, about: dict[str, Any], source: str, tile: int | None) -> Source:
     key = direction.header["content_sha256"]
 
     def fit(vit: FrozenViT, progress: bool) -> Scorer:
         made = about | {"direction_sha256": key, "units": len(direction.header["units"])}
-        return of_direction(direction, vit, made, source)
+        return of_direction(direction, vit, made, source, tile)
 
     return Source(None, name, key, words, {}, fit)
 

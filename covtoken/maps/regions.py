@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import label as connected
 
 from covtoken.maps.inputs.planes import Grid
-from covtoken.maps.threshold import BankScores
+from covtoken.scores.threshold import BankScores
 
 MOST = 5  # regions that are listed
 
@@ -46,7 +46,7 @@ def _region(
     centre = (where * weights[:, None]).sum(0) / weights.sum()
     peak = where[int(values.argmax())]
     area = None
-    height, width = _sides(grid)
+    height, width = grid.size
     if grid.spacing_mm is not None and len(np.unique(where[:, 0])) == 1:
         area = len(where) * height * width / tokens.shape[1] / tokens.shape[2] * grid.spacing_mm[0] * grid.spacing_mm[1]
     return {
@@ -64,7 +64,7 @@ def _region(
 
 def _place(at: np.ndarray, tokens: np.ndarray, grid: Grid) -> dict[str, Any]:
     """Give the place of a token, or between tokens: array index by axis, and mm or why there are none."""
-    height, width = _sides(grid)
+    height, width = grid.size
     row, column = ((at[i] + 0.5) * side / tokens.shape[i] - 0.5 for i, side in ((1, height), (2, width)))
     low = int(np.floor(at[0]))
     index = grid.place(low, row, column)
@@ -77,7 +77,3 @@ def _place(at: np.ndarray, tokens: np.ndarray, grid: Grid) -> dict[str, Any]:
         "mm_reason": None if mm is not None else "spacing is unknown",
         "mm_from": None if mm is None else grid.frame,
     }
-
-
-def _sides(grid: Grid) -> tuple[int, int]:
-    return grid.view(np.broadcast_to(np.uint8(0), grid.shape), 0).shape

@@ -15,21 +15,24 @@ import torch
 import covtoken
 from covtoken.backbone.vit import FrozenViT
 from covtoken.backbone.weights import check_backbone_name, load_backbone
+from covtoken.data.case import Case
 from covtoken.data.intensity import to_unit_range
 from covtoken.errors import CovtokenError
-from covtoken.maps import dicom_out, outputs, prepare, record
+from covtoken.maps import dicom_out, fast, outputs, prepare, record
 from covtoken.maps.banks import Scorer
 from covtoken.maps.inputs import dicom
 from covtoken.maps.inputs.grey import Grey
 from covtoken.maps.inputs.listing import Input, Listing, list_inputs
-from covtoken.maps.inputs.planes import Grid, Opened
+from covtoken.maps.inputs.planes import SMALLEST, Grid, Opened
+from covtoken.maps.inputs.tiles import check_tile, pieces, windows
 from covtoken.maps.lesion_map import fill
 from covtoken.maps.overlay import NOT_A_DEVICE, draw
 from covtoken.maps.record import Outcome
 from covtoken.maps.regions import MOST, regions
-from covtoken.maps.threshold import QUANTILE, check_quantile
+from covtoken.scores.threshold import QUANTILE, check_quantile
 from covtoken.shards.store import shard_of
 
+CT_TILE = 128  # pixels: chest CT cut into such windows fared better by the shipped direction than whole slices
 WARNING = f"Research software, {NOT_A_DEVICE}: a map says how rare a place is among the bank's, not what it is."
 
 
@@ -51,6 +54,8 @@ class Options:
     shard: str | None = None
     limit: int | None = None
     overwrite: bool = False
+    tile: int | None = None
+    fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,14 @@ class Plan:
     settings: dict[str, Any]
     settings_sha256: str
     outcomes: list[Outcome]  # of the cases of this shard
+
+    @property
+    def hint(self) -> str:
+        """Name the tile for large slices that the shipped direction of CT scores (``benchmarks/tiles.py``), or ""."""
+        large = max(max(opened.grid.size) for opened in self.prepared.opened.values()) >= 2 * CT_TILE
+        if self.source.direction != "ct" or self.options.tile is not None or not large:
+            return ""
+        return f"hint: this direction comes from small windows of CT; --tile {CT_TILE} may rank small lesions higher"
 
     @property
     def pending(self) -> list[Outcome]:
@@ -90,6 +103,7 @@ def planned(options: Options) -> Iterator[Plan]:
     """
     shard = shard_of(options.shard)
     check_quantile(options.quantile)
+    check_tile(options.tile)
     check_backbone_name(options.backbone)
     if options.limit is not None and options.limit < 1:
         raise CovtokenError(f"limit {options.limit}: expected 1 case or more")
@@ -121,14 +135,17 @@ def run(
     for outcome in plan.outcomes:
         if outcome.status != record.WAITING:
             tell(outcome)
-    scorer, interrupted = None, False
+    scorer, interrupted, precision = None, False, plan.settings["precision"]
+    priced = fast.price([], None, vit, precision) if options.fast else None
     options.out.mkdir(parents=True, exist_ok=True)
     outputs.clean(options.out)
     try:
         if plan.pending:
             vit = vit or loaded(options.backbone, options.picture_size, options.device)
+            check_tile(options.tile, max(vit.rows, vit.cols, SMALLEST))
             scorer = plan.source.fit(vit, progress)
-            described = _described(scorer, options.quantile)
+            described = _described(scorer, options.quantile, options.tile)
+            priced = fast.price(_middles(plan), scorer, vit, precision) if options.fast else None
         for outcome in plan.pending:
             _map_one(outcome, plan, scorer, vit, described)
             tell(outcome)
@@ -151,6 +168,7 @@ def run(
         if vit is None
         else {"name": vit.name, "label": vit.label, "weights_sha256": vit.weights_sha256},
         "device": None if vit is None else str(vit.device),
+        "fast": priced,
         **described,
         "shard": options.shard,
         "left_out": [{"file": file, "reason": reason} for file, reason in plan.listing.left_out],
@@ -188,11 +206,13 @@ def alarm_words(alarm: dict[str, Any]) -> str:
 
 def _plan(options: Options, listing: Listing, shard: tuple[int, int]) -> Plan:
     prepared = prepare.prepare(listing, Grey(options.modality, options.organ, options.window))
-    source = prepare.choose(prepared, options.bank, options.direction)
+    precision = fast.precision_of(options.fast, options.device)
+    source = prepare.choose(prepared, options.bank, options.direction, options.tile, precision)
     settings = {
         "backbone": options.backbone,
         "picture_size": options.picture_size,
-        "precision": "fp32",
+        "precision": precision,
+        "tile": options.tile,
         "quantile": options.quantile,
         "grey": prepared.grey.to_json(),
         "bank": source.bank,
@@ -234,7 +254,7 @@ def _map(
     cases = prepare.as_unit(opened, plan.source.units.get(item.name, item.name))
     with outputs.case_folder(plan.options.out, item.name) as folder:
         values = outputs.new_map(folder, grid)
-        tokens, constant = fill(values, grid, cases, scorer, vit)
+        tokens, constant = fill(values, grid, cases, scorer, vit, plan.settings["precision"], plan.options.tile)
         (map_file, mask_file), flagged = outputs.save_map_and_mask(folder, values, threshold, grid)
         found = [] if constant.all() else regions(tokens, threshold, scorer.scores, grid)
         shown = int(tokens.max(axis=(1, 2)).argmax())
@@ -247,7 +267,8 @@ def _map(
             folder / "overlay.png"
         )
         files = {"map": map_file, "mask": mask_file, "overlay": "overlay.png"}
-        notes = _notes(pixels.shape, vit)
+        cut = windows(grid.size, plan.options.tile)
+        notes = _notes(cut[0][2:], vit)
         if item.kind == "dicom" and grid.header["sform_code"]:  # it has a place in the body
             try:
                 key = record.sha256_of([sha256, plan.settings_sha256])
@@ -262,6 +283,8 @@ def _map(
             "spacing_mm": None if scale is None else list(scale),
             "spacing_mm_reason": None if scale is not None else "the file carries none; index.csv may, column spacing",
             "slices": len(cases),
+            "tile": plan.options.tile,
+            "windows_a_slice": len(cut),
             "constant_slices": int(constant.sum()),
             "files": files,
             "flagged": _flagged(flagged, grid),
@@ -307,11 +330,20 @@ def _notes(size: tuple[int, int], vit: FrozenViT) -> list[str]:
     patch = f"{size[0] / vit.rows:.0f} × {size[1] / vit.cols:.0f}"
     return [
         f"{size[0]} × {size[1]} pixels were squashed to {vit.picture_size} × {vit.picture_size}: a token covers "
-        f"{patch} pixels, and what is much smaller is not seen; crop the picture to what matters"
+        f"{patch} pixels, and what is much smaller is not seen; crop the picture to what matters, or see --tile"
     ]
 
 
-def _described(scorer: Scorer, quantile: float) -> dict[str, Any]:
+def _middles(plan: Plan) -> Iterator[Case]:
+    """Yield the middle of the middle slice of each pending case, on which --fast is priced."""
+    for item in (outcome.item for outcome in plan.pending):
+        opened = plan.prepared.opened[item.name]
+        cases = prepare.as_unit(opened, plan.source.units.get(item.name, item.name))
+        parts = pieces(cases[len(cases) // 2], opened.grid.size, plan.options.tile)
+        yield parts[len(parts) // 2]
+
+
+def _described(scorer: Scorer, quantile: float, tile: int | None = None) -> dict[str, Any]:
     score = scorer.scores.at(quantile)
     alarm = scorer.alarm | {"unknown_reason": None} if scorer.alarm else _no_alarm("a direction without its bank")
     return {
@@ -321,7 +353,8 @@ def _described(scorer: Scorer, quantile: float) -> dict[str, Any]:
             "quantile": quantile,
             "score": score,
             "meaning": f"{100 * (1 - quantile):.4g} % of the bank's held-out tokens score higher; it says how rare a "
-            "place is, and flags about that share of normal pictures too",
+            "place is, and flags about that share of normal pictures too"
+            + ("; windows overlap, and the mean of their scores is flagged, which is rarely as high" if tile else ""),
             "bank_tokens": scorer.scores.n,
             "colours": list(scorer.scores.scale),
         },

@@ -57,4 +57,5 @@ def _about(reports: Mapping[str, Mapping]) -> str:
         parts.append(
             f"{cohort_name(cohort)}, {split_name(report['split'])}" + (f", {counted(units, 'unit')}" if units else "")
         )
-    return f"{'; '.join(parts)}." if parts else ""
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""

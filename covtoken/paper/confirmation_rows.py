@@ -16,7 +16,7 @@ HEAD = (
 )
 KINDS = {
     "auroc": "pooled",
-    "image_auroc": "inside one image",
+    "image_auroc": "inside one picture",
     "organ_auroc": "inside the organ",
     "aupr": "AUPR",
     "froc.fp1": "lesions found at one false alarm a picture",

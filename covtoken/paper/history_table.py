@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from covtoken.names import cohort_name
 from covtoken.paper.numbers import gate_name
 from covtoken.protocol.history import Change
 
@@ -16,7 +17,7 @@ def history_rows(changes: Iterable[Change]) -> list[list[str]]:
     for change in changes:
         when = change.when[:16].replace("T", " ") + (f", {change.commit}" if change.commit else "")
         forms = f" Forms looked at before: {change.forms_tried}." if change.forms_tried else ""
-        moved = [f"{v.cohort}, {gate_name(v.gate)}: {v.before} → {v.after}" for v in change.verdicts]
+        moved = [f"{cohort_name(v.cohort)}, {gate_name(v.gate)}: {v.before} → {v.after}" for v in change.verdicts]
         outcome = "; ".join(moved) or "no decision moved"
         numbers = f". {change.numbers}" if change.numbers else ""
         gates = ", ".join(gate_name(gate).removeprefix("gate ") for gate in change.gates)

@@ -11,6 +11,7 @@ from typing import Any
 from covtoken.errors import CovtokenError
 from covtoken.gates.negative_result import OBJECTIVES, OPTIMISERS
 from covtoken.names import (
+    BACKBONE_NAMES,
     COLUMNS,
     METHOD_NAMES,
     TASK_NAMES,
@@ -142,12 +143,16 @@ def about(cohort: str, report: dict[str, Any], entries: Iterable[dict[str, Any]]
     )
     curated = f"; {report['parameters']['curated']}" if report["parameters"].get("curated") else ""
     n = " or ".join(counts) or "no number"
-    name, backbone = cohort_name(cohort), "" if report["backbone"] == "embedded" else f", {report['backbone']}"
+    name, parts = cohort_name(cohort), report["backbone"].split(", ")
+    backbone = "" if parts == ["embedded"] else f", {' and '.join(BACKBONE_NAMES.get(part, part) for part in parts)}"
     return [f"{name}: {split_name(report['split'])}{backbone}{curated}; {report['decision']}.", f"n of {name}: {n}."]
 
 
 def readable(name: str) -> str:
     """Write a metric's name in words: ``aupr.density.keep0.5`` → token AUPR, membership A, keep 0.5."""
+    for key, words in BACKBONE_NAMES.items():
+        if name.endswith(f".{key}"):
+            return f"{readable(name.removesuffix(f'.{key}'))}, {words}"
     kind, _, rest = name.partition(".")
     if kind == "froc" and "_gain." in rest:  # froc.fp1_gain.…: a difference, at a rate of false alarms
         rate, _, rest = rest.partition("_gain.")

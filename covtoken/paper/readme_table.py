@@ -25,7 +25,8 @@ ROWS = {
     **{f"auroc.{name}": LABELS[name] for name in ("saliency_head", "head_student", *RIVALS)},
     **{f"auroc.{name}": LABELS[name] for name in ("intensity", "centre_prior", "patchcore", "musc")},
     **{
-        f"image_auroc.{name}": f"inside one image: {LABELS[name]}" for name in ("recommended", "with_head", "direction")
+        f"image_auroc.{name}": f"inside one picture: {LABELS[name]}"
+        for name in ("recommended", "with_head", "direction")
     },
     "aupr.recommended": "AUPR, C−",
     "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",

@@ -24,7 +24,7 @@ NUMBERS = {
         "auroc.density": "… membership A",
         BEST_RIVAL: "… best baseline or rival, by name",
         **{f"auroc_gain.recommended_minus_{name}": f"C− minus {LABELS[name]}" for name in (*RIVALS, "direction")},
-        "image_auroc.recommended": "AUROC inside one image, C−",
+        "image_auroc.recommended": "AUROC inside one picture, C−",
         "image_auroc_gain.recommended_minus_direction": "… C− minus D",
         "aupr.recommended": "AUPR, C−",
         "froc.fp1.recommended": "lesions found at one false alarm a picture, C−",
@@ -196,7 +196,7 @@ def negative_result(reports: Iterable[GateReport]) -> str:
             lesions = str(coverage.get("n_lesions", ""))
             rows.append([*words, _cell(met, ".2f"), _cell(kept, ".1f"), lesions, _cell(coverage), _cell(membership)])
         head = ["objective", "optimiser", "pictures", "floor met", "tokens kept", "small lesions", "missed"]
-        curated = f" {p['curated']}." if p.get("curated") else ""
+        curated = f" {_sentence(p['curated'])}." if p.get("curated") else ""
         lines += [
             f"## {cohort_name(report.cohort)}: {report.decision}",
             "",

@@ -56,7 +56,9 @@ def extract_on_ray(pictures: Path, out: Path, backbone: Backbone, asked: Asked, 
     open_tokens(out)  # all of them, each case once
 
 
-def fit_on_ray(tokens: Path, out: Path, recipe: Recipe, workers: int, size: int = REFERENCE_SIZE) -> Direction:
+def fit_on_ray(
+    tokens: Path, out: Path, recipe: Recipe, workers: int, size: int = REFERENCE_SIZE, threshold: bool = True
+) -> Direction:
     """Fit a direction over shards of tokens: the passes of ``fit_shards``, one after the other, each on all workers.
 
     Raises:
@@ -67,9 +69,9 @@ def fit_on_ray(tokens: Path, out: Path, recipe: Recipe, workers: int, size: int 
     folders, parts = (Path(tokens).resolve(), Path(out).resolve()), min(workers, n)
     while True:
         with _own_errors(ray):
-            ended = ray.get([work.remote(*folders, recipe, size, (i, parts)) for i in range(1, parts + 1)])
+            ended = ray.get([work.remote(*folders, recipe, (i, parts), size, threshold) for i in range(1, parts + 1)])
         if all(ended):
-            return fit_shards(tokens, out, recipe, size=size)
+            return fit_shards(tokens, out, recipe, size=size, threshold=threshold)
 
 
 def over_shards(make: Callable[[], Work], shards: Sequence[int], workers: int, gpus: float = 0) -> list[int]:
@@ -107,11 +109,11 @@ def _extractor(pictures: Path, out: Path, backbone: Backbone, asked: Asked) -> W
     return lambda i: extract_shard(pictures, out, i, vit, asked)
 
 
-def _fit_part(tokens: Path, out: Path, recipe: Recipe, size: int, part: tuple[int, int]) -> bool:
+def _fit_part(*arguments: Any) -> bool:
     """Go on with a fit; say whether it came to its end."""
     torch.set_num_threads(1)
     try:
-        return fit_shards(tokens, out, recipe, part, size) is not None
+        return fit_shards(*arguments) is not None
     except Waiting:
         return False
 

@@ -35,7 +35,7 @@ def test_the_how_to_runs_as_typed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "load_backbone", lambda name, size: tiny)
     blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 13
     for line in lines:
         name, *arguments = shlex.split(line)
         done = CliRunner().invoke(app, arguments)

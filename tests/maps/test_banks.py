@@ -22,7 +22,7 @@ from covtoken.maps import banks, prepare, run
 from covtoken.maps.inputs.grey import Grey
 from covtoken.maps.inputs.listing import list_inputs
 from covtoken.maps.shipped import shipped_direction
-from covtoken.maps.threshold import BankScores
+from covtoken.scores.threshold import BankScores
 from covtoken.subspace.direction import load_direction
 
 

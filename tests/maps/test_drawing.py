@@ -9,7 +9,7 @@ from covtoken.maps import overlay
 from covtoken.maps.inputs.planes import picture_grid
 from covtoken.maps.lesion_map import upsampled
 from covtoken.maps.regions import regions
-from covtoken.maps.threshold import BankScores
+from covtoken.scores.threshold import BankScores
 
 SCORES = BankScores.of(np.linspace(0, 1, 10_001))
 

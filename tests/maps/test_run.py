@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 
@@ -174,6 +175,20 @@ def test_interrupted_it_records_and_leaves_nothing_half_written(tmp_path):
     assert finished.interrupted and finished.record["status"] == "interrupted"
     assert [outcome.status for outcome in finished.outcomes] == ["done", "not reached", "not reached"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c0", "cases.csv", "run.json"]
+
+
+def test_what_a_killed_run_left_of_a_case_goes_and_what_another_still_writes_stays(tmp_path):
+    _folder(tmp_path / "in", 2)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    name = "c0"
+    left = [tmp_path / "out" / f".covtoken-{name}-{end}" for end in (ended.pid, f"{ended.pid}-old", os.getpid())]
+    stays = [tmp_path / "out" / f".covtoken-{end}" for end in (f"{name}-1", f"{name}-1-{ended.pid}")]
+    for folder in left + stays:
+        folder.mkdir(parents=True)
+        (folder / "map.npy").write_bytes(b"half")
+    mapped(tmp_path / "in", tmp_path / "out")
+    assert sorted((tmp_path / "out").glob(".*")) == sorted(stays)
 
 
 def test_the_command_says_how_it_ended(tmp_path, monkeypatch, capsys):

@@ -85,6 +85,6 @@ def test_names_with_a_column_are_words():
     assert readable(many) == "recall of small lesions, membership A, as many tokens as RankMe, dual, repaired"
     assert readable("aupr.density.crossfit") == "token AUPR, membership A: cross-fitted"
     assert in_words("auroc.recommended_against_density.carried") == (
-        "auroc, bank carried over: C− against membership A"
+        "token AUROC, bank carried over: C− against membership A"
     )
     assert in_words("miss.density_against_random") == "missed: membership A against random"

@@ -28,7 +28,7 @@ def test_a_change_comes_back_and_is_told(tmp_path):
         append_change(change, tmp_path)
     assert read_history(tmp_path) == [ONE, later]
     row = history_rows([ONE])[0]
-    assert row[3].startswith("busi, gate 1: GO → NO-GO") and "Forms looked at before: 9" in row[2]
+    assert row[3].startswith("BUSI, gate 1: GO → NO-GO") and "Forms looked at before: 9" in row[2]
     with pytest.raises(CovtokenError, match="older than the last one"):
         append_change(ONE, tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,10 @@ from covtoken.backbone.weights import load_backbone
 from covtoken.bank.token_bank import build_bank
 from covtoken.data.cohorts import open_cohort
 from covtoken.errors import CovtokenError
+from covtoken.maps.banks import fit_bank
+from covtoken.maps.prepare import of_file
 from covtoken.scores.recipe import recommended
-from covtoken.scores.recommended import direction_of
+from covtoken.scores.recommended import direction_maps, direction_of
 from covtoken.shards.fit import (
     Waiting,
     bank_of,
@@ -108,21 +111,38 @@ def test_sums_merge_to_one_run_within_rounding(sharded, single):
 
 def test_one_shard_gives_the_direction_of_one_run_and_many_give_it_to_1e_12(sharded, single, tmp_path, cases, vit):
     expected = direction_of(RECIPE, single)
-    one = fit_shards(made(tmp_path, cases, vit, 1) / "tokens", tmp_path / "fit", RECIPE)
+    one = fit_shards(made(tmp_path, cases, vit, 1) / "tokens", tmp_path / "fit", RECIPE, threshold=False)
     assert one.header == expected.header and torch.equal(one.weight, expected.weight)
-    three = fit_shards(sharded / "tokens", tmp_path / "fit3", RECIPE)
+    three = fit_shards(sharded / "tokens", tmp_path / "fit3", RECIPE, threshold=False)
     close = dict(rtol=1e-12, atol=1e-12 * expected.weight.abs().max().item())
     assert torch.allclose(three.weight, expected.weight, **close) and three.header["cut"] == expected.header["cut"]
     bank = build_bank(single, RECIPE.settings.target_block, pooled=True)
     assert bank_of(tmp_path / "fit3").header == bank.header
 
 
+def test_a_direction_of_shards_holds_the_threshold_of_one_run_and_maps_by_it(sharded, tmp_path, cases, vit):
+    expected = fit_bank(cases, vit, {}, whole=True)
+    for turn in range(40):  # two machines in turns
+        try:
+            fit_shards(sharded / "tokens", tmp_path, RECIPE, part=(turn % 2 + 1, 2))
+            break
+        except Waiting as waits:
+            assert "fold4-" in str(waits), "every fold goes on as far as it can"
+    scorer = of_file(str(tmp_path / "direction.safetensors")).fit(vit, False)
+    assert scorer.scores.n == expected.scores.n == N * 36
+    np.testing.assert_allclose(scorer.scores.scores, expected.scores.scores, rtol=1e-4, atol=1e-6)  # batch 1 and 8
+    np.testing.assert_allclose(scorer.maps(cases[:2], vit), direction_maps(RECIPE, expected.directions[None], features(
+        cases[:2], vit, ASKED.blocks, progress=False, cache=False)), rtol=1e-3, atol=1e-5)  # fmt: skip
+
+
 def test_machines_that_take_turns_in_any_order_give_the_same_bytes(sharded, tmp_path):
-    expected = fit_shards(sharded / "tokens", tmp_path / "alone", RECIPE)
+    expected = fit_shards(sharded / "tokens", tmp_path / "alone", RECIPE, threshold=False)
     order, finished = random.Random(0), None
     for _ in range(60):
         try:
-            finished = fit_shards(sharded / "tokens", tmp_path / "fit", RECIPE, part=(order.randint(1, 3), 3))
+            finished = fit_shards(
+                sharded / "tokens", tmp_path / "fit", RECIPE, part=(order.randint(1, 3), 3), threshold=False
+            )
             break
         except Waiting as waits:
             assert "waits for shards" in str(waits)
@@ -132,7 +152,7 @@ def test_machines_that_take_turns_in_any_order_give_the_same_bytes(sharded, tmp_
 
 
 def test_a_fit_killed_at_any_write_resumes_to_the_same_bytes(sharded, tmp_path, monkeypatch):
-    expected = fit_shards(sharded / "tokens", tmp_path / "alone", RECIPE)
+    expected = fit_shards(sharded / "tokens", tmp_path / "alone", RECIPE, threshold=False)
     rename, kills = Path.replace, 0
     for at in (1, 2, 5, 9, 14, 20, 24):
         left = iter([None] * at)
@@ -144,12 +164,12 @@ def test_a_fit_killed_at_any_write_resumes_to_the_same_bytes(sharded, tmp_path, 
 
         monkeypatch.setattr(Path, "replace", replace)
         try:
-            fit_shards(sharded / "tokens", tmp_path / "fit", RECIPE)
+            fit_shards(sharded / "tokens", tmp_path / "fit", RECIPE, threshold=False)
         except KeyboardInterrupt:
             kills += 1
         monkeypatch.setattr(Path, "replace", rename)
     assert kills >= 4
-    assert fit_shards(sharded / "tokens", tmp_path / "fit", RECIPE).header == expected.header
+    assert fit_shards(sharded / "tokens", tmp_path / "fit", RECIPE, threshold=False).header == expected.header
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -174,8 +194,8 @@ def test_what_does_not_belong_is_refused_by_name(sharded, tmp_path, cases, vit):
     write_pictures(other, tmp_path / "pictures", 1, 2)
     with pytest.raises(CovtokenError, match="shards of 2 and of 3"):
         open_pictures(tmp_path / "pictures")
-    fit_shards(tokens, tmp_path / "fit", RECIPE, size=200)
-    with pytest.raises(CovtokenError, match="size: expected 300, it has 200"):
+    fit_shards(tokens, tmp_path / "fit", RECIPE, size=200, threshold=False)
+    with pytest.raises(CovtokenError, match="size: expected 300, it has 200; threshold: expected True, it has False"):
         fit_shards(tokens, tmp_path / "fit", RECIPE, size=300)
 
 

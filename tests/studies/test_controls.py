@@ -241,7 +241,7 @@ def test_the_sentence_turns_with_the_numbers(content, gain, fit, beyond):
         value, low, high = (f"{x:+.3f}".replace("-", "−") for x in SIGNS[sign])
         verb = f"{a} against {b} is undecided" if sign == "undecided" else f"{a} is {sign} {b}"
         assert f"{verb}, {value} [{low}, {high}]" in text
-    assert "4 units, 8 images" in text and "C− is below PN" in text
+    assert "4 units, 8 pictures" in text and "C− is below PN" in text
     assert text.count("of C−'s gain") == (gain == "above") * (1 + (fit == "above"))
     last = re.split(r"\. (?=So )", text)[-1]
     assert ("no gain" in last) == (gain != "above")
@@ -281,7 +281,7 @@ def test_the_directives_show_written_tables_and_warn_of_the_others(tmp_path, con
     study.STUDY.write(content, recorded=True, root=tmp_path)
     table, small, *warnings = _directive(ControlsTable, tmp_path).run()
     assert len(list(table.findall(nodes.row))) == 1 + len(content["controls"]) and len(warnings) == 2
-    assert "4 units, 8 images" in small.astext() and "over 4 keys" in small.astext()
+    assert "4 units, 8 pictures" in small.astext() and "over 4 keys" in small.astext()
     assert "covtoken ablate --controls --cohort lidc-crops --record" in warnings[0].astext()
     assert str(tmp_path) not in warnings[0].astext()
     sentence, *warnings = _directive(ControlsSentence, tmp_path).run()

@@ -54,6 +54,11 @@ class Grid:
     axes: tuple[str, ...]
     frame: str = "right, anterior, superior"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Give (H, W) of a slice."""
+        return self.view(np.broadcast_to(np.uint8(0), self.shape), 0).shape
+
     def place(self, index: int, row: float, column: float) -> list[float]:
         """Give the array index, a float an axis, of a place in a slice.
 

@@ -230,7 +230,7 @@ def certificate_coverage(
         words = void.assign(text=[f"vacuous: n = {n}" for n in void["n"]])[["row", "text"]]
         text = alt.Chart(words).mark_text(align="left", dx=6, fontSize=12, color=DARK)
         layers.append(text.encode(x=alt.value(0), y=y, text="text:N"))
-    words = "Tick: promised. Dot: this split. Band: 95\u00a0% range of its law. Line: 95\u00a0% of 200 re-splits."
+    words = "Tick: promised. Dot: this split. Band: what theory allows, 95\u00a0%. Line: 95\u00a0% of 200 re-splits."
     return styled(alt.layer(*layers), title, 42 * len(order), words)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import altair as alt
 
-from covtoken.names import WAYS, cohort_name, in_page_order
+from covtoken.names import BACKBONE_NAMES, WAYS, cohort_name, in_page_order
 from covtoken.paper.charts.style import styled, table_of
 
 HEADS = {  # short enough for four beside each other on a phone; a bar ends a line
@@ -15,10 +15,9 @@ HEADS = {  # short enough for four beside each other on a phone; a bar ends a li
     "carried": "bank of|the same|modality",
     "foreign": "bank of|another|modality",
 }
+# A name of two words takes two lines, so that a phone has room for the cells.
+_LINES = "split(replace(datum.label, /^([^ |]+) /, '$1|'), '|')"
 LOWEST = 0.4  # of the colour scale; below chance nothing is to be told apart
-
-
-SHORT = {"random:vit_small_patch14_dinov2": "random ViT-S", "random:meddinov3": "random ViT-B, HU"}
 
 
 def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe elsewhere", score: str = "recommended"):
@@ -33,7 +32,7 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
     names = {name: cohort_name(name) for name in in_page_order({row["cohort"] for row in rows})}
     for row in rows:
         backbone = row.get("backbone")
-        row["cohort"] = names[row["cohort"]] + (f"|{SHORT.get(backbone, backbone)}" if backbone else "")
+        row["cohort"] = names[row["cohort"]] + (f"|{BACKBONE_NAMES.get(backbone, backbone)}" if backbone else "")
     table = table_of(rows, "cohort", "way", "score", "kind", "value")
     table = table[table["score"] == score].pivot_table(index=["cohort", "way"], columns="kind", values="value")
     table = table.reset_index()
@@ -46,9 +45,7 @@ def transfer_heatmap(rows: Iterable[Mapping], title: str = "The same recipe else
         labelExpr="split(datum.label, '|')", labelAngle=0, labelPadding=36, labelLineHeight=14, labelFontSize=12,
         orient="top", title=None, ticks=False, domain=False,
     )  # fmt: skip
-    sides = alt.Axis(
-        labelExpr="split(datum.label, '|')", labelLimit=130, labelLineHeight=13, title=None, ticks=False, domain=False
-    )
+    sides = alt.Axis(labelExpr=_LINES, labelLimit=110, labelLineHeight=13, title=None, ticks=False, domain=False)
     x = alt.X("head:N", sort=list(HEADS.values()), axis=lines)
     y = alt.Y("cohort:N", sort=cohorts, axis=sides)
     base = alt.Chart(table).encode(x=x, y=y)

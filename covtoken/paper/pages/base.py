@@ -105,10 +105,10 @@ class Reader:
 
 
 def make_table(head: list[str], rows: list[list]) -> nodes.table:
-    """Make a table of text and nodes."""
+    """Make a table of text and nodes; a row of a single cell is a heading over the rows below it."""
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
     group += nodes.thead("", make_row(head))
-    group += nodes.tbody("", *(make_row(row) for row in rows))
+    group += nodes.tbody("", *(make_row(row, len(head)) for row in rows))
     return nodes.table("", group, classes=["covtoken-table"])
 
 
@@ -120,8 +120,10 @@ def number_table(env: BuildEnvironment, table: nodes.table, caption: str) -> nod
     return table
 
 
-def make_row(cells: list) -> nodes.row:
-    """Make one row of a table."""
+def make_row(cells: list, width: int = 1) -> nodes.row:
+    """Make one row of a table; a single cell spans ``width`` columns."""
+    if len(cells) == 1 < width:
+        return nodes.row("", nodes.entry("", nodes.paragraph("", "", nodes.strong(text=cells[0])), morecols=width - 1))
     contents = (cell if isinstance(cell, nodes.Node) else nodes.Text(cell) for cell in cells)
     return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", content)) for content in contents))
 

@@ -5,6 +5,7 @@ Both directives take ``:gate:`` and warn where no report is recorded.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -13,7 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from covtoken.errors import CovtokenError
-from covtoken.names import COLUMNS, METHOD_NAMES, cohort_name
+from covtoken.names import COLUMNS, METHOD_NAMES, WAYS, cohort_name
+from covtoken.paper import numbers
 from covtoken.paper.numbers import MISSING
 from covtoken.paper.pages.base import Reader, make_number, make_table
 
@@ -44,6 +46,7 @@ READABLE = {
 }
 
 
+KINDS = {name: numbers.READABLE[name] for name in ("auroc", "image_auroc", "aupr")}
 VERBS = {"miss": "missed", "retention": "retained, for the same FLOPs"}
 
 
@@ -69,7 +72,17 @@ class ChecksTable(_GateTable):
         names = dict.fromkeys(name for report in reports.values() for name in report["checks"])
         names = [name for name in names if not (left_out and name.startswith(left_out))]
         names.sort(key=lambda name: list(READABLE).index(name) if name in READABLE else len(READABLE))
-        rows = [[in_words(name), *(word(report["checks"].get(name)) for report in reports.values())] for name in names]
+        rows, last = [], ""
+        heads = Counter(in_words(name).partition(" against ")[0] for name in names)
+        for name in names:
+            label = in_words(name)
+            head, against, other = label.partition(" against ")
+            if against and heads[head] > 1:
+                if head != last:
+                    rows.append([f"{head[0].upper()}{head[1:]} against"])
+                label, last = other, head
+            said = [word(report["checks"].get(name)) for report in reports.values()]
+            rows.append([label, *(nodes.inline(text=text, classes=[f"reads-{text}"]) for text in said)])
         return make_table(
             ["check", *map(cohort_name, reports)], [*rows, ["decision", *(r["decision"] for r in reports.values())]]
         )
@@ -97,9 +110,13 @@ def in_words(check: str) -> str:
         return READABLE[check]
     start, against, rest = check.partition("_against_")
     other, _, column = rest.rpartition(".")
-    if against and column in COLUMNS:
+    if rest in WAYS and start.rpartition(".")[2] in WAYS:
+        kind, ours, way = start.split(".")
+        return f"{KINDS.get(kind, kind)}, {METHOD_NAMES[ours]}: {WAYS[way]} against {WAYS[rest]}"
+    if against and column in COLUMNS | WAYS:
         kind, _, ours = start.rpartition(".")
-        return f"{kind}, {COLUMNS[column]}: {METHOD_NAMES[ours]} against {METHOD_NAMES[other]}"
+        words = (WAYS | COLUMNS)[column]
+        return f"{KINDS.get(kind, kind)}, {words}: {METHOD_NAMES[ours]} against {METHOD_NAMES[other]}"
     kind, _, pair = check.partition(".")
     ours, against, other = pair.partition("_against_")
     if kind in VERBS and against:

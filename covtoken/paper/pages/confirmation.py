@@ -7,6 +7,7 @@ where nothing is recorded.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from docutils import nodes
@@ -24,7 +25,7 @@ from covtoken.paper.pages.base import Reader, make_note, make_table
 from covtoken.protocol.looks import log_path, read_looks
 from covtoken.protocol.report import GateReport
 
-KINDS = {"auroc": "AUROC", "image_auroc": "inside one image", "aupr": "AUPR"}
+KINDS = {"auroc": "AUROC", "image_auroc": "inside one picture", "aupr": "AUPR"}
 
 
 class ConfirmationTable(Reader, SphinxDirective):
@@ -35,12 +36,21 @@ class ConfirmationTable(Reader, SphinxDirective):
         if not reports:
             return self.refused(CovtokenError(f"{GATE}: {MISSING}"))
         texts = texts_of({f"{cohort}/{GATE}": report for cohort, report in reports.items()})
-        rows = [[cell.strip("*") for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))]
+        rows = [
+            [_unbroken(cell.strip("*")) for cell in row] for r in reports.values() for row in rows_of(GateReport(**r))
+        ]
         lines = [line for r in reports.values() for line in lost_lines(GateReport(**r))]
         lost = nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))
         head, *rows = on_its_side(rows)
         rows = [[row[0], *(self.linked(cell, texts) for cell in row[1:])] for row in rows]
-        return [make_table(head, rows), nodes.paragraph(text="What is better there beyond doubt:"), lost]
+        table = make_table(head, rows)
+        table["classes"].append("covtoken-wrap")
+        return [table, nodes.paragraph(text="What is better there beyond doubt:"), lost]
+
+
+def _unbroken(text: str) -> str:
+    """Keep each interval on one line."""
+    return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), text)
 
 
 class ColumnTable(Reader, SphinxDirective):
@@ -62,7 +72,9 @@ class ColumnTable(Reader, SphinxDirective):
         head = ["", *(f"{KINDS.get(kind, kind)}, {COLUMNS[column]}" for kind, column in places)]
         rows = [[LABELS[n], *(self._cell(report, f"{k}.{n}.{c}") for k, c in places)] for n in names]
         note = about(cohort, report, [metrics[f"auroc.recommended.{column}"] for column in COLUMNS])
-        return [make_table(head, rows), make_note("95 % intervals over units.", *note)]
+        table = make_table(head, rows)
+        table["classes"].append("covtoken-wrap")
+        return [table, make_note("95 % intervals over units.", *note)]
 
     def _cell(self, report: dict, name: str) -> nodes.Node:
         text = cell(report["metrics"].get(name))

@@ -46,12 +46,12 @@ class ReportMatrix(Reader, SphinxDirective):
             return self.refused(error)
         entries = {cohort: _with_value(report["metrics"], names) for cohort, report in reports.items()}
         rows = []
-        for name, label in under_heads(names):
+        for name, label in under_heads(names) if "metrics" in self.options else names.items():
             cells = (
                 self.door(f"{cohort}/{stem_of(gate)}", name, _stacked(name, found[name])) if name in found else "–"
                 for cohort, found in entries.items()
             )
-            rows.append([label, *cells] if name else [nodes.strong(text=label), *("" for _ in reports)])
+            rows.append([label, *cells] if name else [label])
         notes = [part for cohort, report in reports.items() for part in about(cohort, report, entries[cohort].values())]
         words = f"{KIND_WORDS.get(kind, 'Values')}, 95 % intervals over units."
         table = make_table(["", *map(cohort_name, reports)], rows)

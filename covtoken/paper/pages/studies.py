@@ -39,7 +39,7 @@ class AblationTable(Reader, SphinxDirective):
         head = [
             "setting",
             "value",
-            *(f"{cohort_name(c)}, {k}" for c in contents for k in ("token AUROC", "AUROC in one image")),
+            *(f"{cohort_name(c)}, {k}" for c in contents for k in ("token AUROC", "AUROC in one picture")),
         ]
         rows = table_rows(contents)
         names = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each setting once
@@ -65,7 +65,7 @@ class BankTable(Reader, SphinxDirective):
             f"{len(mean_over_banks(c))} variants looked at."
             for name, c in contents.items()
         ]
-        words = "Token AUROC / AUROC in one image, the mean where there are several banks of a share. "
+        words = "Token AUROC / AUROC in one picture, the mean where there are several banks of a share. "
         return [make_table(head, rows), make_note(words + " ".join(parts)), *warnings]
 
 
@@ -76,7 +76,7 @@ class ControlsTable(Reader, SphinxDirective):
         contents, warnings = _contents(self, controls.STUDY, tuple(controls.FOREIGN))
         if not contents:
             return warnings
-        titles = ("pooled / in one image / AUPR", "C− minus it, pooled")
+        titles = ("pooled / in one picture / AUPR", "C− minus it, pooled")
         head = ["", "control", *(f"{cohort_name(cohort)}: {title}" for cohort in contents for title in titles)]
         rows = controls_words.control_rows(contents)
         kinds = ["" if i and row[0] == rows[i - 1][0] else row[0] for i, row in enumerate(rows)]  # each kind once

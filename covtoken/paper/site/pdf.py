@@ -16,7 +16,8 @@ from covtoken.paths import project_root, write_then_rename
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BACK_MATTER = ("references",)
-WIDTH = 718  # px, of A4 within its margins: charts draw themselves as wide as the sheet
+SCALE = 0.85  # of the screen's letters
+WIDTH = round(718 / SCALE)  # px, of A4 within its margins: charts draw themselves as wide as the sheet
 MARGIN = {"top": "16mm", "bottom": "18mm", "left": "10mm", "right": "10mm"}
 # Drawing is asynchronous: a page is ready when it holds what it says it holds.
 DRAWN = (
@@ -61,7 +62,7 @@ def write_pdf(browser, html: Path, names: Iterable[str], target: Path, title: st
         page.goto(path.resolve().as_uri())
         page.evaluate("document.documentElement.dataset.theme = 'light'")
         page.wait_for_function(DRAWN, timeout=60_000)
-        printed = page.pdf(format="A4", margin=MARGIN, print_background=True)
+        printed = page.pdf(format="A4", margin=MARGIN, scale=SCALE, print_background=True)
         writer.append(io.BytesIO(printed), outline_item=page.title().partition(" — ")[0])
     page.close()
     writer.add_metadata({"/Title": title})

@@ -51,7 +51,7 @@ def label_of(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def triple(numbers: dict[str, Any]) -> str:
-    """Write pooled AUROC, AUROC inside one image and AUPR beside each other."""
+    """Write pooled AUROC, AUROC inside one picture and AUPR beside each other."""
     return " / ".join(as_text(numbers[kind], interval=False) for kind in MEASURES)
 
 
@@ -63,7 +63,7 @@ def gain_cell(row: dict[str, Any]) -> str:
 
 def controls_table(content: dict[str, Any]) -> Table:
     """Lay out a cohort's controls for the terminal."""
-    n, columns = content["n"], ("", "control", "bank units", "pooled / in one image / AUPR", "C− minus it, pooled")
+    n, columns = content["n"], ("", "control", "bank units", "pooled / in one picture / AUPR", "C− minus it, pooled")
     title = f"controls of C−, {content['cohort']}, selection split, {n['units']} units, {n['images']} images"
     table = Table(*(Column(name, justify="left" if i < 2 else "right") for i, name in enumerate(columns)), title=title)
     for row in sorted(content["controls"], key=_place):
