@@ -61,7 +61,7 @@ def test_a_phone_shows_ten_rows_of_a_long_table_and_its_first_column(html, brows
     assert rows.evaluate_all(shown) == total
     box = page.locator(".covtoken-scroll.is-cut").first
     assert box.get_attribute("tabindex") == "0" and page.locator(".covtoken-hint:visible").count() > 0
-    first = box.locator("tbody td").first
+    first = box.locator("tbody td:not([colspan])").first
     left = first.bounding_box()["x"]
     box.evaluate("box => { box.scrollLeft = 120 }")
     assert abs(first.bounding_box()["x"] - left) < 2
