@@ -26,7 +26,8 @@ document.addEventListener("DOMContentLoaded", function () {
     var heads = table.tHead ? table.tHead.rows[0].cells : [];
     Array.prototype.forEach.call(table.tBodies[0].rows, function (row) {
       for (var i = 1; i <= Math.min(row.cells.length, heads.length - 1); i++) {  // from the right: rows may share their first cell
-        row.cells[row.cells.length - i].dataset.head = heads[heads.length - i].textContent.trim();
+        var cell = row.cells[row.cells.length - i];
+        if (cell.colSpan === 1) { cell.dataset.head = heads[heads.length - i].textContent.trim(); }
       }
     });
     return heads.length > 0;
