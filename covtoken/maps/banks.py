@@ -7,6 +7,7 @@ pictures of the folder a run maps.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,7 +46,7 @@ class Scorer:
         fold_of: unit → fold; a unit that fed nothing is scored by the whole bank's direction, or by any fold's.
         about: where it came from, for records.
         alarm: what the label-free alarm says of the bank.
-        held: features of the bank's slices; its own pictures are not extracted again.
+        held: features of the bank's slices, where the bank is what is scored: not extracted again.
     """
 
     recipe: Recipe
@@ -64,9 +65,11 @@ class Scorer:
         """
         fold = self.fold_of.get(cases[0].unit, None if None in self.directions else 0)
         direction = self.directions[fold]
-        rows = {} if self.held is None else {name: row for row, name in enumerate(self.held.names)}
-        if all(case.name in rows for case in cases):
-            found = self.held.subset([rows[case.name] for case in cases])
+        keys = [] if self.held is None else list(zip(self.held.units, self.held.names))
+        counts = Counter(keys)  # a window of a.png and a picture "a@0,0.png" have one name
+        rows = {key: row for row, key in enumerate(keys) if counts[key] == 1}
+        if all((case.unit, case.name) in rows for case in cases):
+            found = self.held.subset([rows[case.unit, case.name] for case in cases])
         else:
             found = _features(cases, vit, [self.recipe.block], precision, progress=False)
             # A run may score in another precision than the bank's, which directions would refuse; it records the price.

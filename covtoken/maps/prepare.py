@@ -163,7 +163,8 @@ def of_bank(prepared: Prepared, folder: Path, tile: int | None = None, precision
     about = {"kind": "bank", "name": OTHER}
 
     def fit(vit: FrozenViT, progress: bool) -> Scorer:
-        return fit_bank(cases, vit, about, whole=True, progress=progress, precision=precision)
+        scorer = fit_bank(cases, vit, about, whole=True, progress=progress, precision=precision)
+        return replace(scorer, held=None)  # a picture of the bank's may have the name of another one here
 
     return Source(OTHER, None, _bank_key(theirs, units), f"bank {folder}: {n} units", scored_as, fit)
 

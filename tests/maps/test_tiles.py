@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from stub_scorer import VIT, BrightScorer, mapped
@@ -62,6 +62,7 @@ def _bytes(out, but=()):
 sides = st.integers(1, 300)
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(1, 320))
 def test_windows_cover_every_pixel_and_overlap_by_half(height, width, tile):
     found, count = windows((height, width), tile), np.zeros((height, width), int)
@@ -171,6 +172,28 @@ def test_a_tile_no_smaller_than_the_pictures_changes_no_byte(folder, vit, tmp_pa
             run.run(plan, vit=vit)
     made = [_bytes(tmp_path / name, but=("case.json",)) for name in ("whole", "tile")]
     assert made[0] == made[1] and len(made[0]) == 14 * 3
+
+
+@pytest.mark.parametrize("tile", [None, 48])
+def test_a_name_that_the_bank_has_too_is_still_another_picture(folder, vit, tmp_path, tile):
+    (tmp_path / "in").mkdir()
+    for name in ("c03", "other"):
+        Image.open(folder / "c05.png").rotate(180).save(tmp_path / f"in/{name}.png")
+    with run.planned(run.Options(tmp_path / "in", tmp_path / "out", bank=folder, tile=tile)) as plan:
+        run.run(plan, vit=vit)
+    named, other = (np.load(tmp_path / f"out/{name}/map.npy") for name in ("c03", "other"))
+    np.testing.assert_array_equal(named, other)
+
+
+def test_a_picture_named_as_a_window_is_not_taken_for_it(folder, vit, tmp_path):
+    prepared = _prepared(folder)
+    cases = prepare.bank_of(prepared, {name: "c01" if name == "c02" else name for name in prepared.opened}, 48)
+    first, second = (next(c for c in cases if c.name == name) for name in ("c01@0,0", "c02@0,0"))
+    twin = replace(second, name=first.name)
+    scorer = banks.fit_bank([twin if case is second else case for case in cases], vit, {})
+    alone = replace(scorer, held=None)
+    for case in (first, twin):
+        np.testing.assert_allclose(scorer.maps([case], vit), alone.maps([case], vit), atol=1e-6)
 
 
 def _prepared(root):
