@@ -54,6 +54,10 @@ def run(args) -> None:
     except Waiting as waits:
         print(waits, file=sys.stderr)
         raise SystemExit(WAITS) from None
+    direction = args.output / "direction.safetensors"
+    size = f" --size {key['picture_size']}" * (key["picture_size"] != 224)
+    then = f"covtoken map -i PICTURES -o MAPS --direction {direction}{size}"
+    print(f"written: {direction}; next: {then}", file=sys.stderr)
 
 
 parser = parser_of(__doc__, "folder of shards of tokens (extract_tokens.py)")

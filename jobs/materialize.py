@@ -19,14 +19,29 @@ On HF Jobs:    hf jobs uv run --flavor cpu-upgrade -v .:/covtoken -e PYTHONPATH=
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from covtoken.data.cohorts import open_cohort
 from covtoken.data.splits import load_splits
 from covtoken.errors import CovtokenError
+from covtoken.maps.inputs.grey import Grey
+from covtoken.maps.inputs.listing import list_inputs
+from covtoken.maps.prepare import as_unit, prepare, units_of
 from covtoken.shards.job import mine, parser_of, run_job, told
 from covtoken.shards.pictures import write_pictures
 
 
 def run(args) -> None:
+    folder = Path(args.input)
+    if folder.is_dir() and not args.split and not has_masks(folder):
+        prepared = prepare(list_inputs(folder), Grey(args.modality))
+        for fault in prepared.faults.values():
+            print(f"left out: {fault}", file=sys.stderr)
+        units = units_of(prepared)
+        cases = tuple(case for name in prepared.opened for case in as_unit(prepared.opened[name], units[name]))
+        write(cases[: args.max_cases], args)
+        return
     cohort = open_cohort(args.input, **({"folder": args.data} if args.data else {}))
     cases = cohort.cases
     if args.split:
@@ -37,14 +52,25 @@ def run(args) -> None:
         raise CovtokenError(
             f"{args.input}: no case in the split {args.split!r}: expected bank, selection, calibration or test"
         )
+    write(cases, args)
+
+
+def has_masks(folder: Path) -> bool:
+    """Whether a folder lists masks; as a cohort it then keeps the names that its gates use."""
+    index = folder / "index.csv"
+    return index.is_file() and "mask" in index.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0]
+
+
+def write(cases, args) -> None:
     n = args.shards or -(-len(cases) // 256)
     for i in mine(range(1, n + 1), args.part):
         told(f"pictures {i}/{n}", write_pictures(cases, args.output, i, n))
 
 
-parser = parser_of(__doc__, "a cohort's name, or a folder with index.csv")
+parser = parser_of(__doc__, "a cohort's name, or a folder of pictures as covtoken map takes it")
 parser.add_argument("--shards", type=int, help="files to write (default: one for 256 cases)")
 parser.add_argument("--split", help="bank, selection, calibration or test (default: all cases)")
+parser.add_argument("--modality", default="", help="ultrasound or ct, of a folder whose files do not say it")
 parser.add_argument("--data", help="folder of a named cohort outside COVTOKEN_DATA")
 
 if __name__ == "__main__":

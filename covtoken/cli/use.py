@@ -74,14 +74,13 @@ def map_pictures(
                 status = "would be mapped" if outcome.status == record.WAITING else outcome.status
                 say(f"{outcome.item.name}  {status}{words}")
             return
-        with bar("maps", len(plan.outcomes)) as step:
+        with bar("slices", plan.slices) as step:
 
             def tell(outcome: record.Outcome) -> None:
-                step()
                 if outcome.status == record.FAILED:
                     print(f"covtoken: {outcome.item.name}: {outcome.reason}", file=sys.stderr)
 
-            finished = run.run(plan, tell, progress=is_told())
+            finished = run.run(plan, tell, progress=is_told(), step=step)
     if as_json:
         print(finished.path.read_text(encoding="utf-8"), end="")
     else:

@@ -7,7 +7,7 @@ found = covtoken.lesion_map(pixels, vit, direction)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -108,13 +108,17 @@ def fill(
     vit: TokenModel,
     precision: str = "fp32",
     tile: int | None = None,
+    step: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the slices of a case and write their maps into an array of the grid's shape, a few at a time.
 
+    Args:
+        step: called after each slice.
+
     Returns:
         token maps [slices, rows, cols] float32, of slices that are cut their maps read where tokens of that size would
-        lie; which slices are constant [slices] bool. Those hold the lowest score
-        of the bank, since nothing in them can be rare.
+        lie; which slices are constant [slices] bool. Those hold the lowest score of the bank, since nothing in them can
+        be rare.
     """
     tokens: list[np.ndarray] = []
     constant: list[bool] = []
@@ -126,12 +130,14 @@ def fill(
             plane[...], same = _joined(case, grid.size, tile, scorer, vit, precision)
             tokens.append(upsampled(plane, (high, wide)))
             constant.append(same)
+            step()
         return np.stack(tokens), np.array(constant)
     for scores, same in scored(cases, scorer, vit, precision):
         plane = grid.view(out, len(tokens))
         plane[...] = upsampled(scores, plane.shape)
         tokens.append(scores)
         constant.append(same)
+        step()
     return np.stack(tokens), np.array(constant)
 
 

@@ -79,6 +79,11 @@ class Plan:
         return f"hint: this direction comes from small windows of CT; --tile {CT_TILE} may rank small lesions higher"
 
     @property
+    def slices(self) -> int:
+        """How many slices are still to be scored."""
+        return sum(len(self.prepared.opened[outcome.item.name].cases) for outcome in self.pending)
+
+    @property
     def pending(self) -> list[Outcome]:
         """Cases that are still to be mapped."""
         return [outcome for outcome in self.outcomes if outcome.status == record.WAITING]
@@ -120,11 +125,13 @@ def run(
     tell: Callable[[Outcome], None] = lambda outcome: None,
     progress: bool = False,
     vit: FrozenViT | None = None,
+    step: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Map the pending cases of a plan, and write the records.
 
     Args:
         tell: called with each case as it ends.
+        step: called after each slice that is scored.
         progress: show a bar while a bank is read.
         vit: instead of the backbone that the options name, for tests.
 
@@ -147,7 +154,7 @@ def run(
             described = _described(scorer, options.quantile, options.tile)
             priced = fast.price(_middles(plan), scorer, vit, precision) if options.fast else None
         for outcome in plan.pending:
-            _map_one(outcome, plan, scorer, vit, described)
+            _map_one(outcome, plan, scorer, vit, described, step)
             tell(outcome)
     except KeyboardInterrupt:
         interrupted = True
@@ -233,11 +240,11 @@ def _plan(options: Options, listing: Listing, shard: tuple[int, int]) -> Plan:
     return Plan(options, listing, prepared, source, settings, settings_sha256, outcomes)
 
 
-def _map_one(outcome: Outcome, plan: Plan, scorer: Scorer, vit: FrozenViT, described: dict[str, Any]) -> None:
+def _map_one(outcome: Outcome, plan: Plan, *how: Any) -> None:
     started, item = time.perf_counter(), outcome.item
     try:
         opened = plan.prepared.opened[item.name]
-        outcome.content = _map(item, opened, outcome.sha256, plan, scorer, vit, described)
+        outcome.content = _map(item, opened, outcome.sha256, plan, *how)
         outcome.status = record.DONE
     except (CovtokenError, OSError) as error:
         outcome.status, outcome.reason = record.FAILED, " ".join(str(error).split())
@@ -247,14 +254,22 @@ def _map_one(outcome: Outcome, plan: Plan, scorer: Scorer, vit: FrozenViT, descr
 
 
 def _map(
-    item: Input, opened: Opened, sha256: str, plan: Plan, scorer: Scorer, vit: FrozenViT, described: dict[str, Any]
+    item: Input,
+    opened: Opened,
+    sha256: str,
+    plan: Plan,
+    scorer: Scorer,
+    vit: FrozenViT,
+    described: dict[str, Any],
+    step: Callable[[], None],
 ) -> dict[str, Any]:
     """Map a case and write its folder: the content of its case.json."""
     grid, threshold = opened.grid, described["threshold"]["score"]
     cases = prepare.as_unit(opened, plan.source.units.get(item.name, item.name))
     with outputs.case_folder(plan.options.out, item.name) as folder:
         values = outputs.new_map(folder, grid)
-        tokens, constant = fill(values, grid, cases, scorer, vit, plan.settings["precision"], plan.options.tile)
+        precision, tile = plan.settings["precision"], plan.options.tile
+        tokens, constant = fill(values, grid, cases, scorer, vit, precision, tile, step)
         (map_file, mask_file), flagged = outputs.save_map_and_mask(folder, values, threshold, grid)
         found = [] if constant.all() else regions(tokens, threshold, scorer.scores, grid)
         shown = int(tokens.max(axis=(1, 2)).argmax())
@@ -267,7 +282,7 @@ def _map(
             folder / "overlay.png"
         )
         files = {"map": map_file, "mask": mask_file, "overlay": "overlay.png"}
-        cut = windows(grid.size, plan.options.tile)
+        cut = windows(grid.size, tile)
         notes = _notes(cut[0][2:], vit)
         if item.kind == "dicom" and grid.header["sform_code"]:  # it has a place in the body
             try:

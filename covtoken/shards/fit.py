@@ -97,7 +97,8 @@ def fit_shards(
             except Waiting as waiting:
                 waits.append(str(waiting))  # other folds may go on meanwhile
     if waits:
-        raise Waiting("; ".join(waits))
+        others = f" (so do {len(waits) - 1} of the threshold)" if len(waits) > 1 else ""
+        raise Waiting(f"{waits[0]}{others}")
     if heldout:
         scores = BankScores.of(np.concatenate([maps.ravel() for maps in heldout]))
         direction = direction.replaced(direction.weight, heldout=scores.to_json())

@@ -14,9 +14,12 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from covtoken.paths import PACKAGE
+from covtoken.shards.pictures import open_pictures
 from covtoken.shards.rates import filled, read_rates
 
 JOBS = PACKAGE.parent / "jobs"
@@ -90,6 +93,20 @@ def test_extract_tokens_killed_by_a_signal_writes_the_same(pictures, tokens, tmp
     run.wait()
     job("extract_tokens", pictures, tmp_path, *SMALL)
     assert files(tmp_path) == files(tokens)
+
+
+def test_a_folder_without_masks_becomes_shards_of_its_pictures(tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 50)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"own/p{i}.png")
+    (tmp_path / "own/broken.png").write_bytes(b"no picture")
+    job("materialize", tmp_path / "own", tmp_path / "shards", "--shards", 2)
+    cases, _, n = open_pictures(tmp_path / "shards")
+    assert n == 2 and [case.name for case in cases] == ["p0", "p1", "p2"] and "broken.png" in capsys.readouterr().err
+    assert all(
+        (case.pixels() == np.asarray(Image.open(tmp_path / f"own/{case.name}.png"), np.float32)).all() for case in cases
+    )
 
 
 def test_build_bank_killed_and_sharded_writes_the_same(tokens, tmp_path, killed, capsys):
