@@ -240,11 +240,13 @@ def _plan(options: Options, listing: Listing, shard: tuple[int, int]) -> Plan:
     return Plan(options, listing, prepared, source, settings, settings_sha256, outcomes)
 
 
-def _map_one(outcome: Outcome, plan: Plan, *how: Any) -> None:
+def _map_one(
+    outcome: Outcome, plan: Plan, scorer: Scorer, vit: FrozenViT, described: dict[str, Any], step: Callable[[], None]
+) -> None:
     started, item = time.perf_counter(), outcome.item
     try:
         opened = plan.prepared.opened[item.name]
-        outcome.content = _map(item, opened, outcome.sha256, plan, *how)
+        outcome.content = _map(item, opened, outcome.sha256, plan, scorer, vit, described, step)
         outcome.status = record.DONE
     except (CovtokenError, OSError) as error:
         outcome.status, outcome.reason = record.FAILED, " ".join(str(error).split())

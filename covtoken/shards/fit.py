@@ -164,7 +164,10 @@ def _fit(work: _Work, prefix: str, chosen: np.ndarray) -> Direction:
         if not prefix:
             bank.save(work.out / "bank.safetensors")
         reference, after = RaritySubspace.fit(bank), bank.header["content_sha256"]
-        make = lambda i: bank_rarity(work.features(i, chosen), reference)  # noqa: E731
+
+        def make(i: int) -> torch.Tensor:
+            return bank_rarity(work.features(i, chosen), reference)
+
         return reference, work.maps(f"{prefix}rarity", after, chosen, make)
 
     def moments(kept: torch.Tensor, cut: float) -> Moments:
@@ -179,7 +182,10 @@ def _fit(work: _Work, prefix: str, chosen: np.ndarray) -> Direction:
 
     def scores(direction: Direction) -> torch.Tensor:
         after = direction.header["content_sha256"]
-        make = lambda i: bank_scores(direction, work.features(i, chosen))  # noqa: E731
+
+        def make(i: int) -> torch.Tensor:
+            return bank_scores(direction, work.features(i, chosen))
+
         return work.maps(f"{prefix}scores{rounds[-1]}", after, chosen, make)
 
     passes = Passes(moments, scores)

@@ -109,11 +109,11 @@ def _extractor(pictures: Path, out: Path, backbone: Backbone, asked: Asked) -> W
     return lambda i: extract_shard(pictures, out, i, vit, asked)
 
 
-def _fit_part(*arguments: Any) -> bool:
+def _fit_part(tokens: Path, out: Path, recipe: Recipe, part: tuple[int, int], size: int, threshold: bool) -> bool:
     """Go on with a fit; say whether it came to its end."""
     torch.set_num_threads(1)
     try:
-        return fit_shards(*arguments) is not None
+        return fit_shards(tokens, out, recipe, part, size, threshold) is not None
     except Waiting:
         return False
 
