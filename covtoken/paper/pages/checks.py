@@ -5,6 +5,7 @@ Both directives take ``:gate:`` and warn where no report is recorded.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ KINDS = {name: numbers.READABLE[name] for name in ("auroc", "image_auroc", "aupr
 VERBS = {"miss": "missed", "retention": "retained, for the same FLOPs"}
 
 
-class _GateTable(Reader, SphinxDirective):
+class _GateTable(Reader, SphinxDirective, ABC):
     """Read a gate's reports for a table, or warn that there are none."""
 
     option_spec: ClassVar = {"gate": directives.unchanged, "without": directives.unchanged}
@@ -60,8 +61,9 @@ class _GateTable(Reader, SphinxDirective):
         reports = self.reports(gate)
         return [self.table(reports)] if reports else self.refused(CovtokenError(f"gate {gate}: {MISSING}"))
 
+    @abstractmethod
     def table(self, reports: dict[str, dict]) -> nodes.Node:
-        raise NotImplementedError
+        """Lay out the gate's reports, {cohort: content}."""
 
 
 class ChecksTable(_GateTable):
