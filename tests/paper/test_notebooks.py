@@ -173,6 +173,9 @@ def _reports(path):
     return [report for report in committed_reports() if str(report.gate) == gate]
 
 
+MOVE_WITH_A_PROCESSOR = ("gate3", "gate4", "negative_result")
+
+
 def _is_chained(name, entry):
     """Whether a number hangs on a chain of choices or steps, which move with a processor's rounding."""
     return entry["ci95"] and any(word in name for word in (*CHAINED, "repaired", "dual.mu"))
@@ -205,7 +208,8 @@ def test_every_number_with_an_interval_is_a_committed_one(path):
     text = _shown(path)
     numbers = re.findall(r"[+−]?\d+(?:\.\d+)?%? \[[^\[\]]*\d(?: exact)?\]", text)
     assert numbers or path.stem == "gate0"
-    chained = [e for r in reports if r.cohort == "phantom" for name, e in r.metrics.items() if _is_chained(name, e)]
+    moving = reports if path.stem in MOVE_WITH_A_PROCESSOR else []
+    chained = [e for r in moving if r.cohort == "phantom" for name, e in r.metrics.items() if _is_chained(name, e)]
     assert not [n for n in numbers if n not in known and not any(_is_near(n, entry) for entry in chained)]
 
 
